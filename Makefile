@@ -1,0 +1,55 @@
+# Two commands do everything on a machine with Python and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test test-all lint core bench clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+demo: $(VENV)/study  ## Merge real experts with five methods, score every merge, write one report
+	$(BIN)/mergewise demo demo-out
+
+test: $(VENV)/dev  ## The tests that every change must pass
+	$(BIN)/python -m pytest -n 2 -m "not slow and not oracle and not zoo"
+
+test-all: $(VENV)/dev $(VENV)-mergekit/ready  ## All tests: also slow ones, the zoo, and mergekit as an oracle
+	MERGEWISE_MERGEKIT=$(VENV)-mergekit/bin/mergekit-yaml $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/dev  ## Style, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+core: $(VENV)-core/ready  ## Install the core alone, without torch, and merge with it
+	$(VENV)-core/bin/python tests/core_alone.py
+
+bench: $(VENV)/dev  ## Measure the engine on this machine
+	$(BIN)/python benchmarks/merge.py
+
+clean:  ## Remove the virtual environments and what the tools left
+	rm -rf $(VENV) $(VENV)-core $(VENV)-mergekit .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/study: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[study]'
+	touch $@
+
+$(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/study
+
+$(VENV)-core/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)-core
+	$(VENV)-core/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt .
+	touch $@
+
+$(VENV)-mergekit/ready: constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)-mergekit
+	$(VENV)-mergekit/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'mergekit==0.1.5'
+	touch $@

@@ -1,0 +1,165 @@
+"""Checkpoints on disk: a safetensors file, or a folder of them with or without an index."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mergewise.checkpoint.header import TensorInfo, read_header
+from mergewise.checkpoint.source import Writable
+from mergewise.errors import CheckpointError
+
+__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint", "open_checkpoint"]
+
+SINGLE_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+
+class Checkpoint:
+    """A safetensors checkpoint, opened lazily: headers are read, weights only when asked for.
+
+    Args:
+        path: The folder or file as the user named it.
+        files: The files that hold the tensors.
+        tensors: Every tensor by name; ``TensorInfo.file`` counts into ``files``.
+        metadata: ``__metadata__`` of the first file.
+    """
+
+    def __init__(
+        self, path: Path, files: tuple[Path, ...], tensors: dict[str, TensorInfo], metadata: dict[str, str]
+    ) -> None:
+        self.path = path
+        self.files = files
+        self.tensors = tensors
+        self.metadata = metadata
+        self._descriptors: dict[int, int] = {}
+
+    @property
+    def location(self) -> str:
+        """Where it is."""
+        return str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds it."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def config(self) -> dict[str, Any]:
+        """Return its ``config.json``; empty where there is none.
+
+        Raises:
+            CheckpointError: The file is there but is not a JSON object.
+        """
+        path = self.folder / "config.json"
+        return _read_json(path) if path.is_file() else {}
+
+    def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
+        """Fill the buffer with the tensor's bytes from an offset on.
+
+        Raises:
+            CheckpointError: The file is gone, was cut short since it was opened, or gives a read error.
+        """
+        view = memoryview(buffer).cast("B")
+        at, done = tensor.start + offset, 0
+        try:
+            descriptor = self._descriptor(tensor.file)
+            while done < len(view):
+                got = os.preadv(descriptor, [view[done:]], at + done)
+                if got == 0:
+                    raise CheckpointError(
+                        f"{self.files[tensor.file]}: expected {len(view)} bytes of '{tensor.name}' at byte {at}, found "
+                        f"{done}; the file was cut short since it was opened."
+                    )
+                done += got
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.files[tensor.file]}: '{tensor.name}' cannot be read: {error.strerror}."
+            ) from error
+
+    def close(self) -> None:
+        """Close the files; reading opens them again."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def _descriptor(self, file: int) -> int:
+        if file not in self._descriptors:
+            opened = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
+            if self._descriptors.setdefault(file, opened) != opened:
+                os.close(opened)  # another thread was first
+        return self._descriptors[file]
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a safetensors file, or a folder with ``model.safetensors``, an index of shards, or one other such file.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or its files contradict each other.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _open_files(path, (path,))
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: expected a folder or a .safetensors file, found nothing there.")
+    index = path / INDEX_NAME
+    if index.is_file():
+        return _open_index(path, index)
+    single = path / SINGLE_NAME
+    found = [single] if single.is_file() else sorted(path.glob("*.safetensors"))
+    if len(found) == 1:
+        return _open_files(path, (found[0],))
+    if found:
+        raise CheckpointError(f"{path}: found {len(found)} .safetensors files, expected {INDEX_NAME} to say which.")
+    others = sorted(p.name for p in path.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf", ".h5"})
+    hint = f" It holds {others[0]}, which is not safetensors; convert it first." if others else ""
+    raise CheckpointError(f"{path}: expected {SINGLE_NAME} or {INDEX_NAME}, found neither.{hint}")
+
+
+def _open_files(path: Path, files: tuple[Path, ...]) -> Checkpoint:
+    tensors: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] = {}
+    for number, file in enumerate(files):
+        if file.suffix != ".safetensors":
+            raise CheckpointError(f"{file}: expected a .safetensors file, found the ending '{file.suffix}'.")
+        found, words = read_header(file, number)
+        metadata = metadata or words
+        for name in found.keys() & tensors.keys():
+            raise CheckpointError(
+                f"{path}: tensor '{name}' stands in {files[tensors[name].file].name} and {file.name}."
+            )
+        tensors.update(found)
+    if not tensors:
+        raise CheckpointError(f"{path}: expected at least one tensor, found none.")
+    return Checkpoint(path, files, tensors, metadata)
+
+
+def _open_index(path: Path, index: Path) -> Checkpoint:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"{index}: expected 'weight_map' to map tensor names to file names.")
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        if not name or Path(name).name != name:
+            raise CheckpointError(f"{index}: shard '{name}' must be a file beside the index.")
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path}: the index names shard {name}, which is missing.")
+    checkpoint = _open_files(path, tuple(path / name for name in names))
+    for name, shard in weight_map.items():
+        info = checkpoint.tensors.get(name)
+        if info is None or checkpoint.files[info.file].name != shard:
+            raise CheckpointError(f"{index}: expected tensor '{name}' in {shard}, which does not hold it.")
+    for name in checkpoint.tensors.keys() - weight_map.keys():
+        raise CheckpointError(f"{index}: tensor '{name}' is in a shard but not in the index.")
+    return checkpoint
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected a JSON object, but it cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}.")
+    return content

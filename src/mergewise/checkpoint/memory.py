@@ -1,0 +1,67 @@
+"""Checkpoints in memory: dictionaries of NumPy arrays as source and as target."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path  # noqa: TC003 - annotates an attribute
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.checkpoint.dtypes import numpy_dtype, storage_name
+from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.source import Writable
+from mergewise.errors import CheckpointError
+
+__all__ = ["ArrayCheckpoint", "ArrayTarget"]
+
+
+class ArrayCheckpoint:
+    """A source over arrays that are already in memory; nothing is copied but what is read.
+
+    Args:
+        arrays: Arrays by name, of any dtype the safetensors format has (bfloat16 through ml_dtypes).
+        location: What messages call it.
+
+    Raises:
+        CheckpointError: An array has a dtype without a place in the format.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray], location: str) -> None:  # type: ignore[type-arg]
+        self.location = location
+        self.files: tuple[Path, ...] = ()
+        self.tensors: dict[str, TensorInfo] = {}
+        self._bytes: dict[str, NDArray[np.uint8]] = {}
+        for name, given in arrays.items():
+            array = np.asarray(given)
+            dtype = storage_name(array.dtype)
+            if dtype is None:
+                raise CheckpointError(
+                    f"{location}: tensor '{name}' has dtype {array.dtype}, which no checkpoint can store; convert it."
+                )
+            flat = np.ascontiguousarray(array).reshape(-1)
+            self.tensors[name] = TensorInfo(name, dtype, array.shape, 0, flat.nbytes)
+            self._bytes[name] = flat.view(np.uint8)
+
+    def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
+        """Fill the buffer with the tensor's bytes from an offset on."""
+        view = np.frombuffer(buffer, np.uint8)
+        view[:] = self._bytes[tensor.name][offset : offset + view.nbytes]
+
+
+class ArrayTarget:
+    """A target that keeps the merged tensors in memory.
+
+    Args:
+        tensors: Name, storage dtype and shape of every tensor.
+
+    Attributes:
+        arrays: The merged tensors by name.
+    """
+
+    def __init__(self, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> None:
+        self.arrays = {name: np.empty(shape, numpy_dtype(dtype)) for name, dtype, shape in tensors}
+        self._bytes = {name: array.reshape(-1).view(np.uint8) for name, array in self.arrays.items()}
+
+    def write(self, name: str, offset: int, data: Writable) -> None:
+        """Put bytes at an offset of a tensor."""
+        view = np.frombuffer(data, np.uint8)
+        self._bytes[name][offset : offset + view.nbytes] = view

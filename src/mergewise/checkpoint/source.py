@@ -1,0 +1,46 @@
+"""What the engine reads from and writes to: byte ranges of named tensors, wherever they live."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from mergewise.checkpoint.header import TensorInfo
+
+__all__ = ["Source", "Target", "Writable"]
+
+Writable = Any
+"""A writable buffer of bytes: a memoryview, or a NumPy array of uint8."""
+
+
+class Source(Protocol):
+    """A checkpoint that can be read by byte range, by several threads at once."""
+
+    @property
+    def location(self) -> str:
+        """Where it is, for messages and provenance."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor by name."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors; none for a checkpoint in memory."""
+
+    def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
+        """Fill the buffer with the tensor's bytes from an offset on.
+
+        Raises:
+            CheckpointError: The bytes cannot be had.
+        """
+
+
+class Target(Protocol):
+    """A checkpoint that is being written by byte range, by several threads at once."""
+
+    def write(self, name: str, offset: int, data: Writable) -> None:
+        """Put bytes at an offset of a tensor.
+
+        Raises:
+            CheckpointError: The bytes cannot be stored.
+        """

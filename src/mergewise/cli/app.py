@@ -1,0 +1,68 @@
+"""The ``mergewise`` command: its subcommands, and how faults leave it."""
+
+import json
+import os
+import sys
+
+import typer
+
+from mergewise._version import __version__
+from mergewise.cli.demo import demo
+from mergewise.cli.inspect import inspect
+from mergewise.cli.merge import merge
+from mergewise.cli.methods import methods
+from mergewise.cli.plan import plan
+from mergewise.cli.zoo import zoo_app
+from mergewise.errors import MergewiseError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="mergewise",
+    help="Merge many fine-tuned experts of one base model into one, and know what that is worth.",
+    epilog="Start with 'mergewise demo' (real models, real tasks, one report), or 'mergewise methods'. "
+    "Exit codes: 0 done, 1 a fault, 2 wrong usage, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (merge, plan, inspect, methods, demo):
+    app.command()(command)
+app.add_typer(zoo_app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mergewise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; exit with 0 done, 1 a fault reported in one sentence, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except MergewiseError as fault:
+        _fail(str(fault), 1)
+    except MemoryError:
+        _fail("The machine has not enough memory for this; lower --threads or --memory.", 1)
+    except KeyboardInterrupt:
+        _fail("Interrupted; nothing half-written was left behind.", 130)
+    except BrokenPipeError:
+        # whoever read our output has gone, as in `mergewise inspect … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(sentence: str, code: int) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": sentence}, ensure_ascii=False))
+    print(f"mergewise: {sentence}", file=sys.stderr)
+    sys.exit(code)

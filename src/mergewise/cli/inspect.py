@@ -1,0 +1,55 @@
+"""``mergewise inspect``."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_table, size
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint: a folder, or a .safetensors file.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Say what a checkpoint holds, from its headers alone."""
+    from mergewise.checkpoint import open_checkpoint
+
+    opened = open_checkpoint(checkpoint)
+    infos = sorted(opened.tensors.values(), key=lambda info: info.name.encode())
+    config = opened.config()
+    summary: dict[str, Any] = {
+        "path": opened.location,
+        "architectures": config.get("architectures", []),
+        "files": [file.name for file in opened.files],
+        "tensors": len(infos),
+        "parameters": sum(info.numel for info in infos),
+        "bytes": sum(info.nbytes for info in infos),
+        "dtypes": dict(Counter(info.dtype for info in infos)),
+    }
+    rows: list[dict[str, Any]] = [
+        {"name": info.name, "dtype": info.dtype, "shape": list(info.shape), "bytes": info.nbytes,
+         "file": opened.files[info.file].name}
+        for info in infos
+    ]  # fmt: skip
+    if json:
+        print_json(summary | ({"tensor_list": rows} if tensors else {}))
+        return
+    print_pairs(
+        [
+            ("checkpoint", opened.location),
+            ("architecture", ", ".join(summary["architectures"]) or "not stated"),
+            ("files", f"{len(opened.files)}: {', '.join(summary['files'][:4])}{' …' * (len(opened.files) > 4)}"),
+            ("tensors", f"{len(infos)} ({', '.join(f'{n} {d}' for d, n in summary['dtypes'].items())})"),
+            ("parameters", figure(summary["parameters"])),
+            ("size", size(summary["bytes"])),
+        ]
+    )
+    if tensors:
+        print()
+        cells = [(row["name"], row["dtype"], row["shape"], size(row["bytes"]), row["file"]) for row in rows]
+        print_table(("tensor", "dtype", "shape", "size", "file"), cells, numeric=("size",))

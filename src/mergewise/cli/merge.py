@@ -1,0 +1,78 @@
+"""``mergewise merge``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, progress_bar, size
+from mergewise.cli.plan import print_plan
+from mergewise.cli.recipe import (
+    BaseOption,
+    DtypeOption,
+    ExpertOption,
+    MemoryOption,
+    MethodOption,
+    ParameterOption,
+    ThreadsOption,
+    quick_recipe,
+)
+
+__all__ = ["merge"]
+
+
+def merge(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="[RECIPE] OUT", help="The recipe (not with --method), and the folder to make."),
+    ],
+    method: MethodOption = None,
+    base: BaseOption = None,
+    expert: ExpertOption = None,
+    parameter: ParameterOption = None,
+    dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = "1GiB",
+    shard_size: Annotated[str, typer.Option(help="Largest file of the result.")] = "5GB",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and print the plan; write nothing.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Merge experts into one checkpoint: from a recipe, or with --method, --base and --expert.
+
+    mergewise merge recipe.yaml OUT
+
+    mergewise merge --method ties --base B --expert E1 --expert E2 -p density=0.2 OUT
+    """
+    if len(paths) != (1 if method else 2):
+        expected = (
+            "only OUT, since --method stands for the recipe" if method else "RECIPE and OUT (or --method and OUT)"
+        )
+        raise typer.BadParameter(f"expected {expected}, found {len(paths)} paths")
+    if not method and (base or expert or parameter or dtype):
+        raise typer.BadParameter("--base, --expert, --parameter and --dtype go with --method, not with a recipe file")
+    from mergewise import engine
+    from mergewise.checkpoint import require_free
+
+    recipe = quick_recipe(method, base, expert, parameter, dtype) if method else engine.as_recipe(paths[0])
+    out = paths[-1]
+    if dry_run:
+        require_free(out)
+        print_plan(engine.plan(recipe), threads, memory, as_json=json)
+        return
+    with progress_bar("merging", quiet=json) as progress:
+        report = engine.merge(recipe, out, threads=threads, memory=memory, shard_size=shard_size, progress=progress)
+    if json:
+        print_json(report.summary())
+        return
+    print_remarks(report.remarks)
+    print_pairs(
+        [
+            ("merged", f"{report.experts} models with {report.method}"),
+            ("into", report.out),
+            ("tensors", f"{report.tensors} ({figure(report.parameters)} parameters, {size(report.bytes_out)})"),
+            ("read", size(report.bytes_in)),
+            ("took", f"{report.seconds:.1f} s with {report.threads} threads"),
+        ]
+    )

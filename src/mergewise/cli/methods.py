@@ -1,0 +1,46 @@
+"""``mergewise methods``."""
+
+from typing import Annotated
+
+import typer
+
+from mergewise.cli.output import JsonOption, print_json, print_pairs, print_table
+
+__all__ = ["methods"]
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Explain this method and its parameters.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the merge methods, or explain one: what it does, its parameters and their defaults."""
+    from mergewise import method as registry
+
+    chosen = [registry.find_method(name)] if name else list(registry.methods().values())
+    if json:
+        print_json(
+            [
+                {
+                    "name": m.name, "family": m.family, "space": m.space, "summary": m.summary, "source": m.source,
+                    "parameters": [
+                        {"name": p.name, "default": p.default, "takes": p.kind, "per_model": p.per_model,
+                         "has_effect": not p.inert, "doc": p.doc}
+                        for p in m.parameters
+                    ],
+                }
+                for m in chosen
+            ]
+        )  # fmt: skip
+    elif name:
+        (m,) = chosen
+        needs = "changes to a base (base_model is required)" if m.space == "delta" else "weights (no base needed)"
+        print_pairs([("method", m.name), ("does", m.summary), ("merges", needs), ("source", m.source)])
+        if m.parameters:
+            print()
+            rows = [(p.name, p.default, p.kind, "expert" if p.per_model else "merge", p.doc) for p in m.parameters]
+            print_table(("parameter", "default", "takes", "one per", "meaning"), rows)
+    else:
+        print_table(
+            ("method", "family", "merges", "what it does"), [(m.name, m.family, m.space, m.summary) for m in chosen]
+        )
+        print("\n'mergewise methods NAME' explains one.")

@@ -1,0 +1,73 @@
+"""A recipe from the command line: a file, or the quick form."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mergewise.errors import RecipeError
+
+if TYPE_CHECKING:
+    from mergewise.recipe import Recipe
+
+__all__ = [
+    "BaseOption",
+    "DtypeOption",
+    "ExpertOption",
+    "MemoryOption",
+    "MethodOption",
+    "ParameterOption",
+    "ThreadsOption",
+]
+__all__ += ["quick_recipe"]
+
+MethodOption = Annotated[str | None, typer.Option(help="Quick form: the merge method, instead of a recipe file.")]
+BaseOption = Annotated[str | None, typer.Option(help="Quick form: the base checkpoint.")]
+ExpertOption = Annotated[list[str] | None, typer.Option(help="Quick form: an expert's checkpoint; repeat for each.")]
+ParameterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter", "-p", metavar="NAME=VALUE",
+        help="Quick form: a parameter, as in density=0.2; weight=0.3,0.7 gives each expert its own.",
+    ),
+]  # fmt: skip
+DtypeOption = Annotated[str | None, typer.Option(help="Quick form: dtype of the result, as in bfloat16.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Workers; by default one per available processor.")]
+MemoryOption = Annotated[str, typer.Option(help="Memory budget of the whole process.")]
+
+
+def quick_recipe(
+    method: str, base: str | None, experts: list[str] | None, parameters: list[str] | None, dtype: str | None
+) -> "Recipe":
+    """Build a recipe from the options of the quick form.
+
+    Raises:
+        RecipeError: They do not make one.
+    """
+    import yaml
+
+    from mergewise.method import find_method
+    from mergewise.recipe import Recipe
+
+    known = find_method(method)
+    shared: dict[str, Any] = {}
+    entries: list[dict[str, Any]] = [{"model": expert, "parameters": {}} for expert in experts or []]
+    for given in parameters or []:
+        name, equals, text = given.partition("=")
+        if not equals:
+            raise RecipeError(f"Expected --parameter NAME=VALUE, found '{given}'.")
+        declared = known.parameter(name)
+        values = text.split(",")
+        try:
+            if declared is not None and declared.per_model and len(values) > 1 and not text.lstrip().startswith("["):
+                if len(values) != len(entries):
+                    raise RecipeError(
+                        f"--parameter {given} has {len(values)} values for {len(entries)} experts; expected one for "
+                        "each, or one for all."
+                    )
+                for entry, value in zip(entries, values, strict=True):
+                    entry["parameters"][name] = yaml.safe_load(value)
+            else:
+                shared[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--parameter {given}: the value is not valid YAML.") from error
+    return Recipe(method=method, base=base, experts=entries, parameters=shared, dtype=dtype)

@@ -1,0 +1,183 @@
+"""Carrying a plan out on this machine: threads around kernels that release the interpreter lock."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
+
+from mergewise.checkpoint import Target
+from mergewise.engine.combine import combine, copy_exact
+from mergewise.engine.gather import Gathered, gather, ungathered
+from mergewise.engine.layout import Layout
+from mergewise.engine.pieces import Piece, Workspace, cut
+from mergewise.engine.plan import Plan, TensorJob
+from mergewise.method import VotingProgram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["run_local"]
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+
+def run_local(plan: Plan, layout: Layout, target: Target, advance: Callable[[int], None]) -> list[str]:
+    """Merge all tensors of a plan into a target.
+
+    Small tensors go to one worker each, from reading to writing; large ones, and whatever is ranked over the whole
+    model, are cut into pieces that all workers share.
+
+    Args:
+        plan: What to do.
+        layout: With how many workers and how much memory.
+        target: Takes the merged bytes.
+        advance: Called with the number of output bytes of each finished piece, from any thread.
+
+    Returns:
+        Names of copied tensors on which the sources disagree.
+
+    Raises:
+        MergewiseError: The first fault that any worker met.
+    """
+    crew = _Crew(plan, layout)
+    pieces = {job.name: cut(job, layout) for job in plan.jobs}
+    by_size = sorted(plan.jobs, key=lambda job: (-job.numel, job.name.encode()))
+    copied = [job for job in by_size if job.program is None]
+    ranked_together = [job for job in plan.jobs if _model_scope(job)]
+    apart = [job for job in by_size if job.program is not None and not _model_scope(job)]
+    fair_share = plan.parameters // (2 * layout.threads)
+    shared = {job.name: job for job in apart if len(pieces[job.name]) > 1 and (_gathers(job) or job.numel > fair_share)}
+    alone = [job for job in apart if job.name not in shared]
+
+    def knowing(gathered: Gathered | None) -> Callable[[Workspace, int, Piece], None]:
+        def finish(workspace: Workspace, index: int, piece: Piece) -> None:
+            combine(workspace, piece, index, gathered, plan.sources, target)
+            advance(piece.count * piece.job.output.nbytes // piece.job.numel)
+
+        return finish
+
+    def merge_alone(workspace: Workspace, _: int, job: TensorJob) -> None:
+        runner = _Alone(workspace)
+        runner.each(knowing(_gather(job, pieces[job.name], runner)), pieces[job.name])
+
+    def copy_alone(workspace: Workspace, _: int, job: TensorJob) -> str | None:
+        agreed = [copy_exact(workspace, piece, target) for piece in pieces[job.name]]
+        advance(job.output.nbytes)
+        return None if all(agreed) else job.name
+
+    with crew:
+        for group in [ranked_together, *([job] for job in shared.values())]:
+            scope = [piece for job in group for piece in pieces[job.name]]
+            if scope:
+                crew.each(knowing(_gather(group[0], scope, crew)), scope)
+        crew.each(merge_alone, alone)
+        return [name for name in crew.each(copy_alone, copied) if name is not None]
+
+
+def _model_scope(job: TensorJob) -> bool:
+    program = job.program
+    return isinstance(program, VotingProgram) and program.sparsify == "magnitude" and program.scope == "model"
+
+
+def _gathers(job: TensorJob) -> bool:
+    return isinstance(job.program, VotingProgram) and job.program.gathers
+
+
+def _gather(job: TensorJob, pieces: Sequence[Piece], runner: "_Alone | _Crew") -> Gathered | None:
+    if not isinstance(job.program, VotingProgram):
+        return None
+    return gather(job.program, pieces, runner) if job.program.gathers else ungathered(job.program, pieces)
+
+
+class _Alone:
+    """A runner of one worker."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def each(self, task: Callable[[Workspace, int, Piece], T], pieces: Sequence[Piece]) -> list[T]:
+        return [task(self._workspace, i, piece) for i, piece in enumerate(pieces)]
+
+    def fold(
+        self, zero: Callable[[], A], task: Callable[[Workspace, A, Piece], None], pieces: Sequence[Piece]
+    ) -> list[A]:
+        total = zero()
+        for piece in pieces:
+            task(self._workspace, total, piece)
+        return [total]
+
+
+class _Crew:
+    """A runner of all workers: items are handed out in order, each to whoever is free."""
+
+    def __init__(self, plan: Plan, layout: Layout) -> None:
+        self._threads = layout.threads
+        self._workspaces: SimpleQueue[Workspace] = SimpleQueue()
+        for _ in range(layout.threads):
+            self._workspaces.put(Workspace(plan.sources))
+        self._stop = threading.Event()
+
+    def __enter__(self) -> "_Crew":
+        self._pool = ThreadPoolExecutor(self._threads, "mergewise")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def each(self, task: Callable[[Workspace, int, A], T], items: Sequence[A]) -> list[T]:
+        results: list[T | None] = [None] * len(items)
+        numbered = iter(enumerate(items))
+        lock = threading.Lock()
+
+        def work() -> None:
+            with self._workspace() as workspace:
+                while not self._stop.is_set():
+                    with lock:
+                        index, item = next(numbered, (-1, None))
+                    if item is None:
+                        return
+                    results[index] = task(workspace, index, item)
+
+        self._all(work)
+        return results  # type: ignore[return-value]  # every item was worked on, or a fault was raised
+
+    def fold(
+        self, zero: Callable[[], A], task: Callable[[Workspace, A, Piece], None], pieces: Sequence[Piece]
+    ) -> list[A]:
+        totals: dict[int, A] = {}
+
+        def add(workspace: Workspace, _: int, piece: Piece) -> None:
+            mine = threading.get_ident()
+            if mine not in totals:
+                totals[mine] = zero()
+            task(workspace, totals[mine], piece)
+
+        self.each(add, pieces)
+        return list(totals.values()) or [zero()]
+
+    @contextmanager
+    def _workspace(self) -> "Iterator[Workspace]":
+        workspace = self._workspaces.get()
+        try:
+            yield workspace
+        finally:
+            self._workspaces.put(workspace)
+
+    def _all(self, work: Callable[[], None]) -> None:
+        """Let every worker run, and raise the first fault, once all have stopped."""
+        futures: list[Future[None]] = [self._pool.submit(work) for _ in range(self._threads)]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            fault = next((f.exception() for f in done if f.exception() is not None), None)
+        except BaseException:
+            self._stop.set()  # Ctrl-C: no worker begins another piece
+            wait(futures)
+            raise
+        if fault is not None:
+            self._stop.set()
+            wait(futures)
+            raise fault

@@ -1,0 +1,206 @@
+"""Merging: into a folder, into memory, or from arrays to arrays."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mergewise.checkpoint import ArrayCheckpoint, ArrayTarget, FolderTarget, Target, require_free
+from mergewise.engine.layout import Layout, lay_out, parse_size
+from mergewise.engine.plan import Plan, as_recipe, build_plan, plan
+from mergewise.engine.provenance import companion_files, hash_inputs, provenance_texts
+from mergewise.method import find_method
+from mergewise.recipe import Expert, Recipe
+
+__all__ = ["MergeReport", "merge", "merge_arrays", "merge_to_arrays"]
+
+Progress = Callable[[int, int], None]
+"""Called with the output bytes that are done and those that will be, from any thread, one call at a time."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did.
+
+    Attributes:
+        out: The folder it wrote.
+        method: The merge method.
+        experts: How many models were merged.
+        tensors: Tensors written.
+        parameters: Elements written.
+        bytes_in: Bytes of all inputs, each once.
+        bytes_out: Bytes of the merged tensors.
+        seconds: Wall time.
+        threads: Workers.
+        remarks: What a user should know, a sentence each.
+        inputs: SHA-256 of every input file, by path.
+    """
+
+    out: str
+    method: str
+    experts: int
+    tensors: int
+    parameters: int
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+    threads: int
+    remarks: tuple[str, ...]
+    inputs: dict[str, str]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return asdict(self)
+
+
+def merge(
+    recipe: Recipe | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    memory: str | int = "1GiB",
+    shard_size: str | int = "5GB",
+    progress: Progress | None = None,
+) -> MergeReport:
+    """Merge checkpoints into a folder that ``transformers`` and others load.
+
+    The same recipe and inputs give the same bytes, whatever the threads and the memory.
+
+    Args:
+        recipe: A recipe, or the file that holds one.
+        out: The folder to make; it must be new or empty. It appears complete or not at all.
+        threads: Workers; ``None`` for one per available processor.
+        memory: Budget for the whole process, in bytes or as in ``"1GiB"``.
+        shard_size: Largest file of the result, in bytes or as in ``"5GB"``.
+        progress: Told how far the merge is.
+
+    Raises:
+        MergewiseError: The recipe, a checkpoint or the output folder does not allow the merge.
+    """
+    began = time.perf_counter()
+    shard_bytes = parse_size(shard_size)
+    require_free(Path(out))
+    planned = plan(as_recipe(recipe))
+    layout = lay_out(planned, threads, memory)
+    outputs = [job.output for job in planned.jobs]
+    with FolderTarget(out, outputs, shard_bytes) as target, ThreadPoolExecutor(1, "mergewise-hash") as beside:
+        hashing = beside.submit(hash_inputs, planned.sources)
+        disagreeing = _run(planned, layout, target, progress)
+        hashes = hashing.result()
+        target.commit(provenance_texts(planned, hashes), companion_files(planned.template))
+    remarks = [*planned.remarks, *(_disagreement(name, planned) for name in disagreeing)]
+    return MergeReport(
+        out=os.fspath(out),
+        method=planned.recipe.method,
+        experts=len(planned.recipe.experts),
+        tensors=len(planned.jobs),
+        parameters=planned.parameters,
+        bytes_in=planned.bytes_in,
+        bytes_out=planned.bytes_out,
+        seconds=time.perf_counter() - began,
+        threads=layout.threads,
+        remarks=tuple(remarks),
+        inputs=hashes,
+    )
+
+
+def merge_to_arrays(
+    recipe: Recipe | str | os.PathLike[str], *, threads: int | None = None, memory: str | int = "1GiB"
+) -> dict[str, NDArray[Any]]:
+    """Merge checkpoints into memory: the same tensors that ``merge`` would write.
+
+    Args:
+        recipe: A recipe, or the file that holds one.
+        threads: Workers; ``None`` for one per available processor.
+        memory: Budget for the process without the result, in bytes or as in ``"1GiB"``.
+
+    Returns:
+        Merged tensors by name; bfloat16 as ml_dtypes has it.
+
+    Raises:
+        MergewiseError: As ``merge``.
+    """
+    return _into_arrays(plan(recipe), threads, memory)
+
+
+def merge_arrays(
+    method: str,
+    base: Mapping[str, NDArray[Any]] | None,
+    experts: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    memory: str | int = "1GiB",
+    **parameters: Any,
+) -> dict[str, NDArray[Any]]:
+    """Merge dictionaries of arrays: ``merge_arrays("ties", base, [e1, e2], weight=[0.5, 0.5], density=0.2)``.
+
+    Args:
+        method: Name of a registered merge method.
+        base: Arrays of the base by name; ``None`` for methods that need none.
+        experts: Arrays of every expert by name, as in the base.
+        dtype: Everyday name of the dtype of the result; ``None`` keeps each array's own.
+        threads: Workers; ``None`` for one per available processor.
+        memory: Budget for the process without inputs and result.
+        parameters: Of the method. A list gives one value per expert; ``lambda_`` stands for ``lambda``.
+
+    Returns:
+        Merged arrays by name.
+
+    Raises:
+        MergewiseError: The arrays or the parameters do not fit the method.
+    """
+    shared: dict[str, Any] = {}
+    own: list[dict[str, Any]] = [{} for _ in experts]
+    for given, value in parameters.items():
+        name = given.rstrip("_")
+        if isinstance(value, list | tuple) and len(value) == len(own):
+            for mine, one in zip(own, value, strict=True):
+                mine[name] = one
+        else:
+            shared[name] = value
+    recipe = Recipe(
+        method=method,
+        base=None if base is None else "base",
+        experts=[Expert(model=f"expert {i}", parameters=mine) for i, mine in enumerate(own, 1)],
+        parameters=shared,
+        dtype=dtype,
+    )
+    sources = [ArrayCheckpoint(arrays, f"expert {i}") for i, arrays in enumerate(experts, 1)]
+    if find_method(method).space == "delta" and base is not None:
+        sources.insert(0, ArrayCheckpoint(base, "base"))
+    return _into_arrays(build_plan(recipe, sources), threads, memory)
+
+
+def _into_arrays(planned: Plan, threads: int | None, memory: str | int) -> dict[str, NDArray[Any]]:
+    target = ArrayTarget((o.name, o.dtype, o.shape) for o in (job.output for job in planned.jobs))
+    _run(planned, lay_out(planned, threads, memory), target, None)
+    return target.arrays
+
+
+def _run(planned: Plan, layout: Layout, target: Target, progress: Progress | None) -> list[str]:
+    from mergewise.engine.local import run_local  # noqa: PLC0415 - brings in the compiled kernels, so as late as possible
+
+    done = 0
+    lock = threading.Lock()
+
+    def advance(nbytes: int) -> None:
+        nonlocal done
+        with lock:
+            done += nbytes
+            if progress is not None:
+                progress(done, planned.bytes_out)
+
+    return run_local(planned, layout, target, advance)
+
+
+def _disagreement(name: str, planned: Plan) -> str:
+    return (
+        f"'{name}' holds integers or booleans that differ between the models; taken from {planned.template.location}."
+    )

@@ -1,0 +1,87 @@
+"""Pieces of tensors and the buffers they are read into."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.checkpoint import STORAGE_DTYPES, Source
+from mergewise.engine.layout import Layout
+from mergewise.engine.plan import TensorJob
+from mergewise.kernels.storage import CODES
+
+__all__ = ["Piece", "Workspace", "cut"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of elements of one tensor.
+
+    Attributes:
+        job: The tensor.
+        start: First element, a multiple of ``BLOCK``.
+        count: Number of elements.
+    """
+
+    job: TensorJob
+    start: int
+    count: int
+
+
+def cut(job: TensorJob, layout: Layout) -> list[Piece]:
+    """Cut a tensor into pieces that fit a worker's memory; an empty tensor has none."""
+    step = layout.piece_elements(job)
+    return [Piece(job, start, min(step, job.numel - start)) for start in range(0, job.numel, step)]
+
+
+class Workspace:
+    """The working memory of one worker: a row of raw bytes per source, an output row, and counters.
+
+    Args:
+        sources: The checkpoints of the plan.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self._arena = np.empty(0, np.uint8)
+        self._held: Piece | None = None
+
+    def rows(self, piece: Piece) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return a piece's raw bytes, (sources, row_bytes), and kernel codes; they are read unless already in hand.
+
+        Raises:
+            CheckpointError: They cannot be read.
+        """
+        inputs = piece.job.inputs
+        row_bytes = _row_bytes(piece)
+        room = len(inputs) * row_bytes
+        raw = self._room(piece)[:room].reshape(len(inputs), row_bytes)
+        if self._held is not piece:
+            self._held = None
+            for row, source, info in zip(raw, self._sources, inputs, strict=True):
+                width = STORAGE_DTYPES[info.dtype].bits // 8
+                source.read_into(info, piece.start * width, row[: piece.count * width])
+            self._held = piece
+        return raw, np.array([CODES.get(info.dtype, -1) for info in inputs], np.int64)
+
+    def output(self, piece: Piece) -> NDArray[np.uint8]:
+        """Return the row that the merged bytes of a piece go to."""
+        return self._room(piece)[len(piece.job.inputs) * _row_bytes(piece) :]
+
+    def _room(self, piece: Piece) -> NDArray[np.uint8]:
+        width = STORAGE_DTYPES[piece.job.output.dtype].bits // 8
+        needed = len(piece.job.inputs) * _row_bytes(piece) + _aligned(piece.count * width)
+        if self._arena.nbytes < needed:
+            self._held = None
+            self._arena = np.empty(0, np.uint8)  # let go of the old one first
+            self._arena = np.empty(needed, np.uint8)
+        return self._arena[:needed]
+
+
+def _row_bytes(piece: Piece) -> int:
+    return _aligned(piece.count * max(STORAGE_DTYPES[info.dtype].bits for info in piece.job.inputs) // 8)
+
+
+def _aligned(nbytes: int) -> int:
+    return (nbytes + 63) & ~63

@@ -1,0 +1,246 @@
+"""From checkpoint headers alone to a list of jobs: what is read, how it is merged, what is written."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergewise.checkpoint import (
+    FLOAT_NAMES,
+    STORAGE_DTYPES,
+    Checkpoint,
+    OutputTensor,
+    Source,
+    TensorInfo,
+    open_checkpoint,
+)
+from mergewise.errors import CheckpointError, RecipeError
+from mergewise.method import Program, VotingProgram, find_method
+from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
+
+__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "open_sources", "plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorJob:
+    """One tensor of the result.
+
+    Attributes:
+        name: Its name.
+        inputs: The tensor in every source of the plan, in their order.
+        program: How it is merged; ``None`` if it is copied from the first source (integers and booleans).
+        output: What is written.
+    """
+
+    name: str
+    inputs: tuple[TensorInfo, ...]
+    program: Program | None
+    output: OutputTensor
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return self.inputs[0].numel
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a merge that headers and the recipe determine.
+
+    Attributes:
+        recipe: What was asked for.
+        sources: The checkpoints, in the order of ``TensorJob.inputs``: the base first, if the method has one.
+        jobs: One per tensor of the result, in byte order of their names.
+        remarks: What a user should know, a sentence each.
+    """
+
+    recipe: Recipe
+    sources: tuple[Source, ...]
+    jobs: tuple[TensorJob, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def template(self) -> Source:
+        """The checkpoint whose configuration and tokenizer the result takes."""
+        return self.sources[0]
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the result."""
+        return sum(job.numel for job in self.jobs)
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes of all inputs, each once."""
+        return sum(info.nbytes for job in self.jobs for info in job.inputs)
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of the merged tensors."""
+        return sum(job.output.nbytes for job in self.jobs)
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """What is done to the data, in order."""
+        programs = [job.program for job in self.jobs if job.program is not None]
+        voting = [p for p in programs if isinstance(p, VotingProgram)]
+        ranked = [p for p in voting if p.sparsify == "magnitude"]
+        steps = []
+        if ranked:
+            scope = "the whole model" if ranked[0].scope == "model" else "each tensor"
+            steps.append(f"gather magnitude thresholds over {scope}")
+        if any(p.rescale == "l1" and p.sparsify != "none" for p in voting):
+            steps.append("gather L1 norms")
+        return (*steps, "combine")
+
+    def summary(self) -> dict[str, Any]:
+        """Return the plan's figures as plain data."""
+        dtypes = Counter(job.output.dtype for job in self.jobs)
+        return {
+            "method": self.recipe.method,
+            "base": self.recipe.base,
+            "experts": [expert.model for expert in self.recipe.experts],
+            "tensors": len(self.jobs),
+            "copied_tensors": sum(job.program is None for job in self.jobs),
+            "parameters": self.parameters,
+            "dtypes": dict(dtypes),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "passes": list(self.passes),
+            "remarks": list(self.remarks),
+        }
+
+
+def as_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
+    """Return a recipe, read from its file if need be."""
+    return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+
+
+def open_sources(recipe: Recipe) -> tuple[Checkpoint, ...]:
+    """Open the checkpoints of a recipe: the base first, if the method works on changes to it.
+
+    Raises:
+        CheckpointError: One of them is missing or damaged.
+    """
+    in_delta_space = find_method(recipe.method).space == "delta"
+    paths = [recipe.base] if in_delta_space and recipe.base is not None else []
+    paths += [expert.model for expert in recipe.experts]
+    opened: dict[str, Checkpoint] = {}
+    for path in paths:
+        if path not in opened:
+            opened[path] = _open_local(path)
+    return tuple(opened[path] for path in paths)
+
+
+def plan(recipe: Recipe | str | os.PathLike[str]) -> Plan:
+    """Plan a merge; only headers and configurations are read.
+
+    Args:
+        recipe: A recipe, or the file that holds one.
+
+    Raises:
+        MergewiseError: Anything that would keep the merge from succeeding, as far as headers can tell.
+    """
+    recipe = as_recipe(recipe)
+    check_parameters(recipe)
+    return build_plan(recipe, open_sources(recipe))
+
+
+def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
+    """Plan a merge of opened checkpoints.
+
+    Args:
+        recipe: What to do.
+        sources: The base first, if the method works in delta space; then the experts in the order of the recipe.
+
+    Raises:
+        MergewiseError: As ``plan``.
+    """
+    remarks = check_parameters(recipe)
+    if recipe.base is not None and find_method(recipe.method).space == "weight":
+        remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
+    _check_same_tensors(sources)
+    _check_dtypes(sources)
+    positions = LayerPositions(sources[0].tensors)
+    jobs = [
+        _job(recipe, name, [source.tensors[name] for source in sources], positions(name))
+        for name in sorted(sources[0].tensors, key=str.encode)
+    ]
+    _check_model_scope(jobs)
+    copied = sum(job.program is None for job in jobs)
+    if copied:
+        remarks.append(f"{copied} integer or boolean tensors are copied from {sources[0].location}.")
+    return Plan(recipe, tuple(sources), tuple(jobs), tuple(remarks))
+
+
+def _open_local(path: str) -> Checkpoint:
+    if not Path(path).exists():
+        raise CheckpointError(f"{path}: expected a checkpoint folder or file, found nothing there; check the path.")
+    return open_checkpoint(path)
+
+
+def _job(recipe: Recipe, name: str, inputs: list[TensorInfo], position: float) -> TensorJob:
+    first = inputs[0]
+    if STORAGE_DTYPES[first.dtype].kind == "exact":
+        return TensorJob(name, tuple(inputs), None, OutputTensor(name, first.dtype, first.shape, first.nbytes))
+    method = find_method(recipe.method)
+    settings = tensor_settings(recipe, name, position)
+    try:
+        program = method.lower(settings.values, len(recipe.experts))
+    except ValueError as error:
+        raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
+    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else first.dtype
+    nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
+    return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))
+
+
+def _check_same_tensors(sources: Sequence[Source]) -> None:
+    reference = sources[0]
+    for source in sources[1:]:
+        for has, lacks in ((reference, source), (source, reference)):
+            missing = sorted(has.tensors.keys() - lacks.tensors.keys())
+            if missing:
+                raise CheckpointError(
+                    f"{lacks.location} lacks {len(missing)} of the tensors of {has.location}, such as '{missing[0]}'; "
+                    "expected models of one architecture with the same tensors."
+                )
+        for name, info in reference.tensors.items():
+            other = source.tensors[name]
+            if other.shape != info.shape:
+                raise CheckpointError(
+                    f"Tensor '{name}' has shape {list(other.shape)} in {source.location}, expected {list(info.shape)} "
+                    f"as in {reference.location}; only tensors of one shape can be merged."
+                )
+
+
+def _check_dtypes(sources: Sequence[Source]) -> None:
+    for source in sources:
+        for name, info in source.tensors.items():
+            kind = STORAGE_DTYPES[info.dtype].kind
+            if kind == "other":
+                raise CheckpointError(
+                    f"Tensor '{name}' in {source.location} is stored as {info.dtype}, which cannot be merged in this "
+                    "version; convert it to BF16 or F32 first."
+                )
+            expected = STORAGE_DTYPES[sources[0].tensors[name].dtype].kind
+            if kind != expected:
+                raise CheckpointError(
+                    f"Tensor '{name}' is stored as {info.dtype} in {source.location}, but as "
+                    f"{sources[0].tensors[name].dtype} in {sources[0].location}; expected both floating or both not."
+                )
+
+
+def _check_model_scope(jobs: Sequence[TensorJob]) -> None:
+    """Require one density per expert where magnitudes are ranked over the whole model."""
+    voting = [job for job in jobs if isinstance(job.program, VotingProgram)]
+    scopes = {job.program.scope for job in voting if isinstance(job.program, VotingProgram)}
+    if scopes == {"tensor"} or not voting:
+        return
+    densities = {job.program.densities: job.name for job in voting if isinstance(job.program, VotingProgram)}
+    if len(scopes) > 1 or len(densities) > 1:
+        raise RecipeError(
+            "With 'scope: model' a density holds for the whole model, so 'density' and 'scope' cannot differ between "
+            f"tensors; found otherwise for '{next(iter(densities.values()))}' and '{voting[-1].name}'."
+        )

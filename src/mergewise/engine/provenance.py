@@ -1,0 +1,119 @@
+"""Where a merged checkpoint comes from: hashes of its inputs, its recipe, and a model card that says both."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergewise._version import __version__
+from mergewise.checkpoint import FLOAT_NAMES, Checkpoint, Source
+from mergewise.engine.plan import Plan
+from mergewise.errors import CheckpointError
+
+__all__ = ["PROVENANCE_NAME", "RECIPE_NAME", "companion_files", "hash_inputs", "provenance_texts"]
+
+RECIPE_NAME = "mergewise_recipe.yaml"
+PROVENANCE_NAME = "mergewise.json"
+
+_WEIGHTS = {
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz", ".pkl", ".ot",
+}  # fmt: skip
+_LARGEST_COMPANION = 256 << 20
+
+
+def hash_inputs(sources: Sequence[Source]) -> dict[str, str]:
+    """Return the SHA-256 of every file that holds input tensors, by path.
+
+    Raises:
+        CheckpointError: A file cannot be read.
+    """
+    hashes: dict[str, str] = {}
+    for path in dict.fromkeys(path for source in sources for path in source.files):
+        try:
+            with path.open("rb") as stream:
+                hashes[str(path)] = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
+    return hashes
+
+
+def companion_files(template: Source) -> list[Path]:
+    """Return the files beside a checkpoint's weights that a copy of the model needs: configuration, tokenizer and so on."""
+    if not isinstance(template, Checkpoint):
+        return []
+    return sorted(
+        path
+        for path in template.folder.iterdir()
+        if path.is_file()
+        and path.suffix not in _WEIGHTS
+        and not path.name.startswith(".")
+        and not path.name.endswith(".index.json")
+        and path.name not in {"README.md", RECIPE_NAME, PROVENANCE_NAME}
+        and path.stat().st_size <= _LARGEST_COMPANION
+    )
+
+
+def provenance_texts(plan: Plan, hashes: dict[str, str]) -> dict[str, str]:
+    """Return the small files that tell a merged checkpoint's story, by name.
+
+    Args:
+        plan: The merge.
+        hashes: SHA-256 of every input file, by path.
+    """
+    recipe = yaml.safe_dump(plan.recipe.canonical(), sort_keys=False, allow_unicode=True)
+    record = {
+        "mergewise": __version__,
+        "recipe": plan.recipe.canonical(),
+        "inputs": [{"file": path, "sha256": digest} for path, digest in hashes.items()],
+        "tensors": len(plan.jobs),
+        "parameters": plan.parameters,
+    }
+    texts = {
+        RECIPE_NAME: recipe,
+        PROVENANCE_NAME: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
+        "README.md": _card(plan, recipe, hashes),
+    }
+    config = _config(plan)
+    if config:
+        texts["config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    return texts
+
+
+def _config(plan: Plan) -> dict[str, Any]:
+    """Return the template's configuration, with the dtype that the result has."""
+    if not isinstance(plan.template, Checkpoint):
+        return {}
+    config = plan.template.config()
+    names = {name: everyday for everyday, name in FLOAT_NAMES.items()}
+    dtypes = {job.output.dtype for job in plan.jobs if job.output.dtype in names}
+    if config and plan.recipe.result_dtype and len(dtypes) == 1:
+        key = "dtype" if "dtype" in config else "torch_dtype"
+        config[key] = names[dtypes.pop()]
+    return config
+
+
+def _card(plan: Plan, recipe: str, hashes: dict[str, str]) -> str:
+    """Return a model card in the form that model hubs read."""
+    models = dict.fromkeys([plan.recipe.base, *(expert.model for expert in plan.recipe.experts)])
+    front = {
+        "base_model": [model for model in models if model],
+        "library_name": "transformers",
+        "tags": ["mergewise", "merge"],
+    }
+    lines = [
+        "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
+        f"# Merge of {len(plan.recipe.experts)} models with {plan.recipe.method}", "",
+        f"Made with mergewise {__version__} from this recipe:", "", "```yaml", recipe.rstrip(), "```", "",
+        "| input file | SHA-256 |", "|---|---|",
+        *(f"| `{_short(path)}` | `{digest}` |" for path, digest in hashes.items()), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _short(path: str) -> str:
+    """Return folder and file name: enough to tell inputs apart, without the machine they were on."""
+    return os.path.join(*Path(path).parts[-2:])  # noqa: PTH118 - parts of a path, not a path to open

@@ -1,0 +1,54 @@
+"""The linear family in one pass: a weighted sum of models, or of their differences from a base."""
+
+import numpy as np
+from numba import njit
+
+from mergewise.kernels.storage import TILE, decode, encode, within
+
+__all__ = ["combine_linear"]
+
+
+@njit(cache=True, nogil=True)
+def combine_linear(raw, codes, delta, weights, divisor, scale, count, out, out_code, limit):
+    """Write ``θ_0 + scale · (Σ w_i τ_i) / divisor``, or ``scale · (Σ w_i θ_i) / divisor`` without a base.
+
+    Args:
+        raw: (rows, row_bytes) uint8; with ``delta`` the base is row 0 and the experts follow.
+        codes: (rows,) int64 kernel codes of the storage dtypes.
+        delta: Whether row 0 is a base that the others are taken relative to.
+        weights: (experts,) float64.
+        divisor: Divides the weighted sum.
+        scale: Multiplies it afterwards.
+        count: Elements per row.
+        out: (out_row_bytes,) uint8, written.
+        out_code: Kernel code of the output dtype.
+        limit: Magnitudes from here on do not fit the output dtype.
+
+    Returns:
+        Whether every result is finite in the output dtype.
+    """
+    bits = np.empty(TILE, np.uint32)
+    base = np.zeros(TILE, np.float64)
+    x = np.empty(TILE, np.float64)
+    acc = np.empty(TILE, np.float64)
+    first = 1 if delta else 0
+    finite = True
+    for start in range(0, count, TILE):
+        size = min(TILE, count - start)
+        if delta:
+            decode(codes[0], raw[0], start, size, bits, base)
+        acc[:] = 0.0
+        for i in range(weights.size):
+            decode(codes[first + i], raw[first + i], start, size, bits, x)
+            w = weights[i]
+            if delta:
+                for j in range(size):
+                    acc[j] += w * (x[j] - base[j])
+            else:
+                for j in range(size):
+                    acc[j] += w * x[j]
+        for j in range(size):
+            acc[j] = base[j] + acc[j] / divisor * scale
+        finite &= within(acc, size, limit)
+        encode(out_code, acc, size, bits, out, start)
+    return finite

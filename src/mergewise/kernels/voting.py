@@ -1,0 +1,110 @@
+"""The voting family in one pass: sparsify every task vector, elect a sign, add up those that agree."""
+
+import numpy as np
+from numba import njit
+
+from mergewise.kernels.sparsify import sparsify_tile
+from mergewise.kernels.storage import TILE, decode, encode, within
+
+__all__ = ["ELECT", "NORMALIZE", "combine_voting"]
+
+ELECT = {"none": 0, "weighted": 1, "unweighted": 2}
+NORMALIZE = {"none": 0, "weights": 1, "agreeing": 2, "count": 3}
+
+_NO_ELECTION, _WEIGHTED = ELECT["none"], ELECT["weighted"]
+_BY_WEIGHTS, _BY_AGREEING, _BY_COUNT = NORMALIZE["weights"], NORMALIZE["agreeing"], NORMALIZE["count"]
+
+
+@njit(cache=True, nogil=True)
+def _divide(acc, share, voters, mode, total, count):
+    """Normalise the votes of one tile in place."""
+    if mode == _BY_WEIGHTS:
+        for j in range(count):
+            acc[j] /= total
+    elif mode == _BY_AGREEING:
+        for j in range(count):
+            acc[j] /= share[j] if share[j] != 0.0 else 1.0
+    elif mode == _BY_COUNT:
+        for j in range(count):
+            acc[j] /= max(voters[j], 1.0)
+
+
+@njit(cache=True, nogil=True)
+def combine_voting(
+    raw, codes, offset, count, weights, sparsify, thresholds, ties_left, keys, keep_below, rescale,
+    elect, normalize, total, scale, out, out_code, limit,
+):  # fmt: skip
+    """Write ``θ_0 + scale · normalise(Σ w_i s(τ_i) A_i)`` for one chunk of a tensor.
+
+    Args:
+        raw: (1 + experts, row_bytes) uint8, base first.
+        codes: (1 + experts,) int64 kernel codes of the storage dtypes.
+        offset: Index in the tensor of the first element, a multiple of ``TILE``.
+        count: Elements per row.
+        weights: (experts,) float64.
+        sparsify: One of ``SPARSIFY``.
+        thresholds: (experts,) uint32, key of the smallest magnitude that is kept.
+        ties_left: (experts,) int64, how many elements at the threshold may still be kept; updated.
+        keys: (experts,) uint64 keys of the random masks.
+        keep_below: (experts,) uint64, density · 2**32.
+        rescale: (experts,) float64, multiplies what is kept.
+        elect: One of ``ELECT``.
+        normalize: One of ``NORMALIZE``.
+        total: Divisor for ``NORMALIZE["weights"]``.
+        scale: Multiplies the merged delta (λ).
+        out: (out_row_bytes,) uint8, written.
+        out_code: Kernel code of the output dtype.
+        limit: Magnitudes from here on do not fit the output dtype.
+
+    Returns:
+        Whether all inputs and results are finite.
+    """
+    experts = weights.size
+    bits = np.empty(TILE, np.uint32)
+    base = np.empty(TILE, np.float64)
+    tau = np.empty((experts, TILE), np.float64)
+    acc = np.empty(TILE, np.float64)
+    share = np.empty(TILE, np.float64)
+    voters = np.empty(TILE, np.float64)
+    finite = True
+    for start in range(0, count, TILE):
+        size = min(TILE, count - start)
+        decode(codes[0], raw[0], start, size, bits, base)
+        acc[:] = 0.0
+        for i in range(experts):
+            t = tau[i]
+            decode(codes[1 + i], raw[1 + i], start, size, bits, t)
+            for j in range(size):
+                t[j] -= base[j]
+            finite &= within(t, size, np.inf)
+            ties_left[i] = sparsify_tile(
+                t, sparsify, offset + start, size, thresholds[i], ties_left[i], keys[i], keep_below[i], bits
+            )
+            for j in range(size):
+                t[j] *= rescale[i]
+            w = 1.0 if elect > _WEIGHTED else weights[i]
+            for j in range(size):
+                acc[j] += w * t[j]
+        if elect != _NO_ELECTION:
+            for j in range(size):
+                bits[j] = np.uint32(1) if acc[j] >= 0.0 else np.uint32(0)
+            acc[:] = 0.0
+            share[:] = 0.0
+            voters[:] = 0.0
+            for i in range(experts):
+                t = tau[i]
+                w = weights[i]
+                vote = -1.0 if elect == _WEIGHTED and w < 0.0 else 1.0
+                vote = 0.0 if elect == _WEIGHTED and w == 0.0 else vote
+                for j in range(size):
+                    side = t[j] * vote
+                    agrees = 1.0 if (side > 0.0 if bits[j] == np.uint32(1) else side < 0.0) else 0.0
+                    acc[j] += w * t[j] * agrees
+                    share[j] += w * agrees
+                    voters[j] += agrees
+        _divide(acc, share, voters, normalize, total, size)
+        for j in range(size):
+            acc[j] = base[j] + acc[j] * scale
+        finite &= within(acc, size, limit)
+        encode(out_code, acc, size, bits, out, start)
+    return finite

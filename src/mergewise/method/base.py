@@ -1,0 +1,110 @@
+"""What a merge method is: one array-API definition, its parameters, and its translation into an engine program."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mergewise.method.parameters import Parameter
+
+__all__ = ["Definition", "LinearProgram", "Masks", "Method", "Program", "Settings", "VotingProgram", "mask_limit"]
+
+Settings = Mapping[str, Any]
+"""Parameters of one tensor: a tuple with a value per expert for per-model parameters, the value itself for others."""
+
+Masks = Callable[[int, float], Any]
+"""``masks(i, density)`` gives expert i's boolean keep-mask in the shape of the tensor, as an array of its library."""
+
+Definition = Callable[[Sequence[Any], Settings, Masks], Any]
+"""``definition(arrays, settings, masks)``: the method on whole tensors of any array-API library.
+
+``arrays`` are task vectors for methods in delta space (the result is a delta, added to the base by the caller), and
+weights for methods in weight space.
+"""
+
+
+@dataclass(frozen=True)
+class LinearProgram:
+    """``θ_0 + scale · (Σ w_i τ_i) / divisor`` with a base, ``scale · (Σ w_i θ_i) / divisor`` without."""
+
+    delta: bool
+    weights: tuple[float, ...]
+    divisor: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class VotingProgram:
+    """``θ_0 + scale · normalise(Σ w_i s(τ_i) A_i)``: sparsify, weight, elect, add, normalise, scale.
+
+    Attributes:
+        weights: One per expert.
+        densities: Share of elements that sparsification keeps, one per expert.
+        sparsify: By magnitude rank, by a random mask, or not at all.
+        rescale: Multiply what is kept by the ratio of the L1 norms, by 1/ρ, or not at all.
+        elect: Sign of the weighted or the unweighted sum, or no election.
+        normalize: Divide by Σw, by the Σw of those that agree, by their number, or not at all.
+        scale: λ.
+        scope: What a magnitude is ranked within.
+        seed: Of the random masks.
+    """
+
+    weights: tuple[float, ...]
+    densities: tuple[float, ...]
+    sparsify: Literal["none", "magnitude", "bernoulli"]
+    rescale: Literal["none", "l1", "expected"]
+    elect: Literal["none", "weighted", "unweighted"]
+    normalize: Literal["none", "weights", "agreeing", "count"]
+    scale: float
+    scope: Literal["tensor", "model"] = "tensor"
+    seed: int = 0
+
+    @property
+    def gathers(self) -> bool:
+        """Whether something of the whole tensor must be known before its first element can be combined."""
+        return self.sparsify == "magnitude" or (self.sparsify != "none" and self.rescale == "l1")
+
+    @property
+    def total(self) -> float:
+        """Divisor of ``normalize="weights"``; a vanishing sum divides by one."""
+        total = sum(self.weights)
+        return total if abs(total) >= 1e-8 else 1.0
+
+
+Program = LinearProgram | VotingProgram
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered merge method.
+
+    Attributes:
+        name: Its name in a recipe.
+        family: Which kind of program it becomes.
+        space: Whether its definition sees weights θ_i or task vectors τ_i.
+        summary: One line of what it does.
+        source: Where it was published.
+        parameters: What it takes.
+        definition: The method on whole tensors.
+        lower: Turns the settings of one tensor, for a number of experts, into a program; raises ``ValueError`` with
+            half a sentence where settings do not fit together.
+        min_experts: Fewest experts it makes sense for.
+    """
+
+    name: str
+    family: Literal["linear", "voting"]
+    space: Literal["weight", "delta"]
+    summary: str
+    source: str
+    parameters: tuple[Parameter, ...]
+    definition: Definition
+    lower: Callable[[Settings, int], Program]
+    min_experts: int = 1
+
+    def parameter(self, name: str) -> Parameter | None:
+        """Return the parameter of that name."""
+        return next((p for p in self.parameters if p.name == name), None)
+
+
+def mask_limit(density: float) -> int:
+    """Return below which 32-bit random word an element is kept: density · 2**32."""
+    return min(1 << 32, max(0, round(density * (1 << 32))))

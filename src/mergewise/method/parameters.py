@@ -1,0 +1,80 @@
+"""Parameters of merge methods, declared once: validation, messages, defaults and documentation follow from here."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mergewise.errors import RecipeError
+
+__all__ = ["Parameter"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a merge method.
+
+    Attributes:
+        name: Its name in a recipe.
+        default: Value where the recipe is silent.
+        doc: One line for ``mergewise methods``.
+        per_model: Whether every expert may have its own value.
+        low: Smallest number allowed; ``None`` for any.
+        high: Largest number allowed; ``None`` for any.
+        choices: Words allowed, for a parameter that takes words.
+        aliases: Other spellings of some choices, such as mergekit's booleans.
+        inert: Accepted so that mergekit recipes run, without effect here; a plan says so.
+    """
+
+    name: str
+    default: float | int | bool | str
+    doc: str
+    per_model: bool = False
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    aliases: tuple[tuple[bool, str], ...] = ()
+    inert: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What values it takes, in words."""
+        if self.choices:
+            words = " or ".join(repr(c) for c in self.choices)
+            return f"one of {words}" if len(self.choices) > 2 else words
+        if isinstance(self.default, bool):
+            return "true or false"
+        noun = "an integer" if isinstance(self.default, int) else "a finite number"
+        if self.low is not None and self.high is not None:
+            return f"{noun} in [{self.low:g}, {self.high:g}]"
+        return f"{noun} of at least {self.low:g}" if self.low is not None else noun
+
+    def check(self, value: Any, method: str, where: str = "") -> float | int | bool | str:
+        """Return the value in its canonical form.
+
+        Args:
+            value: What the recipe says.
+            method: Name of the method, for the message.
+            where: Where in the recipe the value stands, for the message.
+
+        Raises:
+            RecipeError: The value is not one that the parameter takes.
+        """
+        for spelling, choice in self.aliases:
+            if value is spelling:
+                return choice
+        accepted = False
+        if self.choices:
+            accepted = value in self.choices
+        elif isinstance(self.default, bool):
+            accepted = isinstance(value, bool)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            whole = not isinstance(self.default, int) or isinstance(value, int)
+            low_ok = self.low is None or value >= self.low
+            high_ok = self.high is None or value <= self.high
+            accepted = math.isfinite(value) and whole and low_ok and high_ok
+        if not accepted:
+            at = f" at {where}" if where else ""
+            raise RecipeError(
+                f"The '{self.name}' parameter of {method} must be {self.kind}. Got {value!r} instead{at}."
+            )
+        return float(value) if isinstance(self.default, float) else value

@@ -1,0 +1,16 @@
+"""What to merge: the mergekit dialect, checked whole before a weight is read, and resolved tensor by tensor."""
+
+from mergewise.recipe.dialect import load_recipe, parse_recipe
+from mergewise.recipe.resolve import LayerPositions, TensorSettings, check_parameters, tensor_settings
+from mergewise.recipe.schema import Expert, Recipe
+
+__all__ = [
+    "Expert",
+    "LayerPositions",
+    "Recipe",
+    "TensorSettings",
+    "check_parameters",
+    "load_recipe",
+    "parse_recipe",
+    "tensor_settings",
+]

@@ -1,0 +1,122 @@
+"""Recipes as people write them: mergekit's YAML, with every key accounted for."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from mergewise.errors import RecipeError
+from mergewise.recipe.schema import DtypeName, Expert, ModelReference, Recipe, first_fault
+
+__all__ = ["load_recipe", "parse_recipe"]
+
+_NOT_YET = ("slices", "modules", "tokenizer_source", "tokenizer", "chat_template", "name")
+
+
+def _none_is_empty(value: Any) -> Any:
+    """Read ``parameters:`` with nothing after it as no parameters."""
+    return {} if value is None else value
+
+
+_Parameters = Annotated[dict[str, Any], BeforeValidator(_none_is_empty)]
+
+
+class _Entry(Expert):
+    """A row of ``models``; ``parameters:`` may stand empty."""
+
+    parameters: _Parameters = {}
+
+
+class _Dialect(BaseModel):
+    """The keys of a mergekit recipe that have a meaning here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    merge_method: str
+    models: list[_Entry]
+    base_model: ModelReference | None = None
+    parameters: _Parameters = {}
+    dtype: DtypeName | None = None
+    out_dtype: DtypeName | None = None
+
+
+def load_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        RecipeError: The file is missing, is not YAML, or says something that cannot be carried out.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RecipeError(f"{path}: expected a recipe, but it cannot be read: {reason}.") from error
+    try:
+        documents = list(yaml.load_all(text, Loader=_UniqueKeys))  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
+    if len(documents) != 1 or documents[0] is None:
+        found = "nothing" if not documents or documents == [None] else f"{len(documents)} documents"
+        raise RecipeError(f"{path}: expected one recipe, found {found}.")
+    return parse_recipe(documents[0], str(path))
+
+
+def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
+    """Turn the plain data of a recipe into a ``Recipe``.
+
+    Args:
+        content: What YAML or JSON gave.
+        where: What messages call it.
+
+    Raises:
+        RecipeError: It says something that cannot be carried out.
+    """
+    if not isinstance(content, dict):
+        raise RecipeError(f"{where}: expected keys such as 'merge_method' and 'models', found {content!r}.")
+    for key in _NOT_YET:
+        if key in content:
+            raise RecipeError(f"{where}: '{key}' is not supported in this version; take it out or merge without it.")
+    try:
+        read = _Dialect.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(first_fault(error, _Dialect, where)) from None
+    experts = read.models
+    if read.base_model is not None:
+        # people list the base among the models, with or without parameters; in delta space it adds nothing
+        experts = [e for e in experts if e.model != read.base_model or _in_weight_space(read.merge_method)]
+    try:
+        return Recipe(
+            method=read.merge_method,
+            base=read.base_model,
+            experts=[e.model_dump() for e in experts],
+            parameters=read.parameters,
+            dtype=read.dtype,
+            out_dtype=read.out_dtype,
+        )
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None
+
+
+def _in_weight_space(method: str) -> bool:
+    from mergewise.method import methods  # noqa: PLC0415 - an unknown name is reported by the recipe itself
+
+    known = methods().get(method)
+    return known is None or known.space == "weight"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,122 @@
+"""The recipe in its one canonical form, however it was written."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from mergewise.errors import RecipeError, did_you_mean
+from mergewise.method import find_method
+
+__all__ = ["DtypeName", "Expert", "ModelReference", "Recipe", "first_fault"]
+
+DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
+
+
+def _as_reference(value: Any) -> Any:
+    """Accept paths, and mergekit's long form ``{model: {path: …}}``."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    while isinstance(value, dict) and len(value) == 1 and set(value) <= {"model", "path"}:
+        value = next(iter(value.values()))
+    return value
+
+
+ModelReference = Annotated[str, BeforeValidator(_as_reference), Field(min_length=1)]
+
+
+def _as_expert(value: Any) -> Any:
+    """Accept a bare reference in place of an entry with parameters."""
+    return {"model": value} if isinstance(value, str | os.PathLike) else value
+
+
+class Expert(BaseModel):
+    """One model of a merge, and its own parameters.
+
+    Attributes:
+        model: Folder or file of its checkpoint.
+        parameters: Values that hold for this model, before those of the recipe.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: ModelReference
+    parameters: dict[str, Any] = {}
+
+
+class Recipe(BaseModel):
+    """A merge: ``Recipe(method="ties", base="B", experts=["E1", "E2"], parameters={"density": 0.2})``.
+
+    Attributes:
+        method: Name of a registered merge method.
+        base: Checkpoint that the experts were fine-tuned from; methods in weight space do without.
+        experts: The models to merge, in order; a bare path stands for an expert without parameters of its own.
+        parameters: Values for all experts and tensors. A value is a scalar, a list (a gradient over the layers), or a
+            list of ``{filter, value}``.
+        dtype: Storage dtype of the result, if ``out_dtype`` does not say otherwise; ``None`` keeps each tensor's own.
+        out_dtype: Storage dtype of the result.
+
+    Raises:
+        RecipeError: The recipe cannot be carried out as written.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    base: ModelReference | None = None
+    experts: tuple[Annotated[Expert, BeforeValidator(_as_expert)], ...]
+    parameters: dict[str, Any] = {}
+    dtype: DtypeName | None = None
+    out_dtype: DtypeName | None = None
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise RecipeError(first_fault(error, type(self), "recipe")) from None
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        method = find_method(self.method)
+        if method.space == "delta" and self.base is None:
+            raise RecipeError(f"{self.method} merges changes to a base, so the recipe needs 'base_model'; found none.")
+        if len(self.experts) < method.min_experts:
+            raise RecipeError(
+                f"{self.method} needs at least {method.min_experts} expert{'s' * (method.min_experts > 1)} under "
+                f"'models', found {len(self.experts)}."
+            )
+        return self
+
+    @property
+    def result_dtype(self) -> str | None:
+        """Everyday name of the dtype of the result, or ``None`` if tensors keep their own."""
+        return self.out_dtype or self.dtype
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the recipe in the mergekit dialect, as plain data."""
+        models = [{"model": e.model, **({"parameters": e.parameters} if e.parameters else {})} for e in self.experts]
+        found = {
+            "merge_method": self.method,
+            "base_model": self.base,
+            "models": models,
+            "parameters": self.parameters,
+            "dtype": self.dtype,
+            "out_dtype": self.out_dtype,
+        }
+        return {key: value for key, value in found.items() if value not in (None, {})}
+
+
+def first_fault(error: ValidationError, schema: type[BaseModel], where: str | Path) -> str:
+    """Put the first fault that pydantic found into one sentence."""
+    fault = error.errors()[0]
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        fields = Expert.model_fields if "experts" in path or "models" in path else schema.model_fields
+        known = [field.alias or name for name, field in fields.items()]
+        key = str(fault["loc"][-1])
+        return f"{where}: unknown key '{key}' at {path}.{did_you_mean(key, known)}"
+    if fault["type"] == "missing":
+        return f"{where}: '{path}' is required, but missing."
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    return f"{where}: '{path}': {message}, found {fault['input']!r}."
