@@ -51,8 +51,8 @@ def layout_shards(tensors: Iterable[OutputTensor], shard_bytes: int) -> list[lis
 class FolderTarget:
     """A sharded safetensors folder under construction.
 
-    Everything is written into a hidden folder beside the output, and that folder is renamed when it is complete: the
-    output is never seen half-written. Use it as a context manager: leaving without ``commit`` removes the hidden folder.
+    Everything is written into a hidden folder beside the output, which is renamed when it is complete: the output is
+    never seen half-written. Use it as a context manager: leaving without ``commit`` removes the hidden folder.
 
     Args:
         out: The folder to make; it must not exist, or be empty.
@@ -71,7 +71,7 @@ class FolderTarget:
         self._places: dict[str, tuple[int, int]] = {}
         self._shards = layout_shards(tensors, shard_bytes)
         self._names = _shard_names(len(self._shards))
-        self._lock = _claim(self._partial)
+        self._lock: int | None = _claim(self._partial)
         try:
             for name, shard in zip(self._names, self._shards, strict=True):
                 self._allocate(name, shard)

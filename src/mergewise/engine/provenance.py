@@ -42,7 +42,7 @@ def hash_inputs(sources: Sequence[Source]) -> dict[str, str]:
 
 
 def companion_files(template: Source) -> list[Path]:
-    """Return the files beside a checkpoint's weights that a copy of the model needs: configuration, tokenizer and so on."""
+    """Return the files that a copy of the model needs beside its weights: configuration, tokenizer and so on."""
     if not isinstance(template, Checkpoint):
         return []
     return sorted(

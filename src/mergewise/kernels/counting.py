@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from mergewise.kernels.sparsify import sparsify_tile
-from mergewise.kernels.storage import TILE, decode, magnitude_keys
+from mergewise.kernels.storage import TILE, decode, decode_difference, magnitude_keys
 
 __all__ = ["BLOCK", "collect_keys", "count_equal", "count_magnitudes", "sparsified_l1"]
 
@@ -17,9 +17,7 @@ _SUMS = 16
 @njit(cache=True, nogil=True)
 def _task_vector(raw, codes, expert, start, count, bits, base, tau):
     decode(codes[0], raw[0], start, count, bits, base)
-    decode(codes[1 + expert], raw[1 + expert], start, count, bits, tau)
-    for j in range(count):
-        tau[j] -= base[j]
+    decode_difference(codes[1 + expert], raw[1 + expert], start, count, bits, base, tau)
 
 
 @njit(cache=True, nogil=True)
@@ -41,8 +39,9 @@ def collect_keys(raw, codes, first, keys):
             size = min(TILE, count - start)
             _task_vector(raw, codes, i, first + start, size, bits, base, tau)
             magnitude_keys(tau, size, bits)
+            row = keys[i, start : start + size]
             for j in range(size):
-                keys[i, start + j] = bits[j]
+                row[j] = bits[j]
 
 
 @njit(cache=True, nogil=True)
@@ -74,17 +73,14 @@ def count_magnitudes(raw, codes, count, lower, shift, histogram, above):
             size = min(TILE, count - start)
             _task_vector(raw, codes, i, start, size, bits, base, tau)
             magnitude_keys(tau, size, bits)
-            inside = 0
+            past = np.uint32(0)
             for j in range(size):
-                key = bits[j]
-                past = (key >= low) & (key - low >= width)
-                higher += 1 if past else 0
-                inside += 1 if key - low < width else 0
-            if inside > 0:
-                for j in range(size):
-                    d = bits[j] - low
-                    if d < width:
-                        row[d >> s] += 1
+                past += np.uint32((bits[j] >= low) & (bits[j] - low >= width))
+            higher += past
+            for j in range(size):
+                distance = bits[j] - low  # wraps around below the bracket
+                if distance < width:
+                    row[distance >> s] += 1
         above[i] += higher
 
 
@@ -103,7 +99,7 @@ def count_equal(raw, codes, count, thresholds, ties):
     base = np.empty(TILE, np.float64)
     tau = np.empty(TILE, np.float64)
     for i in range(thresholds.size):
-        equal = 0
+        equal = np.uint32(0)
         for start in range(0, count, TILE):
             size = min(TILE, count - start)
             _task_vector(raw, codes, i, start, size, bits, base, tau)

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.storage import TILE, decode, encode, within
+from mergewise.kernels.storage import TILE, decode, decode_add, encode, within
 
 __all__ = ["combine_linear"]
 
@@ -29,7 +29,6 @@ def combine_linear(raw, codes, delta, weights, divisor, scale, count, out, out_c
     """
     bits = np.empty(TILE, np.uint32)
     base = np.zeros(TILE, np.float64)
-    x = np.empty(TILE, np.float64)
     acc = np.empty(TILE, np.float64)
     first = 1 if delta else 0
     finite = True
@@ -39,16 +38,12 @@ def combine_linear(raw, codes, delta, weights, divisor, scale, count, out, out_c
             decode(codes[0], raw[0], start, size, bits, base)
         acc[:] = 0.0
         for i in range(weights.size):
-            decode(codes[first + i], raw[first + i], start, size, bits, x)
-            w = weights[i]
-            if delta:
-                for j in range(size):
-                    acc[j] += w * (x[j] - base[j])
-            else:
-                for j in range(size):
-                    acc[j] += w * x[j]
+            decode_add(codes[first + i], raw[first + i], start, size, bits, base, weights[i], acc)
+        if divisor != 1.0:
+            for j in range(size):
+                acc[j] /= divisor
         for j in range(size):
-            acc[j] = base[j] + acc[j] / divisor * scale
+            acc[j] = base[j] + acc[j] * scale
         finite &= within(acc, size, limit)
         encode(out_code, acc, size, bits, out, start)
     return finite

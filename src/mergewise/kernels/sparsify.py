@@ -16,19 +16,21 @@ _MAGNITUDE, _BERNOULLI = SPARSIFY["magnitude"], SPARSIFY["bernoulli"]
 @njit(cache=True, nogil=True)
 def _drop_small(tau, keys, count, threshold, ties_left):
     """Zero what lies below the k-th magnitude; of those equal to it keep the first ``ties_left``. Return the rest."""
-    ties = 0
+    ties = np.uint32(0)
     for j in range(count):
-        ties += 1 if keys[j] == threshold else 0
+        ties += np.uint32(keys[j] == threshold)
     if ties <= ties_left:
         for j in range(count):
             tau[j] = tau[j] if keys[j] >= threshold else 0.0
         return ties_left - ties
     for j in range(count):
-        kept = keys[j] > threshold
-        if keys[j] == threshold and ties_left > 0:
-            kept = True
-            ties_left -= 1
-        tau[j] = tau[j] if kept else 0.0
+        if keys[j] == threshold:
+            if ties_left > 0:
+                ties_left -= 1
+            else:
+                tau[j] = 0.0
+    for j in range(count):
+        tau[j] = tau[j] if keys[j] >= threshold else 0.0
     return ties_left
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from mergewise.kernels.sparsify import sparsify_tile
-from mergewise.kernels.storage import TILE, decode, encode, within
+from mergewise.kernels.storage import TILE, decode, decode_difference, encode, within
 
 __all__ = ["ELECT", "NORMALIZE", "combine_voting"]
 
@@ -16,7 +16,17 @@ _BY_WEIGHTS, _BY_AGREEING, _BY_COUNT = NORMALIZE["weights"], NORMALIZE["agreeing
 
 
 @njit(cache=True, nogil=True)
-def _divide(acc, share, voters, mode, total, count):
+def _add_agreeing(tau, positive, vote, weight, ballot, acc, share, count):
+    """Add the weighted elements on the majority's side, and their ballots; a zero is on neither side."""
+    for j in range(count):
+        side = tau[j] * vote
+        agrees = (side > 0.0) if positive[j] == np.uint32(1) else (side < 0.0)
+        acc[j] += weight * tau[j] if agrees else 0.0
+        share[j] += ballot if agrees else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _divide(acc, share, mode, total, count):
     """Normalise the votes of one tile in place."""
     if mode == _BY_WEIGHTS:
         for j in range(count):
@@ -26,7 +36,7 @@ def _divide(acc, share, voters, mode, total, count):
             acc[j] /= share[j] if share[j] != 0.0 else 1.0
     elif mode == _BY_COUNT:
         for j in range(count):
-            acc[j] /= max(voters[j], 1.0)
+            acc[j] /= max(share[j], 1.0)
 
 
 @njit(cache=True, nogil=True)
@@ -65,7 +75,6 @@ def combine_voting(
     tau = np.empty((experts, TILE), np.float64)
     acc = np.empty(TILE, np.float64)
     share = np.empty(TILE, np.float64)
-    voters = np.empty(TILE, np.float64)
     finite = True
     for start in range(0, count, TILE):
         size = min(TILE, count - start)
@@ -73,36 +82,26 @@ def combine_voting(
         acc[:] = 0.0
         for i in range(experts):
             t = tau[i]
-            decode(codes[1 + i], raw[1 + i], start, size, bits, t)
-            for j in range(size):
-                t[j] -= base[j]
+            decode_difference(codes[1 + i], raw[1 + i], start, size, bits, base, t)
             finite &= within(t, size, np.inf)
             ties_left[i] = sparsify_tile(
                 t, sparsify, offset + start, size, thresholds[i], ties_left[i], keys[i], keep_below[i], bits
             )
-            for j in range(size):
-                t[j] *= rescale[i]
             w = 1.0 if elect > _WEIGHTED else weights[i]
+            r = rescale[i]
             for j in range(size):
+                t[j] *= r
                 acc[j] += w * t[j]
         if elect != _NO_ELECTION:
             for j in range(size):
-                bits[j] = np.uint32(1) if acc[j] >= 0.0 else np.uint32(0)
+                bits[j] = np.uint32(acc[j] >= 0.0)
             acc[:] = 0.0
             share[:] = 0.0
-            voters[:] = 0.0
             for i in range(experts):
-                t = tau[i]
                 w = weights[i]
-                vote = -1.0 if elect == _WEIGHTED and w < 0.0 else 1.0
-                vote = 0.0 if elect == _WEIGHTED and w == 0.0 else vote
-                for j in range(size):
-                    side = t[j] * vote
-                    agrees = 1.0 if (side > 0.0 if bits[j] == np.uint32(1) else side < 0.0) else 0.0
-                    acc[j] += w * t[j] * agrees
-                    share[j] += w * agrees
-                    voters[j] += agrees
-        _divide(acc, share, voters, normalize, total, size)
+                vote = 1.0 if elect > _WEIGHTED or w > 0.0 else (-1.0 if w < 0.0 else 0.0)
+                _add_agreeing(tau[i], bits, vote, w, 1.0 if normalize == _BY_COUNT else w, acc, share, size)
+        _divide(acc, share, normalize, total, size)
         for j in range(size):
             acc[j] = base[j] + acc[j] * scale
         finite &= within(acc, size, limit)

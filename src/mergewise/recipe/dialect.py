@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mergewise.errors import RecipeError
 from mergewise.recipe.schema import DtypeName, Expert, ModelReference, Recipe, first_fault
@@ -26,7 +26,7 @@ _Parameters = Annotated[dict[str, Any], BeforeValidator(_none_is_empty)]
 class _Entry(Expert):
     """A row of ``models``; ``parameters:`` may stand empty."""
 
-    parameters: _Parameters = {}
+    parameters: _Parameters = Field(default={})
 
 
 class _Dialect(BaseModel):
