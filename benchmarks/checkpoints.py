@@ -7,9 +7,11 @@ equal magnitudes that real bfloat16 fine-tunes have. The weights do not depend o
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 __all__ = ["SIZES", "llama_shapes", "write_family"]
@@ -55,7 +57,7 @@ def write_family(folder: Path, size: str, experts: int, dtype: str = "bfloat16")
     return paths
 
 
-def _write(path: Path, size: str, number: int, dtype: np.dtype) -> None:
+def _write(path: Path, size: str, number: int, dtype: np.dtype[Any]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     shapes = llama_shapes(size)
     shards: list[list[str]] = [[]]
@@ -67,7 +69,7 @@ def _write(path: Path, size: str, number: int, dtype: np.dtype) -> None:
             filled = 0
         shards[-1].append(name)
         filled += nbytes
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     order = {name: i for i, name in enumerate(shapes)}
     for i, names in enumerate(shards, 1):
         file = f"model-{i:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
@@ -86,7 +88,7 @@ def _write(path: Path, size: str, number: int, dtype: np.dtype) -> None:
     (path / "config.json").write_text(json.dumps(config))
 
 
-def _weights(shape: tuple[int, ...], tensor: int, number: int, dtype: np.dtype) -> np.ndarray:
+def _weights(shape: tuple[int, ...], tensor: int, number: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     base = np.random.default_rng([tensor, 0]).standard_normal(shape, np.float32) * np.float32(0.02)
     if number:
         base += np.random.default_rng([tensor, number]).standard_normal(shape, np.float32) * np.float32(0.002)

@@ -65,3 +65,6 @@ class ArrayTarget:
         """Put bytes at an offset of a tensor."""
         view = np.frombuffer(data, np.uint8)
         self._bytes[name][offset : offset + view.nbytes] = view
+
+    def finish(self, name: str) -> None:
+        """Take note that all bytes of a tensor were written; they are in place already."""

@@ -44,3 +44,6 @@ class Target(Protocol):
         Raises:
             CheckpointError: The bytes cannot be stored.
         """
+
+    def finish(self, name: str) -> None:
+        """Take note that all bytes of a tensor were written."""

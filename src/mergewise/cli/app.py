@@ -54,7 +54,7 @@ def main() -> None:
     except MemoryError:
         _fail("The machine has not enough memory for this; lower --threads or --memory.", 1)
     except KeyboardInterrupt:
-        _fail("Interrupted; nothing half-written was left behind.", 130)
+        _fail("Interrupted; a merge goes on where it was when the same command is run again.", 130)
     except BrokenPipeError:
         # whoever read our output has gone, as in `mergewise inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
 """Carrying a plan out on this machine: threads around kernels that release the interpreter lock."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -24,7 +24,9 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-def run_local(plan: Plan, layout: Layout, target: Target, advance: Callable[[int], None]) -> list[str]:
+def run_local(
+    plan: Plan, layout: Layout, target: Target, advance: Callable[[int], None], skip: Container[str] = ()
+) -> list[str]:
     """Merge all tensors of a plan into a target.
 
     Small tensors go to one worker each, from reading to writing; large ones, and whatever is ranked over the whole
@@ -35,6 +37,7 @@ def run_local(plan: Plan, layout: Layout, target: Target, advance: Callable[[int
         layout: With how many workers and how much memory.
         target: Takes the merged bytes.
         advance: Called with the number of output bytes of each finished piece, from any thread.
+        skip: Names of tensors that the target has already.
 
     Returns:
         Names of copied tensors on which the sources disagree.
@@ -42,39 +45,64 @@ def run_local(plan: Plan, layout: Layout, target: Target, advance: Callable[[int
     Raises:
         MergewiseError: The first fault that any worker met.
     """
-    crew = _Crew(plan, layout)
     pieces = {job.name: cut(job, layout) for job in plan.jobs}
-    by_size = sorted(plan.jobs, key=lambda job: (-job.numel, job.name.encode()))
-    copied = [job for job in by_size if job.program is None]
-    ranked_together = [job for job in plan.jobs if _model_scope(job)]
-    apart = [job for job in by_size if job.program is not None and not _model_scope(job)]
+    wanted = [job for job in plan.jobs if job.name not in skip]
+    advance(sum(job.output.nbytes for job in plan.jobs if job.name in skip))
+    by_size = sorted(wanted, key=lambda job: (-job.numel, job.name.encode()))
+    merged = [job for job in by_size if job.program is not None and job.numel]
+    ranked_together = [job for job in plan.jobs if _model_scope(job)] if any(map(_model_scope, wanted)) else []
+    apart = [job for job in merged if not _model_scope(job)]
     fair_share = plan.parameters // (2 * layout.threads)
-    shared = {job.name: job for job in apart if len(pieces[job.name]) > 1 and (_gathers(job) or job.numel > fair_share)}
-    alone = [job for job in apart if job.name not in shared]
-
-    def knowing(gathered: Gathered | None) -> Callable[[Workspace, int, Piece], None]:
-        def finish(workspace: Workspace, index: int, piece: Piece) -> None:
-            combine(workspace, piece, index, gathered, plan.sources, target)
-            advance(piece.count * piece.job.output.nbytes // piece.job.numel)
-
-        return finish
-
-    def merge_alone(workspace: Workspace, _: int, job: TensorJob) -> None:
-        runner = _Alone(workspace)
-        runner.each(knowing(_gather(job, pieces[job.name], runner)), pieces[job.name])
-
-    def copy_alone(workspace: Workspace, _: int, job: TensorJob) -> str | None:
-        agreed = [copy_exact(workspace, piece, target) for piece in pieces[job.name]]
-        advance(job.output.nbytes)
-        return None if all(agreed) else job.name
-
-    with crew:
-        for group in [ranked_together, *([job] for job in shared.values())]:
+    shared = [job for job in apart if len(pieces[job.name]) > 1 and (_gathers(job) or job.numel > fair_share)]
+    alone = [job for job in apart if job not in shared] if shared else apart
+    with _Crew(plan, layout) as crew:
+        merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
+        for group in [ranked_together, *([job] for job in shared)]:
             scope = [piece for job in group for piece in pieces[job.name]]
             if scope:
-                crew.each(knowing(_gather(group[0], scope, crew)), scope)
+                crew.each(merge.finisher(_gather(group[0], scope, crew)), scope)
+
+        def merge_alone(workspace: Workspace, _: int, job: TensorJob) -> None:
+            runner = _Alone(workspace)
+            runner.each(merge.finisher(_gather(job, pieces[job.name], runner)), pieces[job.name])
+
+        def copy_alone(workspace: Workspace, _: int, job: TensorJob) -> str | None:
+            agreed = [copy_exact(workspace, piece, target) for piece in pieces[job.name]]
+            target.finish(job.name)
+            advance(job.output.nbytes)
+            return None if all(agreed) else job.name
+
         crew.each(merge_alone, alone)
-        return [name for name in crew.each(copy_alone, copied) if name is not None]
+        copied = crew.each(copy_alone, [job for job in by_size if job.program is None or not job.numel])
+    return [name for name in copied if name is not None]
+
+
+class _Merge:
+    """Combines pieces in any order, and tells the target when a tensor has all of its own."""
+
+    def __init__(self, plan: Plan, target: Target, advance: Callable[[int], None], missing: dict[str, int]) -> None:
+        self._plan = plan
+        self._target = target
+        self._advance = advance
+        self._missing = missing
+        self._lock = threading.Lock()
+
+    def finisher(self, gathered: Gathered | None) -> Callable[[Workspace, int, Piece], None]:
+        """Return the last stage of pieces of which ``gathered`` is known."""
+
+        def finish(workspace: Workspace, index: int, piece: Piece) -> None:
+            name = piece.job.name
+            if name not in self._missing:
+                return  # ranked with the others, but already written
+            combine(workspace, piece, index, gathered, self._plan.sources, self._target)
+            with self._lock:
+                self._missing[name] -= 1
+                complete = self._missing[name] == 0
+            if complete:
+                self._target.finish(name)
+            self._advance(piece.count * piece.job.output.nbytes // piece.job.numel)
+
+        return finish
 
 
 def _model_scope(job: TensorJob) -> bool:

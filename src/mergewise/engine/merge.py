@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +11,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import ArrayCheckpoint, ArrayTarget, FolderTarget, Target, require_free
+from mergewise._version import __version__
+from mergewise.checkpoint import ArrayCheckpoint, ArrayTarget, FolderTarget, Target, fingerprint, require_free
 from mergewise.engine.layout import Layout, lay_out, parse_size
 from mergewise.engine.plan import Plan, as_recipe, build_plan, plan
-from mergewise.engine.provenance import companion_files, hash_inputs, provenance_texts
+from mergewise.engine.provenance import (
+    companion_files,
+    hash_inputs,
+    input_identities,
+    provenance_texts,
+    require_unchanged,
+)
 from mergewise.method import find_method
 from mergewise.recipe import Expert, Recipe
 
@@ -74,7 +81,8 @@ def merge(
 
     Args:
         recipe: A recipe, or the file that holds one.
-        out: The folder to make; it must be new or empty. It appears complete or not at all.
+        out: The folder to make; it must be new or empty. It appears complete or not at all, and a merge that was
+            interrupted goes on where it was when it is started again.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the whole process, in bytes or as in ``"1GiB"``.
         shard_size: Largest file of the result, in bytes or as in ``"5GB"``.
@@ -88,13 +96,17 @@ def merge(
     require_free(Path(out))
     planned = plan(as_recipe(recipe))
     layout = lay_out(planned, threads, memory)
-    outputs = [job.output for job in planned.jobs]
-    with FolderTarget(out, outputs, shard_bytes) as target, ThreadPoolExecutor(1, "mergewise-hash") as beside:
-        hashing = beside.submit(hash_inputs, planned.sources)
-        disagreeing = _run(planned, layout, target, progress)
-        hashes = hashing.result()
+    identities = input_identities(planned.sources)
+    work = fingerprint([__version__, planned.recipe.canonical(), identities, shard_bytes])
+    with FolderTarget(out, [job.output for job in planned.jobs], shard_bytes, work) as target:
+        with ThreadPoolExecutor(1, "mergewise-hash") as beside:
+            hashing = beside.submit(hash_inputs, planned.sources)
+            disagreeing = _run(planned, layout, target, progress, target.resumed)
+            hashes = hashing.result()
+        require_unchanged(planned.sources, identities)
         target.commit(provenance_texts(planned, hashes), companion_files(planned.template))
-    remarks = [*planned.remarks, *(_disagreement(name, planned) for name in disagreeing)]
+    resumed = [f"{len(target.resumed)} tensors were taken over from an interrupted merge."] if target.resumed else []
+    remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
     return MergeReport(
         out=os.fspath(out),
         method=planned.recipe.method,
@@ -184,7 +196,9 @@ def _into_arrays(planned: Plan, threads: int | None, memory: str | int) -> dict[
     return target.arrays
 
 
-def _run(planned: Plan, layout: Layout, target: Target, progress: Progress | None) -> list[str]:
+def _run(
+    planned: Plan, layout: Layout, target: Target, progress: Progress | None, skip: Container[str] = ()
+) -> list[str]:
     from mergewise.engine.local import run_local  # noqa: PLC0415 - brings in the compiled kernels, so as late as possible
 
     done = 0
@@ -197,7 +211,7 @@ def _run(planned: Plan, layout: Layout, target: Target, progress: Progress | Non
             if progress is not None:
                 progress(done, planned.bytes_out)
 
-    return run_local(planned, layout, target, advance)
+    return run_local(planned, layout, target, advance, skip)
 
 
 def _disagreement(name: str, planned: Plan) -> str:

@@ -1,5 +1,6 @@
 """Where a merged checkpoint comes from: hashes of its inputs, its recipe, and a model card that says both."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,11 +11,20 @@ from typing import Any
 import yaml
 
 from mergewise._version import __version__
-from mergewise.checkpoint import FLOAT_NAMES, Checkpoint, Source
+from mergewise.cache import cache_folder
+from mergewise.checkpoint import FLOAT_NAMES, Checkpoint, Source, file_identity
 from mergewise.engine.plan import Plan
 from mergewise.errors import CheckpointError
 
-__all__ = ["PROVENANCE_NAME", "RECIPE_NAME", "companion_files", "hash_inputs", "provenance_texts"]
+__all__ = [
+    "PROVENANCE_NAME",
+    "RECIPE_NAME",
+    "companion_files",
+    "hash_inputs",
+    "input_identities",
+    "provenance_texts",
+    "require_unchanged",
+]
 
 RECIPE_NAME = "mergewise_recipe.yaml"
 PROVENANCE_NAME = "mergewise.json"
@@ -25,20 +35,67 @@ _WEIGHTS = {
 _LARGEST_COMPANION = 256 << 20
 
 
+def input_identities(sources: Sequence[Source]) -> dict[str, tuple[int, ...]]:
+    """Return size, inode and times of every file that holds input tensors, by path.
+
+    Raises:
+        CheckpointError: A file is gone.
+    """
+    identities: dict[str, tuple[int, ...]] = {}
+    for path in dict.fromkeys(path for source in sources for path in source.files):
+        try:
+            identities[str(path)] = file_identity(path)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
+    return identities
+
+
+def require_unchanged(sources: Sequence[Source], identities: dict[str, tuple[int, ...]]) -> None:
+    """Require that no input was touched since its identity was taken.
+
+    Raises:
+        CheckpointError: A file is gone, or is not the one that was read.
+    """
+    for path, identity in input_identities(sources).items():
+        if identity != identities[path]:
+            raise CheckpointError(f"{path}: it changed while it was being merged; run again when it is at rest.")
+
+
 def hash_inputs(sources: Sequence[Source]) -> dict[str, str]:
     """Return the SHA-256 of every file that holds input tensors, by path.
+
+    A file is hashed once: its digest is kept in the cache folder, by path and identity.
 
     Raises:
         CheckpointError: A file cannot be read.
     """
     hashes: dict[str, str] = {}
-    for path in dict.fromkeys(path for source in sources for path in source.files):
+    for name, identity in input_identities(sources).items():
+        key = hashlib.sha256(json.dumps([os.path.realpath(name), identity]).encode()).hexdigest()
+        known = cache_folder() / "sha256" / key
         try:
-            with path.open("rb") as stream:
-                hashes[str(path)] = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
+            hashes[name] = known.read_text("ascii")
+        except OSError:
+            hashes[name] = _hash(Path(name))
+            _remember(known, hashes[name])
     return hashes
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def _remember(path: Path, digest: str) -> None:
+    """Keep a digest for the next merge; a cache that cannot be written is no fault."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        beside.write_text(digest, "ascii")
+        beside.replace(path)
 
 
 def companion_files(template: Source) -> list[Path]:

@@ -68,7 +68,7 @@ def count_magnitudes(raw, codes, count, lower, shift, histogram, above):
         s = shift[i]
         width = np.uint32(min(bins << np.uint64(s), np.uint64(0xFFFFFFFF) - np.uint64(low)))
         row = histogram[i]
-        higher = 0
+        higher = np.int64(0)
         for start in range(0, count, TILE):
             size = min(TILE, count - start)
             _task_vector(raw, codes, i, start, size, bits, base, tau)
@@ -76,7 +76,7 @@ def count_magnitudes(raw, codes, count, lower, shift, histogram, above):
             past = np.uint32(0)
             for j in range(size):
                 past += np.uint32((bits[j] >= low) & (bits[j] - low >= width))
-            higher += past
+            higher += np.int64(past)
             for j in range(size):
                 distance = bits[j] - low  # wraps around below the bracket
                 if distance < width:

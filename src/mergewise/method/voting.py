@@ -191,7 +191,7 @@ METHODS = (
         _dare_ties, _lower_dare_ties,
     ),
     Method(
-        "rht", "voting", "delta", "Keep the largest changes over ρ, elect an unweighted sign, average those that agree.",
+        "rht", "voting", "delta", "Keep the largest changes over ρ, elect an unweighted sign, average what agrees.",
         "Why Do More Experts Fail?, arXiv 2505.21226 (operator of the authors' code)",
         (
             WEIGHT, _density(0.7, "share of each task vector that is kept, by magnitude"), LAMBDA,
