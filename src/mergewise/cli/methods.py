@@ -33,7 +33,11 @@ def methods(
         )  # fmt: skip
     elif name:
         (m,) = chosen
-        needs = "changes to a base (base_model is required)" if m.space == "delta" else "weights (no base needed)"
+        needs = {
+            "delta": "changes to a base (base_model is required)",
+            "weight": "weights, one of them the base's" if m.base_is_first else "weights (no base needed)",
+            "either": "changes to a base if there is one, else weights",
+        }[m.space]
         print_pairs([("method", m.name), ("does", m.summary), ("merges", needs), ("source", m.source)])
         if m.parameters:
             print()

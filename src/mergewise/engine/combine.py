@@ -1,35 +1,35 @@
 """One piece through the method: rows in, kernel, merged bytes out."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, numpy_dtype
+from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo, numpy_dtype
 from mergewise.engine.gather import Gathered, mask_keys
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.errors import MergeError
 from mergewise.kernels.linear import combine_linear
 from mergewise.kernels.sparsify import SPARSIFY
-from mergewise.kernels.storage import CODES, ENCODE_LIMIT
+from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
 from mergewise.kernels.voting import ELECT, NORMALIZE, combine_voting
-from mergewise.method import LinearProgram, VotingProgram
+from mergewise.method import GeometricProgram, LinearProgram, VotingProgram, WholeProgram
 
-__all__ = ["combine", "copy_exact"]
+__all__ = ["Known", "combine", "copy_exact"]
+
+
+Known = Gathered | NDArray[np.float64] | None
+"""What was gathered for a program: for voting, for geometric programs (their coefficients), nothing for others."""
 
 
 def combine(
-    workspace: Workspace,
-    piece: Piece,
-    index: int,
-    gathered: Gathered | None,
-    sources: tuple[Source, ...],
-    target: Target,
+    workspace: Workspace, piece: Piece, index: int, known: Known, sources: tuple[Source, ...], target: Target
 ) -> None:
     """Merge one piece and write it.
 
     Args:
         workspace: Where it is read into.
         piece: What to merge.
-        index: Its place among the pieces that ``gathered`` speaks of.
-        gathered: What the program must know; ``None`` for linear programs.
+        index: Its place among the pieces that ``known`` speaks of.
+        known: What was gathered for its program.
         sources: The checkpoints, for messages.
         target: Takes the merged bytes.
 
@@ -41,24 +41,55 @@ def combine(
     raw, codes = workspace.rows(piece)
     out = workspace.output(piece)
     out_code, limit = CODES[job.output.dtype], ENCODE_LIMIT[job.output.dtype]
-    if isinstance(program, LinearProgram):
-        weights = np.array(program.weights, np.float64)
-        finite = combine_linear(
-            raw, codes, program.delta, weights, program.divisor, program.scale, piece.count, out, out_code, limit
-        )
-    elif isinstance(program, VotingProgram) and gathered is not None:
-        keys, keep_below = mask_keys(program, job.name)
-        finite = combine_voting(
-            raw, codes, piece.start, piece.count, np.array(program.weights, np.float64), SPARSIFY[program.sparsify],
-            gathered.thresholds, gathered.ties_left[index].copy(), keys, keep_below, gathered.rescale[index],
-            ELECT[program.elect], NORMALIZE[program.normalize], program.total, program.scale, out, out_code, limit,
-        )  # fmt: skip
-    else:
-        raise AssertionError(f"no kernel for {program}")
+    match program, known:
+        case LinearProgram(), _:
+            weights = np.array([program.weights], np.float64)
+            finite = combine_linear(
+                raw, codes, program.delta, piece.start, piece.count, job.numel, weights, program.divisor, program.scale,
+                out, out_code, limit,
+            )  # fmt: skip
+        case GeometricProgram(), np.ndarray():
+            row = program.row_elements(job.output.shape)
+            finite = combine_linear(
+                raw, codes, program.delta, piece.start, piece.count, row, known, 1.0, 1.0, out, out_code, limit
+            )
+        case VotingProgram(), Gathered():
+            keys, keep_below = mask_keys(program, job.name)
+            finite = combine_voting(
+                raw, codes, piece.start, piece.count, np.array(program.weights, np.float64), SPARSIFY[program.sparsify],
+                known.thresholds, known.ties_left[index].copy(), keys, keep_below, known.rescale[index],
+                ELECT[program.elect], NORMALIZE[program.normalize], program.total, program.scale, out, out_code, limit,
+            )  # fmt: skip
+        case WholeProgram(), _:
+            finite = _combine_whole(raw, piece, program, out)
+        case _:
+            raise AssertionError(f"no kernel for {program}")
     if not finite:
         raise _not_finite(raw, piece, sources)
     width = STORAGE_DTYPES[job.output.dtype].bits // 8
     target.write(job.name, piece.start * width, out[: piece.count * width])
+
+
+def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, out: NDArray[np.uint8]) -> bool:
+    """Run a definition on float64 arrays of a whole tensor, and encode its result."""
+    job = piece.job
+    arrays = [_values(row, info, piece.count).reshape(info.shape) for row, info in zip(raw, job.inputs, strict=True)]
+    base = arrays.pop(0) if program.delta else None
+    if base is not None:
+        arrays = [array - base for array in arrays]
+    merged = np.asarray(program.definition(arrays, program.settings, _no_masks), np.float64)
+    result = merged.reshape(-1) if base is None else (base + merged).reshape(-1)
+    if not np.all(np.abs(result) < ENCODE_LIMIT[job.output.dtype]):
+        return False
+    bits = np.empty(TILE, np.uint32)
+    for start in range(0, piece.count, TILE):
+        tile = result[start : start + TILE]
+        encode(CODES[job.output.dtype], tile, tile.size, bits, out, start)
+    return True
+
+
+def _no_masks(expert: int, density: float) -> NDArray[np.bool_]:
+    raise NotImplementedError(f"no mask of density {density} for expert {expert}: whole definitions draw none yet")
 
 
 def copy_exact(workspace: Workspace, piece: Piece, target: Target) -> bool:
@@ -75,12 +106,17 @@ def copy_exact(workspace: Workspace, piece: Piece, target: Target) -> bool:
     return same_dtype and all(np.array_equal(raw[0, :size], row[:size]) for row in raw[1:])
 
 
-def _not_finite(raw: np.ndarray, piece: Piece, sources: tuple[Source, ...]) -> MergeError:
+def _values(row: NDArray[np.uint8], info: TensorInfo, count: int) -> NDArray[np.float64]:
+    """Return the values of a raw row in float64."""
+    size = count * STORAGE_DTYPES[info.dtype].bits // 8
+    return row[:size].view(numpy_dtype(info.dtype)).astype(np.float64)
+
+
+def _not_finite(raw: NDArray[np.uint8], piece: Piece, sources: tuple[Source, ...]) -> MergeError:
     """Find out which input holds the first NaN or infinity, or that the result does not fit."""
     job = piece.job
     for row, source, info in zip(raw, sources, job.inputs, strict=True):
-        size = piece.count * STORAGE_DTYPES[info.dtype].bits // 8
-        values = row[:size].view(numpy_dtype(info.dtype)).astype(np.float64)
+        values = _values(row, info, piece.count)
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             at = [int(i) for i in np.unravel_index(piece.start + int(bad[0]), info.shape)] if info.shape else []

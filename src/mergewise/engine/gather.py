@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from mergewise.engine.layout import BLOCK
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.kernels import counting
+from mergewise.kernels.gram import gram
 from mergewise.kernels.sparsify import SPARSIFY
-from mergewise.method import VotingProgram, mask_limit
+from mergewise.method import GeometricProgram, VotingProgram, mask_limit
+from mergewise.statistics.gram import GramRows, segment_bounds
 from mergewise.statistics.magnitude import KEEP_ALL, MagnitudeCounts, MagnitudeSearch, kept_count
 from mergewise.statistics.norms import L1Norms
 
-__all__ = ["Gathered", "Runner", "gather", "mask_keys", "ungathered"]
+__all__ = ["Gathered", "Runner", "gather", "gather_coefficients", "mask_keys", "ungathered"]
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -82,6 +84,30 @@ def ungathered(program: VotingProgram, pieces: Sequence[Piece]) -> Gathered:
     return Gathered(
         np.full(experts, KEEP_ALL, np.uint32), [none.copy() for _ in pieces], [_expected(program)] * len(pieces)
     )
+
+
+def gather_coefficients(program: GeometricProgram, pieces: Sequence[Piece], runner: Runner) -> NDArray[np.float64]:
+    """Gather the inner products of one tensor and return the coefficients that follow, (rows, experts) float64.
+
+    Args:
+        program: The tensor's program.
+        pieces: The tensor, in order.
+        runner: Does the work.
+    """
+    row = program.row_elements(pieces[0].job.output.shape)
+    experts = len(pieces[0].job.inputs) - (1 if program.delta else 0)
+
+    def products(workspace: Workspace, _: int, piece: Piece) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        raw, codes = workspace.rows(piece)
+        bounds = segment_bounds(piece.start, piece.count, row, BLOCK)
+        part = np.empty((bounds.size - 1, experts, experts))
+        gram(raw, codes, program.delta, bounds, part)
+        return piece.start + bounds[:-1], part
+
+    rows = GramRows(row)
+    for starts, part in runner.each(products, pieces):
+        rows.update(starts, part)
+    return np.ascontiguousarray(program.solve(rows.result()))
 
 
 def mask_keys(program: VotingProgram, tensor: str) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mergewise.checkpoint import STORAGE_DTYPES
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.errors import RecipeError
-from mergewise.method import VotingProgram
+from mergewise.method import GeometricProgram, VotingProgram, WholeProgram
 from mergewise.statistics.magnitude import BINS
 
 __all__ = ["BLOCK", "FIXED_BYTES", "Layout", "bytes_per_element", "default_threads", "lay_out", "parse_size"]
@@ -39,8 +39,10 @@ class Layout:
 
     def piece_elements(self, job: TensorJob) -> int:
         """Return how many elements of a tensor a worker takes in hand at once."""
+        if isinstance(job.program, WholeProgram):
+            return max(1, job.numel)
         window = (self.arena_bytes // bytes_per_element(job)) // BLOCK * BLOCK
-        several_stages = isinstance(job.program, VotingProgram) and job.program.gathers
+        several_stages = isinstance(job.program, VotingProgram | GeometricProgram) and job.program.gathers
         return max(BLOCK, min(window, _WINDOW_ELEMENTS if several_stages else _STREAM_ELEMENTS))
 
     def peak_bytes(self, plan: Plan) -> int:
@@ -65,9 +67,8 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     if threads is not None and threads < 1:
         raise RecipeError(f"--threads must be at least 1, found {threads}.")
     wanted = threads or default_threads()
-    row = max((bytes_per_element(job) for job in plan.jobs), default=1)
     counting = max((_counting_bytes(job) for job in plan.jobs), default=0)
-    least = row * BLOCK + counting
+    least = max((_least_elements(job) * bytes_per_element(job) for job in plan.jobs), default=0) + counting
     room = budget - FIXED_BYTES
     if room < least:
         raise RecipeError(
@@ -81,7 +82,13 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
 def bytes_per_element(job: TensorJob) -> int:
     """Return the bytes of working memory that one element of a tensor takes: a row per input, and the output."""
     widest = max(STORAGE_DTYPES[info.dtype].bits for info in job.inputs) // 8
-    return len(job.inputs) * widest + STORAGE_DTYPES[job.output.dtype].bits // 8
+    stored = len(job.inputs) * widest + STORAGE_DTYPES[job.output.dtype].bits // 8
+    # a definition sees float64 arrays, and makes about as many on its way
+    return stored + (2 * len(job.inputs) + 4) * 8 if isinstance(job.program, WholeProgram) else stored
+
+
+def _least_elements(job: TensorJob) -> int:
+    return job.numel if isinstance(job.program, WholeProgram) else BLOCK
 
 
 def default_threads() -> int:

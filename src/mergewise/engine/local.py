@@ -8,12 +8,12 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from mergewise.checkpoint import Target
-from mergewise.engine.combine import combine, copy_exact
-from mergewise.engine.gather import Gathered, gather, ungathered
+from mergewise.engine.combine import Known, combine, copy_exact
+from mergewise.engine.gather import gather, gather_coefficients, ungathered
 from mergewise.engine.layout import Layout
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.plan import Plan, TensorJob
-from mergewise.method import VotingProgram
+from mergewise.method import GeometricProgram, VotingProgram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,14 +87,14 @@ class _Merge:
         self._missing = missing
         self._lock = threading.Lock()
 
-    def finisher(self, gathered: Gathered | None) -> Callable[[Workspace, int, Piece], None]:
-        """Return the last stage of pieces of which ``gathered`` is known."""
+    def finisher(self, known: Known) -> Callable[[Workspace, int, Piece], None]:
+        """Return the last stage of pieces, given what was gathered for them."""
 
         def finish(workspace: Workspace, index: int, piece: Piece) -> None:
             name = piece.job.name
             if name not in self._missing:
                 return  # ranked with the others, but already written
-            combine(workspace, piece, index, gathered, self._plan.sources, self._target)
+            combine(workspace, piece, index, known, self._plan.sources, self._target)
             with self._lock:
                 self._missing[name] -= 1
                 complete = self._missing[name] == 0
@@ -111,13 +111,17 @@ def _model_scope(job: TensorJob) -> bool:
 
 
 def _gathers(job: TensorJob) -> bool:
-    return isinstance(job.program, VotingProgram) and job.program.gathers
+    return isinstance(job.program, VotingProgram | GeometricProgram) and job.program.gathers
 
 
-def _gather(job: TensorJob, pieces: Sequence[Piece], runner: "_Alone | _Crew") -> Gathered | None:
-    if not isinstance(job.program, VotingProgram):
-        return None
-    return gather(job.program, pieces, runner) if job.program.gathers else ungathered(job.program, pieces)
+def _gather(job: TensorJob, pieces: Sequence[Piece], runner: "_Alone | _Crew") -> Known:
+    match job.program:
+        case VotingProgram():
+            return gather(job.program, pieces, runner) if job.program.gathers else ungathered(job.program, pieces)
+        case GeometricProgram():
+            return gather_coefficients(job.program, pieces, runner)
+        case _:
+            return None
 
 
 class _Alone:

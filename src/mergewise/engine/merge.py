@@ -22,7 +22,6 @@ from mergewise.engine.provenance import (
     provenance_texts,
     require_unchanged,
 )
-from mergewise.method import find_method
 from mergewise.recipe import Expert, Recipe
 
 __all__ = ["MergeReport", "merge", "merge_arrays", "merge_to_arrays"]
@@ -184,8 +183,10 @@ def merge_arrays(
         parameters=shared,
         dtype=dtype,
     )
-    sources = [ArrayCheckpoint(arrays, f"expert {i}") for i, arrays in enumerate(experts, 1)]
-    if find_method(method).space == "delta" and base is not None:
+    labelled = {expert.model: arrays for expert, arrays in zip(recipe.experts, experts, strict=True)}
+    labelled |= {} if base is None else {"base": base}
+    sources = [ArrayCheckpoint(labelled[expert.model], expert.model) for expert in recipe.merged]
+    if recipe.in_delta_space and base is not None:
         sources.insert(0, ArrayCheckpoint(base, "base"))
     return _into_arrays(build_plan(recipe, sources), threads, memory)
 

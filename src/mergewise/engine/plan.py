@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mergewise.checkpoint import (
     open_checkpoint,
 )
 from mergewise.errors import CheckpointError, RecipeError
-from mergewise.method import Program, VotingProgram, find_method
+from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram, find_method
 from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
 
 __all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "open_sources", "plan"]
@@ -88,6 +88,8 @@ class Plan:
         voting = [p for p in programs if isinstance(p, VotingProgram)]
         ranked = [p for p in voting if p.sparsify == "magnitude"]
         steps = []
+        if any(isinstance(p, GeometricProgram) for p in programs):
+            steps.append("gather inner products")
         if ranked:
             scope = "the whole model" if ranked[0].scope == "model" else "each tensor"
             steps.append(f"gather magnitude thresholds over {scope}")
@@ -124,9 +126,8 @@ def open_sources(recipe: Recipe) -> tuple[Checkpoint, ...]:
     Raises:
         CheckpointError: One of them is missing or damaged.
     """
-    in_delta_space = find_method(recipe.method).space == "delta"
-    paths = [recipe.base] if in_delta_space and recipe.base is not None else []
-    paths += [expert.model for expert in recipe.experts]
+    paths = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
+    paths += [expert.model for expert in recipe.merged]
     opened: dict[str, Checkpoint] = {}
     for path in paths:
         if path not in opened:
@@ -159,7 +160,7 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
         MergewiseError: As ``plan``.
     """
     remarks = check_parameters(recipe)
-    if recipe.base is not None and find_method(recipe.method).space == "weight":
+    if recipe.base is not None and recipe.base not in [source.location for source in sources]:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
     _check_same_tensors(sources)
     _check_dtypes(sources)
@@ -188,9 +189,11 @@ def _job(recipe: Recipe, name: str, inputs: list[TensorInfo], position: float) -
     method = find_method(recipe.method)
     settings = tensor_settings(recipe, name, position)
     try:
-        program = method.lower(settings.values, len(recipe.experts))
+        program = method.lower(settings.values, len(recipe.merged))
     except ValueError as error:
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
+    if isinstance(program, GeometricProgram | WholeProgram):
+        program = replace(program, delta=recipe.in_delta_space)
     dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else first.dtype
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))

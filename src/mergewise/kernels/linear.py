@@ -9,17 +9,19 @@ __all__ = ["combine_linear"]
 
 
 @njit(cache=True, nogil=True)
-def combine_linear(raw, codes, delta, weights, divisor, scale, count, out, out_code, limit):
+def combine_linear(raw, codes, delta, offset, count, row, weights, divisor, scale, out, out_code, limit):
     """Write ``θ_0 + scale · (Σ w_i τ_i) / divisor``, or ``scale · (Σ w_i θ_i) / divisor`` without a base.
 
     Args:
         raw: (rows, row_bytes) uint8; with ``delta`` the base is row 0 and the experts follow.
         codes: (rows,) int64 kernel codes of the storage dtypes.
         delta: Whether row 0 is a base that the others are taken relative to.
-        weights: (experts,) float64.
+        offset: Index in the tensor of the first element.
+        count: Elements of the piece.
+        row: Elements of the tensor that share weights.
+        weights: (tensor elements / row, experts) float64.
         divisor: Divides the weighted sum.
         scale: Multiplies it afterwards.
-        count: Elements per row.
         out: (out_row_bytes,) uint8, written.
         out_code: Kernel code of the output dtype.
         limit: Magnitudes from here on do not fit the output dtype.
@@ -32,13 +34,15 @@ def combine_linear(raw, codes, delta, weights, divisor, scale, count, out, out_c
     acc = np.empty(TILE, np.float64)
     first = 1 if delta else 0
     finite = True
-    for start in range(0, count, TILE):
-        size = min(TILE, count - start)
+    start = 0
+    while start < count:
+        group = (offset + start) // row
+        size = min(TILE, count - start, (group + 1) * row - offset - start)
         if delta:
             decode(codes[0], raw[0], start, size, bits, base)
         acc[:] = 0.0
-        for i in range(weights.size):
-            decode_add(codes[first + i], raw[first + i], start, size, bits, base, weights[i], acc)
+        for i in range(weights.shape[1]):
+            decode_add(codes[first + i], raw[first + i], start, size, bits, base, weights[group, i], acc)
         if divisor != 1.0:
             for j in range(size):
                 acc[j] /= divisor
@@ -46,4 +50,5 @@ def combine_linear(raw, codes, delta, weights, divisor, scale, count, out, out_c
             acc[j] = base[j] + acc[j] * scale
         finite &= within(acc, size, limit)
         encode(out_code, acc, size, bits, out, start)
+        start += size
     return finite

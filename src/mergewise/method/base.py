@@ -1,12 +1,27 @@
 """What a merge method is: one array-API definition, its parameters, and its translation into an engine program."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mergewise.method.parameters import Parameter
 
-__all__ = ["Definition", "LinearProgram", "Masks", "Method", "Program", "Settings", "VotingProgram", "mask_limit"]
+__all__ = [
+    "Definition",
+    "GeometricProgram",
+    "LinearProgram",
+    "Masks",
+    "Method",
+    "Program",
+    "Settings",
+    "VotingProgram",
+    "WholeProgram",
+    "mask_limit",
+]
 
 Settings = Mapping[str, Any]
 """Parameters of one tensor: a tuple with a value per expert for per-model parameters, the value itself for others."""
@@ -70,7 +85,48 @@ class VotingProgram:
         return total if abs(total) >= 1e-8 else 1.0
 
 
-Program = LinearProgram | VotingProgram
+@dataclass(frozen=True)
+class GeometricProgram:
+    """A linear combination whose coefficients follow from inner products.
+
+    Attributes:
+        delta: Whether it combines task vectors and adds the result to the base.
+        solve: Turns Gram matrices, (rows, experts, experts) float64, into coefficients, (rows, experts) float64.
+        row: Elements that have coefficients of their own; ``None`` for the whole tensor.
+    """
+
+    delta: bool
+    solve: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    row: Literal["first", "last"] | None = None
+
+    @property
+    def gathers(self) -> bool:
+        """Whether something of the whole tensor must be known before its first element can be combined."""
+        return True
+
+    def row_elements(self, shape: tuple[int, ...]) -> int:
+        """Return how many elements of a tensor share coefficients: a slice of the first axis, or of the last."""
+        if self.row is None or len(shape) < 2:
+            return math.prod(shape)
+        return shape[-1] if self.row == "last" else math.prod(shape[1:])
+
+
+@dataclass(frozen=True)
+class WholeProgram:
+    """A definition that is run on whole tensors, for what has no kernel.
+
+    Attributes:
+        delta: Whether it sees task vectors.
+        definition: The method.
+        settings: Its parameters, resolved.
+    """
+
+    delta: bool
+    definition: Definition
+    settings: Settings
+
+
+Program = LinearProgram | VotingProgram | GeometricProgram | WholeProgram
 
 
 @dataclass(frozen=True)
@@ -80,25 +136,34 @@ class Method:
     Attributes:
         name: Its name in a recipe.
         family: Which kind of program it becomes.
-        space: Whether its definition sees weights θ_i or task vectors τ_i.
+        space: Whether its definition sees weights θ_i or task vectors τ_i; ``either`` means task vectors in a recipe
+            with a base, and weights in one without.
         summary: One line of what it does.
         source: Where it was published.
         parameters: What it takes.
         definition: The method on whole tensors.
         lower: Turns the settings of one tensor, for a number of experts, into a program; raises ``ValueError`` with
-            half a sentence where settings do not fit together.
+            half a sentence where settings do not fit together. A planner sets ``delta`` for methods in either space.
         min_experts: Fewest experts it makes sense for.
+        max_experts: Most experts it is defined for; ``None`` for any number.
+        base_is_first: Whether the base is one of the models that are merged, and comes first.
     """
 
     name: str
-    family: Literal["linear", "voting"]
-    space: Literal["weight", "delta"]
+    family: Literal["linear", "voting", "geometric"]
+    space: Literal["weight", "delta", "either"]
     summary: str
     source: str
     parameters: tuple[Parameter, ...]
     definition: Definition
     lower: Callable[[Settings, int], Program]
     min_experts: int = 1
+    max_experts: int | None = None
+    base_is_first: bool = False
+
+    def merges_deltas(self, base: object) -> bool:
+        """Whether it works on task vectors, in a recipe with that base (or ``None``)."""
+        return self.space == "delta" or (self.space == "either" and base is not None)
 
     def parameter(self, name: str) -> Parameter | None:
         """Return the parameter of that name."""

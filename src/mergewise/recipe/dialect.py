@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mergewise.errors import RecipeError
+from mergewise.method import methods
 from mergewise.recipe.schema import DtypeName, Expert, ModelReference, Recipe, first_fault
 
 __all__ = ["load_recipe", "parse_recipe"]
@@ -86,7 +87,7 @@ def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
     experts = read.models
     if read.base_model is not None:
         # people list the base among the models, with or without parameters; in delta space it adds nothing
-        experts = [e for e in experts if e.model != read.base_model or _in_weight_space(read.merge_method)]
+        experts = [e for e in experts if e.model != read.base_model or not _merges_deltas(read.merge_method)]
     try:
         return Recipe(
             method=read.merge_method,
@@ -100,11 +101,9 @@ def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None
 
 
-def _in_weight_space(method: str) -> bool:
-    from mergewise.method import methods  # noqa: PLC0415 - an unknown name is reported by the recipe itself
-
-    known = methods().get(method)
-    return known is None or known.space == "weight"
+def _merges_deltas(method: str) -> bool:
+    known = methods().get(method)  # an unknown name is reported by the recipe itself
+    return known is not None and known.space != "weight"
 
 
 class _UniqueKeys(yaml.SafeLoader):

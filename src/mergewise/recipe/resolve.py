@@ -56,7 +56,7 @@ def check_parameters(recipe: Recipe) -> list[str]:
     method = find_method(recipe.method)
     remarks = []
     places = [("parameters", recipe.parameters, False)]
-    places += [(f"models.{i}.parameters", e.parameters, True) for i, e in enumerate(recipe.experts)]
+    places += [(f"models.{i}.parameters", e.parameters, True) for i, e in enumerate(recipe.merged)]
     for place, given, of_one_model in places:
         for name, value in given.items():
             where = f"{place}.{name}"
@@ -90,7 +90,7 @@ def tensor_settings(recipe: Recipe, tensor: str, position: float) -> TensorSetti
             continue
         shared = _find(recipe.parameters, parameter, method, tensor, position)
         if parameter.per_model:
-            own = (_find(e.parameters, parameter, method, tensor, position) for e in recipe.experts)
+            own = (_find(e.parameters, parameter, method, tensor, position) for e in recipe.merged)
             values[parameter.name] = tuple(_first(v, shared, parameter.default) for v in own)
         else:
             values[parameter.name] = _first(shared, parameter.default)

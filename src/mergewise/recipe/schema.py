@@ -81,12 +81,27 @@ class Recipe(BaseModel):
         method = find_method(self.method)
         if method.space == "delta" and self.base is None:
             raise RecipeError(f"{self.method} merges changes to a base, so the recipe needs 'base_model'; found none.")
-        if len(self.experts) < method.min_experts:
-            raise RecipeError(
-                f"{self.method} needs at least {method.min_experts} expert{'s' * (method.min_experts > 1)} under "
-                f"'models', found {len(self.experts)}."
-            )
+        if method.base_is_first and self.base is None:
+            raise RecipeError(f"{self.method} begins at a base, so the recipe needs 'base_model'; found none.")
+        found, least, most = len(self.merged), method.min_experts, method.max_experts
+        if found < least or (most is not None and found > most):
+            expected = f"exactly {least}" if least == most else f"at least {least}"
+            noun = "model" if method.space == "weight" else "expert"
+            raise RecipeError(f"{self.method} merges {expected} {noun}{'s' * (least > 1)}, found {found}.")
         return self
+
+    @property
+    def merged(self) -> tuple[Expert, ...]:
+        """The models that are merged, in order: the experts, led by the base if the method begins there."""
+        if not find_method(self.method).base_is_first or self.base is None:
+            return self.experts
+        own = [e for e in self.experts if e.model == self.base]
+        return (*(own or [Expert(model=self.base)]), *(e for e in self.experts if e.model != self.base))
+
+    @property
+    def in_delta_space(self) -> bool:
+        """Whether changes to the base are merged, rather than weights."""
+        return find_method(self.method).merges_deltas(self.base)
 
     @property
     def result_dtype(self) -> str | None:
