@@ -10,7 +10,7 @@ from mergewise._version import __version__
 from mergewise.errors import CheckpointError, MergeError, MergewiseError, RecipeError
 
 if TYPE_CHECKING:
-    from mergewise.engine import MergeReport, Plan, merge, merge_arrays, merge_to_arrays, plan
+    from mergewise.engine import MergeReport, Plan, diff, merge, merge_arrays, merge_to_arrays, plan, verify
     from mergewise.method import methods
     from mergewise.recipe import Expert, Recipe
 
@@ -24,11 +24,13 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "__version__",
+    "diff",
     "merge",
     "merge_arrays",
     "merge_to_arrays",
     "methods",
     "plan",
+    "verify",
 ]
 
 _HOMES = {
@@ -36,11 +38,13 @@ _HOMES = {
     "MergeReport": "mergewise.engine",
     "Plan": "mergewise.engine",
     "Recipe": "mergewise.recipe",
+    "diff": "mergewise.engine",
     "merge": "mergewise.engine",
     "merge_arrays": "mergewise.engine",
     "merge_to_arrays": "mergewise.engine",
     "methods": "mergewise.method",
     "plan": "mergewise.engine",
+    "verify": "mergewise.engine",
 }
 
 

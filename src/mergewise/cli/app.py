@@ -8,10 +8,12 @@ import typer
 
 from mergewise._version import __version__
 from mergewise.cli.demo import demo
+from mergewise.cli.diff import diff
 from mergewise.cli.inspect import inspect
 from mergewise.cli.merge import merge
 from mergewise.cli.methods import methods
 from mergewise.cli.plan import plan
+from mergewise.cli.verify import verify
 from mergewise.cli.zoo import zoo_app
 from mergewise.errors import MergewiseError
 
@@ -27,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (merge, plan, inspect, methods, demo):
+for command in (merge, plan, verify, inspect, diff, methods, demo):
     app.command()(command)
 app.add_typer(zoo_app)
 

@@ -11,6 +11,8 @@ import typer
 
 __all__ = ["JsonOption", "figure", "print_json", "print_pairs", "print_remarks", "print_table", "progress_bar", "size"]
 
+_FILE_WIDTH = 160  # columns where there is no terminal to ask
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -29,7 +31,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, num
         table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)
+    width = None if sys.stdout.isatty() else _FILE_WIDTH
+    Console(width=width, highlight=False, markup=False).print(table)
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:

@@ -2,15 +2,20 @@
 
 from mergewise.engine.merge import MergeReport, merge, merge_arrays, merge_to_arrays
 from mergewise.engine.plan import Plan, TensorJob, as_recipe, open_sources, plan
+from mergewise.engine.verify import TensorDifference, Verification, diff, verify
 
 __all__ = [
     "MergeReport",
     "Plan",
+    "TensorDifference",
     "TensorJob",
+    "Verification",
     "as_recipe",
+    "diff",
     "merge",
     "merge_arrays",
     "merge_to_arrays",
     "open_sources",
     "plan",
+    "verify",
 ]

@@ -50,8 +50,10 @@ def run_local(
     advance(sum(job.output.nbytes for job in plan.jobs if job.name in skip))
     by_size = sorted(wanted, key=lambda job: (-job.numel, job.name.encode()))
     merged = [job for job in by_size if job.program is not None and job.numel]
-    ranked_together = [job for job in plan.jobs if _model_scope(job)] if any(map(_model_scope, wanted)) else []
-    apart = [job for job in merged if not _model_scope(job)]
+    ranked_together = (
+        [job for job in plan.jobs if job.ranked_over_model] if any(j.ranked_over_model for j in wanted) else []
+    )
+    apart = [job for job in merged if not job.ranked_over_model]
     fair_share = plan.parameters // (2 * layout.threads)
     shared = [job for job in apart if len(pieces[job.name]) > 1 and (_gathers(job) or job.numel > fair_share)]
     alone = [job for job in apart if job not in shared] if shared else apart
@@ -103,11 +105,6 @@ class _Merge:
             self._advance(piece.count * piece.job.output.nbytes // piece.job.numel)
 
         return finish
-
-
-def _model_scope(job: TensorJob) -> bool:
-    program = job.program
-    return isinstance(program, VotingProgram) and program.sparsify == "magnitude" and program.scope == "model"
 
 
 def _gathers(job: TensorJob) -> bool:

@@ -44,6 +44,12 @@ class TensorJob:
         """Number of elements."""
         return self.inputs[0].numel
 
+    @property
+    def ranked_over_model(self) -> bool:
+        """Whether its magnitudes are ranked together with those of other tensors."""
+        program = self.program
+        return isinstance(program, VotingProgram) and program.sparsify == "magnitude" and program.scope == "model"
+
 
 @dataclass(frozen=True)
 class Plan:

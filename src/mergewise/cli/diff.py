@@ -1,0 +1,33 @@
+"""``mergewise diff``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mergewise.cli.output import JsonOption, print_json, print_table
+
+__all__ = ["diff"]
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(help="A checkpoint: a folder, or a .safetensors file.")],
+    b: Annotated[Path, typer.Argument(help="Another.")],
+    json: JsonOption = False,
+) -> None:
+    """Say which tensors of two checkpoints differ, and by how much."""
+    from mergewise import engine
+
+    found = list(engine.diff(a, b))
+    unequal = [d for d in found if d.kind != "equal"]
+    if json:
+        print_json(
+            {"tensors": len(found), "equal": len(found) - len(unequal), "differences": [d.summary() for d in unequal]}
+        )
+        return
+    print(f"{len(found)} tensors, {len(found) - len(unequal)} equal, {len(unequal)} different")
+    if unequal:
+        print()
+        rows = [(d.name, d.kind, d.differing, f"{d.largest:.3g}", f"{d.relative:.3g}") for d in unequal]
+        columns = ("tensor", "difference", "elements", "largest", "relative (L2)")
+        print_table(columns, rows, numeric=columns[2:])

@@ -1,0 +1,35 @@
+"""``mergewise verify``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mergewise.cli.output import JsonOption, print_json
+from mergewise.cli.recipe import MemoryOption, ThreadsOption
+
+__all__ = ["verify"]
+
+
+def verify(
+    out: Annotated[Path, typer.Argument(help="A folder that 'mergewise merge' wrote.")],
+    all_tensors: Annotated[bool, typer.Option("--all", help="Derive every tensor again, not a sample.")] = False,
+    sample: Annotated[int, typer.Option(min=1, help="How many tensors to derive again.")] = 16,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = "1GiB",
+    json: JsonOption = False,
+) -> None:
+    """Check a merged checkpoint: derive tensors again from its recorded recipe, and hash its inputs."""
+    from mergewise import engine
+
+    found = engine.verify(out, sample=None if all_tensors else sample, threads=threads, memory=memory)
+    if json:
+        print_json(found.summary())
+    else:
+        for fault in found.faults:
+            print(f"mergewise: {fault}", file=sys.stderr)
+        verdict = f"{len(found.faults)} faults" if found.faults else "as recorded"
+        print(f"{found.tensors} of {found.total} tensors and {found.inputs} input files checked: {verdict}")
+    if found.faults:
+        raise typer.Exit(1)

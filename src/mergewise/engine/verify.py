@@ -1,0 +1,203 @@
+"""Checking a merged checkpoint against the recipe it records, and comparing two checkpoints, streaming."""
+
+import json
+import os
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.checkpoint import STORAGE_DTYPES, Checkpoint, Source, TensorInfo, numpy_dtype, open_checkpoint
+from mergewise.checkpoint.source import Writable
+from mergewise.engine.layout import lay_out
+from mergewise.engine.plan import plan
+from mergewise.engine.provenance import PROVENANCE_NAME, hash_inputs
+from mergewise.errors import CheckpointError
+from mergewise.recipe import parse_recipe
+
+__all__ = ["TensorDifference", "Verification", "diff", "verify"]
+
+_CHUNK_ELEMENTS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What checking a merged checkpoint found.
+
+    Attributes:
+        tensors: How many tensors were derived again.
+        total: How many the checkpoint holds.
+        inputs: How many input files were hashed.
+        faults: What is wrong, a sentence each; none if all is well.
+    """
+
+    tensors: int
+    total: int
+    inputs: int
+    faults: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the findings as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """How a tensor differs between two checkpoints.
+
+    Attributes:
+        name: Its name.
+        kind: ``equal``, ``values``, ``dtype`` (the values are equal), ``shape``, ``only in A`` or ``only in B``.
+        differing: Elements whose values differ.
+        largest: Largest absolute difference.
+        relative: L2 norm of the difference over the L2 norm of A's tensor.
+    """
+
+    name: str
+    kind: str
+    differing: int = 0
+    largest: float = 0.0
+    relative: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """Return the finding as plain data."""
+        return asdict(self)
+
+
+def verify(
+    out: str | os.PathLike[str],
+    *,
+    sample: int | None = 16,
+    seed: int = 0,
+    threads: int | None = None,
+    memory: str | int = "1GiB",
+) -> Verification:
+    """Derive tensors of a merged checkpoint again from the recipe and inputs that it records, and compare bytes.
+
+    Args:
+        out: A folder that ``merge`` wrote.
+        sample: How many tensors; ``None`` for all.
+        seed: Of the choice.
+        threads: Workers; ``None`` for one per available processor.
+        memory: Budget for the whole process.
+
+    Raises:
+        MergewiseError: There is no record of a merge, or an input is gone.
+    """
+    from mergewise.engine.local import run_local  # noqa: PLC0415 - brings in the compiled kernels
+
+    merged = open_checkpoint(out)
+    record = _record(merged.folder / PROVENANCE_NAME)
+    planned = plan(parse_recipe(record["recipe"], PROVENANCE_NAME))
+    faults = [
+        f"{path}: expected SHA-256 {expected} as when it was merged, found {found}."
+        for (path, found), expected in zip(
+            hash_inputs(planned.sources).items(), (entry["sha256"] for entry in record["inputs"]), strict=False
+        )
+        if found != expected
+    ]
+    names = [job.name for job in planned.jobs]
+    faults += [f"Tensor '{name}' is missing." for name in names if name not in merged.tensors]
+    faults += [f"Tensor '{name}' does not come from the recipe." for name in merged.tensors.keys() - set(names)]
+    present = [name for name in names if name in merged.tensors]
+    chosen = present if sample is None else random.Random(seed).sample(present, min(sample, len(present)))  # noqa: S311
+    comparison = _Comparison(merged)
+    skip = set(names) - set(chosen)
+    # what is not ranked over the whole model need not be read
+    local = replace(planned, jobs=tuple(j for j in planned.jobs if j.name not in skip or j.ranked_over_model))
+    run_local(local, lay_out(planned, threads, memory), comparison, lambda _: None, skip)
+    faults += [f"Tensor '{name}' is not what the recipe gives." for name in sorted(comparison.differing)]
+    return Verification(len(chosen), len(merged.tensors), len(record["inputs"]), tuple(faults))
+
+
+def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Iterator[TensorDifference]:
+    """Compare two checkpoints tensor by tensor, in byte order of the names.
+
+    Args:
+        a: A folder or file.
+        b: Another.
+
+    Raises:
+        CheckpointError: One of them cannot be read.
+    """
+    first, second = open_checkpoint(a), open_checkpoint(b)
+    for name in sorted(first.tensors.keys() | second.tensors.keys(), key=str.encode):
+        if name not in second.tensors:
+            yield TensorDifference(name, "only in A")
+        elif name not in first.tensors:
+            yield TensorDifference(name, "only in B")
+        elif first.tensors[name].shape != second.tensors[name].shape:
+            yield TensorDifference(name, "shape")
+        else:
+            yield _difference(first, second, name)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        return {"recipe": record["recipe"], "inputs": record["inputs"]}
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: expected the record of a merge, but it cannot be read: {error.strerror}."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
+
+
+class _Comparison:
+    """A target that compares what it is given with a checkpoint."""
+
+    def __init__(self, expected: Checkpoint) -> None:
+        self._expected = expected
+        self._lock = threading.Lock()
+        self.differing: set[str] = set()
+
+    def write(self, name: str, offset: int, data: Writable) -> None:
+        given = np.frombuffer(data, np.uint8)
+        info = self._expected.tensors[name]
+        found = np.empty(given.nbytes, np.uint8)
+        same = offset + given.nbytes <= info.nbytes
+        if same:
+            self._expected.read_into(info, offset, found)
+            same = np.array_equal(given, found)
+        if not same:
+            with self._lock:
+                self.differing.add(name)
+
+    def finish(self, name: str) -> None:
+        """Nothing is kept."""
+
+
+def _difference(first: Source, second: Source, name: str) -> TensorDifference:
+    a, b = first.tensors[name], second.tensors[name]
+    differing, largest, squares, norm = 0, 0.0, 0.0, 0.0
+    for start in range(0, a.numel, _CHUNK_ELEMENTS):
+        count = min(_CHUNK_ELEMENTS, a.numel - start)
+        x, y = _values(first, a, start, count), _values(second, b, start, count)
+        unequal = (x != y) & ~(np.isnan(x) & np.isnan(y))
+        norm += float(np.dot(x, x))
+        if unequal.any():
+            gap = np.abs(x - y)[unequal]
+            differing += int(gap.size)
+            largest = max(largest, float(gap.max()))
+            squares += float(np.dot(gap, gap))
+    relative = float(np.sqrt(squares / norm)) if norm else float(differing > 0)
+    kind = "values" if differing else "equal" if a.dtype == b.dtype else "dtype"
+    return TensorDifference(name, kind, differing, largest, relative)
+
+
+def _values(source: Source, info: TensorInfo, start: int, count: int) -> NDArray[np.float64]:
+    dtype = STORAGE_DTYPES[info.dtype]
+    if not dtype.numpy_name:
+        raise CheckpointError(
+            f"Tensor '{info.name}' in {source.location} is stored as {info.dtype}, which cannot be read."
+        )
+    width = dtype.bits // 8
+    raw = np.empty(count * width, np.uint8)
+    source.read_into(info, start * width, raw)
+    return raw.view(numpy_dtype(info.dtype)).astype(np.float64)
