@@ -1,19 +1,24 @@
 """Checkpoints on disk and in memory: validated headers, byte-range reads, atomic writes."""
 
+from mergewise.checkpoint.aligned import AlignedCheckpoint
 from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtype, numpy_dtype
 from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
+from mergewise.checkpoint.fp8 import DequantisedCheckpoint
 from mergewise.checkpoint.header import TensorInfo, read_header
 from mergewise.checkpoint.journal import file_identity, fingerprint
 from mergewise.checkpoint.memory import ArrayCheckpoint, ArrayTarget
+from mergewise.checkpoint.open import open_source
 from mergewise.checkpoint.source import Source, Target
 from mergewise.checkpoint.writer import FolderTarget, OutputTensor, require_free
 
 __all__ = [
     "FLOAT_NAMES",
     "STORAGE_DTYPES",
+    "AlignedCheckpoint",
     "ArrayCheckpoint",
     "ArrayTarget",
     "Checkpoint",
+    "DequantisedCheckpoint",
     "FolderTarget",
     "OutputTensor",
     "Source",
@@ -24,6 +29,7 @@ __all__ = [
     "fingerprint",
     "numpy_dtype",
     "open_checkpoint",
+    "open_source",
     "read_header",
     "require_free",
 ]

@@ -9,7 +9,7 @@ from mergewise.checkpoint.header import TensorInfo, read_header
 from mergewise.checkpoint.source import Writable
 from mergewise.errors import CheckpointError
 
-__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint", "open_checkpoint"]
+__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint", "indexed_files", "open_checkpoint", "read_json"]
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -51,7 +51,7 @@ class Checkpoint:
             CheckpointError: The file is there but is not a JSON object.
         """
         path = self.folder / "config.json"
-        return _read_json(path) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on.
@@ -102,7 +102,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if path.is_file():
         return _open_files(path, (path,))
     if not path.is_dir():
-        raise CheckpointError(f"{path}: expected a folder or a .safetensors file, found nothing there.")
+        raise CheckpointError(f"{path}: expected a checkpoint folder or file, found nothing there; check the path.")
     index = path / INDEX_NAME
     if index.is_file():
         return _open_index(path, index)
@@ -112,9 +112,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         return _open_files(path, (found[0],))
     if found:
         raise CheckpointError(f"{path}: found {len(found)} .safetensors files, expected {INDEX_NAME} to say which.")
-    others = sorted(p.name for p in path.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf", ".h5"})
-    hint = f" It holds {others[0]}, which is not safetensors; convert it first." if others else ""
-    raise CheckpointError(f"{path}: expected {SINGLE_NAME} or {INDEX_NAME}, found neither.{hint}")
+    raise CheckpointError(f"{path}: expected {SINGLE_NAME} or {INDEX_NAME}, found neither.")
 
 
 def _open_files(path: Path, files: tuple[Path, ...]) -> Checkpoint:
@@ -135,8 +133,16 @@ def _open_files(path: Path, files: tuple[Path, ...]) -> Checkpoint:
     return Checkpoint(path, files, tensors, metadata)
 
 
-def _open_index(path: Path, index: Path) -> Checkpoint:
-    weight_map = _read_json(index).get("weight_map")
+def indexed_files(path: Path, index: Path) -> tuple[dict[str, str], tuple[Path, ...]]:
+    """Read the index of a sharded checkpoint.
+
+    Returns:
+        The file name of every tensor, and the files.
+
+    Raises:
+        CheckpointError: It is damaged, names files outside the folder, or one that is missing.
+    """
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise CheckpointError(f"{index}: expected 'weight_map' to map tensor names to file names.")
     names = sorted(set(weight_map.values()))
@@ -145,7 +151,12 @@ def _open_index(path: Path, index: Path) -> Checkpoint:
             raise CheckpointError(f"{index}: shard '{name}' must be a file beside the index.")
         if not (path / name).is_file():
             raise CheckpointError(f"{path}: the index names shard {name}, which is missing.")
-    checkpoint = _open_files(path, tuple(path / name for name in names))
+    return weight_map, tuple(path / name for name in names)
+
+
+def _open_index(path: Path, index: Path) -> Checkpoint:
+    weight_map, files = indexed_files(path, index)
+    checkpoint = _open_files(path, files)
     for name, shard in weight_map.items():
         info = checkpoint.tensors.get(name)
         if info is None or checkpoint.files[info.file].name != shard:
@@ -155,7 +166,12 @@ def _open_index(path: Path, index: Path) -> Checkpoint:
     return checkpoint
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        CheckpointError: It cannot be read, or holds something else.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

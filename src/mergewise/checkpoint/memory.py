@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path  # noqa: TC003 - annotates an attribute
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ class ArrayCheckpoint:
     def __init__(self, arrays: Mapping[str, NDArray], location: str) -> None:  # type: ignore[type-arg]
         self.location = location
         self.files: tuple[Path, ...] = ()
+        self.folder: Path | None = None
         self.tensors: dict[str, TensorInfo] = {}
         self._bytes: dict[str, NDArray[np.uint8]] = {}
         for name, given in arrays.items():
@@ -40,6 +42,10 @@ class ArrayCheckpoint:
             flat = np.ascontiguousarray(array).reshape(-1)
             self.tensors[name] = TensorInfo(name, dtype, array.shape, 0, flat.nbytes)
             self._bytes[name] = flat.view(np.uint8)
+
+    def config(self) -> dict[str, Any]:
+        """Return an empty configuration: there is none in memory."""
+        return {}
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""

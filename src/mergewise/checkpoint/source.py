@@ -27,6 +27,13 @@ class Source(Protocol):
     def files(self) -> tuple[Path, ...]:
         """The files that hold the tensors; none for a checkpoint in memory."""
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds it; none for a checkpoint in memory."""
+
+    def config(self) -> dict[str, Any]:
+        """Return its ``config.json``; empty where there is none."""
+
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on.
 

@@ -59,7 +59,7 @@ def merge(
     out = paths[-1]
     if dry_run:
         require_free(out)
-        print_plan(engine.plan(recipe), threads, memory, as_json=json)
+        print_plan(engine.plan(recipe), out, threads, memory, as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:
         report = engine.merge(recipe, out, threads=threads, memory=memory, shard_size=shard_size, progress=progress)

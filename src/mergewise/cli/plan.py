@@ -16,6 +16,7 @@ __all__ = ["plan", "print_plan"]
 
 def plan(
     recipe: Annotated[Path, typer.Argument(help="The recipe.")],
+    out: Annotated[Path, typer.Option(help="Where the result would go, to check that it fits the disk.")] = Path(),
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
     json: JsonOption = False,
@@ -23,18 +24,27 @@ def plan(
     """Check a recipe and say what merging it takes, from headers alone."""
     from mergewise import engine
 
-    print_plan(engine.plan(recipe), threads, memory, as_json=json)
+    print_plan(engine.plan(recipe), out, threads, memory, as_json=json)
 
 
-def print_plan(planned: "Plan", threads: int | None, memory: str, *, as_json: bool) -> None:
+def print_plan(planned: "Plan", out: Path, threads: int | None, memory: str, *, as_json: bool) -> None:
     """Print a plan and how it would be carried out."""
+    from mergewise.engine import estimate
     from mergewise.engine.layout import lay_out
 
     layout = lay_out(planned, threads, memory)
-    summary = planned.summary() | {"threads": layout.threads, "peak_memory": layout.peak_bytes(planned)}
+    free = estimate.free_bytes(out)
+    summary = planned.summary() | {
+        "threads": layout.threads,
+        "peak_memory": layout.peak_bytes(planned),
+        "estimated_seconds": round(estimate.seconds(planned, layout), 1),
+        "free_disk": free,
+        "fits_disk": planned.bytes_out < free,
+    }
     if as_json:
         print_json(summary)
         return
+    rate = estimate.DISK_BYTES_PER_SECOND
     print_remarks(planned.remarks)
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in summary["dtypes"].items())
     print_pairs(
@@ -44,7 +54,11 @@ def print_plan(planned: "Plan", threads: int | None, memory: str, *, as_json: bo
             ("tensors", f"{len(planned.jobs)} ({dtypes}; {figure(planned.parameters)} parameters)"),
             ("passes", ", then ".join(planned.passes)),
             ("reads", size(planned.bytes_in)),
-            ("writes", size(planned.bytes_out)),
+            (
+                "writes",
+                f"{size(planned.bytes_out)} ({size(free)} free{'' if summary['fits_disk'] else ': too little'})",
+            ),
             ("memory", f"at most {size(summary['peak_memory'])} with {layout.threads} threads"),
+            ("time", f"about {summary['estimated_seconds']:.0f} s, if files are read at {size(rate)} a second"),
         ]
     )

@@ -4,18 +4,18 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mergewise.checkpoint import (
     FLOAT_NAMES,
     STORAGE_DTYPES,
-    Checkpoint,
+    DequantisedCheckpoint,
     OutputTensor,
     Source,
     TensorInfo,
-    open_checkpoint,
+    open_source,
 )
+from mergewise.engine.align import align
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram, find_method
 from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
@@ -126,7 +126,7 @@ def as_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
 
 
-def open_sources(recipe: Recipe) -> tuple[Checkpoint, ...]:
+def open_sources(recipe: Recipe) -> tuple[Source, ...]:
     """Open the checkpoints of a recipe: the base first, if the method works on changes to it.
 
     Raises:
@@ -134,10 +134,10 @@ def open_sources(recipe: Recipe) -> tuple[Checkpoint, ...]:
     """
     paths = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
     paths += [expert.model for expert in recipe.merged]
-    opened: dict[str, Checkpoint] = {}
+    opened: dict[str, Source] = {}
     for path in paths:
         if path not in opened:
-            opened[path] = _open_local(path)
+            opened[path] = open_source(path)
     return tuple(opened[path] for path in paths)
 
 
@@ -168,27 +168,19 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
     remarks = check_parameters(recipe)
     if recipe.base is not None and recipe.base not in [source.location for source in sources]:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
-    _check_same_tensors(sources)
+    sources, done = align(sources, recipe)
     _check_dtypes(sources)
     positions = LayerPositions(sources[0].tensors)
-    jobs = [
-        _job(recipe, name, [source.tensors[name] for source in sources], positions(name))
-        for name in sorted(sources[0].tensors, key=str.encode)
-    ]
+    jobs = [_job(recipe, sources, name, positions(name)) for name in sorted(sources[0].tensors, key=str.encode)]
     _check_model_scope(jobs)
     copied = sum(job.program is None for job in jobs)
     if copied:
         remarks.append(f"{copied} integer or boolean tensors are copied from {sources[0].location}.")
-    return Plan(recipe, tuple(sources), tuple(jobs), tuple(remarks))
+    return Plan(recipe, tuple(sources), tuple(jobs), (*remarks, *done))
 
 
-def _open_local(path: str) -> Checkpoint:
-    if not Path(path).exists():
-        raise CheckpointError(f"{path}: expected a checkpoint folder or file, found nothing there; check the path.")
-    return open_checkpoint(path)
-
-
-def _job(recipe: Recipe, name: str, inputs: list[TensorInfo], position: float) -> TensorJob:
+def _job(recipe: Recipe, sources: Sequence[Source], name: str, position: float) -> TensorJob:
+    inputs = [source.tensors[name] for source in sources]
     first = inputs[0]
     if STORAGE_DTYPES[first.dtype].kind == "exact":
         return TensorJob(name, tuple(inputs), None, OutputTensor(name, first.dtype, first.shape, first.nbytes))
@@ -200,28 +192,10 @@ def _job(recipe: Recipe, name: str, inputs: list[TensorInfo], position: float) -
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
     if isinstance(program, GeometricProgram | WholeProgram):
         program = replace(program, delta=recipe.in_delta_space)
-    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else first.dtype
+    own = "BF16" if isinstance(sources[0], DequantisedCheckpoint) and name in sources[0].dequantised else first.dtype
+    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else own
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))
-
-
-def _check_same_tensors(sources: Sequence[Source]) -> None:
-    reference = sources[0]
-    for source in sources[1:]:
-        for has, lacks in ((reference, source), (source, reference)):
-            missing = sorted(has.tensors.keys() - lacks.tensors.keys())
-            if missing:
-                raise CheckpointError(
-                    f"{lacks.location} lacks {len(missing)} of the tensors of {has.location}, such as '{missing[0]}'; "
-                    "expected models of one architecture with the same tensors."
-                )
-        for name, info in reference.tensors.items():
-            other = source.tensors[name]
-            if other.shape != info.shape:
-                raise CheckpointError(
-                    f"Tensor '{name}' has shape {list(other.shape)} in {source.location}, expected {list(info.shape)} "
-                    f"as in {reference.location}; only tensors of one shape can be merged."
-                )
 
 
 def _check_dtypes(sources: Sequence[Source]) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from mergewise._version import __version__
 from mergewise.cache import cache_folder
-from mergewise.checkpoint import FLOAT_NAMES, Checkpoint, Source, file_identity
+from mergewise.checkpoint import FLOAT_NAMES, Source, file_identity
 from mergewise.engine.plan import Plan
 from mergewise.errors import CheckpointError
 
@@ -100,7 +100,7 @@ def _remember(path: Path, digest: str) -> None:
 
 def companion_files(template: Source) -> list[Path]:
     """Return the files that a copy of the model needs beside its weights: configuration, tokenizer and so on."""
-    if not isinstance(template, Checkpoint):
+    if template.folder is None:
         return []
     return sorted(
         path
@@ -142,8 +142,6 @@ def provenance_texts(plan: Plan, hashes: dict[str, str]) -> dict[str, str]:
 
 def _config(plan: Plan) -> dict[str, Any]:
     """Return the template's configuration, with the dtype that the result has."""
-    if not isinstance(plan.template, Checkpoint):
-        return {}
     config = plan.template.config()
     names = {name: everyday for everyday, name in FLOAT_NAMES.items()}
     dtypes = {job.output.dtype for job in plan.jobs if job.output.dtype in names}

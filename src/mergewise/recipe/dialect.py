@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -41,6 +41,8 @@ class _Dialect(BaseModel):
     parameters: _Parameters = {}
     dtype: DtypeName | None = None
     out_dtype: DtypeName | None = None
+    missing_tensors: Literal["refuse", "base"] = "refuse"
+    extra_tensors: Literal["refuse", "drop"] = "refuse"
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -96,6 +98,8 @@ def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
             parameters=read.parameters,
             dtype=read.dtype,
             out_dtype=read.out_dtype,
+            missing_tensors=read.missing_tensors,
+            extra_tensors=read.extra_tensors,
         )
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None

@@ -56,6 +56,9 @@ class Recipe(BaseModel):
             list of ``{filter, value}``.
         dtype: Storage dtype of the result, if ``out_dtype`` does not say otherwise; ``None`` keeps each tensor's own.
         out_dtype: Storage dtype of the result.
+        missing_tensors: What to do with a tensor of the base that an expert lacks: refuse the merge, or count it as
+            unchanged.
+        extra_tensors: What to do with a tensor that only an expert has: refuse the merge, or leave it out.
 
     Raises:
         RecipeError: The recipe cannot be carried out as written.
@@ -69,6 +72,8 @@ class Recipe(BaseModel):
     parameters: dict[str, Any] = {}
     dtype: DtypeName | None = None
     out_dtype: DtypeName | None = None
+    missing_tensors: Literal["refuse", "base"] = "refuse"
+    extra_tensors: Literal["refuse", "drop"] = "refuse"
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -81,6 +86,8 @@ class Recipe(BaseModel):
         method = find_method(self.method)
         if method.space == "delta" and self.base is None:
             raise RecipeError(f"{self.method} merges changes to a base, so the recipe needs 'base_model'; found none.")
+        if self.missing_tensors == "base" and not self.in_delta_space:
+            raise RecipeError(f"'missing_tensors: base' needs changes to a base, but {self.method} merges weights.")
         if method.base_is_first and self.base is None:
             raise RecipeError(f"{self.method} begins at a base, so the recipe needs 'base_model'; found none.")
         found, least, most = len(self.merged), method.min_experts, method.max_experts
@@ -118,8 +125,10 @@ class Recipe(BaseModel):
             "parameters": self.parameters,
             "dtype": self.dtype,
             "out_dtype": self.out_dtype,
+            "missing_tensors": self.missing_tensors,
+            "extra_tensors": self.extra_tensors,
         }
-        return {key: value for key, value in found.items() if value not in (None, {})}
+        return {key: value for key, value in found.items() if value not in (None, {}, "refuse")}
 
 
 def first_fault(error: ValidationError, schema: type[BaseModel], where: str | Path) -> str:

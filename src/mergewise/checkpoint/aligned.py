@@ -1,0 +1,49 @@
+"""A checkpoint seen under other names: each tensor may come from another tensor, or from another checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.source import Source, Writable
+
+__all__ = ["AlignedCheckpoint"]
+
+
+class AlignedCheckpoint:
+    """A source whose tensors are those of others under new names.
+
+    Args:
+        own: The checkpoint that it stands for.
+        tensors: For every name, where its bytes are.
+    """
+
+    def __init__(self, own: Source, tensors: Mapping[str, tuple[Source, TensorInfo]]) -> None:
+        self.own = own
+        self._places = dict(tensors)
+        self.tensors = {name: replace(info, name=name) for name, (_, info) in tensors.items()}
+
+    @property
+    def location(self) -> str:
+        """Where it is."""
+        return self.own.location
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the checkpoint that it stands for."""
+        return self.own.files
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the checkpoint that it stands for."""
+        return self.own.folder
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration of the checkpoint that it stands for."""
+        return self.own.config()
+
+    def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
+        """Fill the buffer with the tensor's bytes from an offset on."""
+        source, info = self._places[tensor.name]
+        source.read_into(info, offset, buffer)

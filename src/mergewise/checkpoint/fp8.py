@@ -1,0 +1,126 @@
+"""Checkpoints with eight-bit floating weights, read as float32: value times the scale of its block."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.checkpoint.dtypes import numpy_dtype
+from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.source import Source, Writable
+from mergewise.errors import CheckpointError
+
+__all__ = ["DequantisedCheckpoint", "is_fp8"]
+
+_FP8 = {"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
+_SUFFIXES = ("_scale_inv", "_scale")  # both multiply, whatever their names say
+_USUAL_BLOCK = 128
+_READ_ELEMENTS = 1 << 18
+
+
+def is_fp8(info: TensorInfo) -> bool:
+    """Whether a tensor is stored in eight-bit floating point."""
+    return info.dtype in _FP8
+
+
+class DequantisedCheckpoint:
+    """A source that shows eight-bit weights as float32, and hides their scales.
+
+    Args:
+        own: The checkpoint.
+
+    Attributes:
+        dequantised: Names of the tensors that are stored in eight bits.
+
+    Raises:
+        CheckpointError: A scale does not fit its weight.
+    """
+
+    def __init__(self, own: Source) -> None:
+        self.own = own
+        self._scales: dict[str, tuple[TensorInfo, tuple[int, int]] | None] = {}
+        self._tables = {
+            name: np.arange(256, dtype=np.uint8).view(numpy_dtype(name)).astype(np.float32) for name in _FP8
+        }
+        hidden = set()
+        for info in own.tensors.values():
+            if is_fp8(info):
+                scale = next((own.tensors[info.name + s] for s in _SUFFIXES if info.name + s in own.tensors), None)
+                self._scales[info.name] = None if scale is None else (scale, self._block(info, scale))
+                hidden |= set() if scale is None else {scale.name}
+        self.dequantised = frozenset(self._scales)
+        self.tensors = {
+            name: TensorInfo(name, "F32", info.shape, info.start, info.numel * 4, info.file) if is_fp8(info) else info
+            for name, info in own.tensors.items()
+            if name not in hidden
+        }
+
+    @property
+    def location(self) -> str:
+        """Where it is."""
+        return self.own.location
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors."""
+        return self.own.files
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds it."""
+        return self.own.folder
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration, without what it says of quantisation."""
+        return {key: value for key, value in self.own.config().items() if key != "quantization_config"}
+
+    def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
+        """Fill the buffer with the tensor's bytes from an offset on; eight-bit weights as float32."""
+        if tensor.name not in self._scales:
+            self.own.read_into(tensor, offset, buffer)
+            return
+        stored = self.own.tensors[tensor.name]
+        out = np.frombuffer(buffer, np.uint8).view(np.float32)
+        for start in range(0, out.size, _READ_ELEMENTS):
+            part = out[start : start + _READ_ELEMENTS]
+            first = offset // 4 + start
+            raw = np.empty(part.size, np.uint8)
+            self.own.read_into(stored, first, raw)
+            part[:] = self._tables[stored.dtype][raw]
+            scale = self._scale_of(stored, first, part.size)
+            if scale is not None:
+                part *= scale
+
+    def _scale_of(self, stored: TensorInfo, first: int, count: int) -> NDArray[np.float32] | None:
+        """Return the scale of each of a run of elements."""
+        found = self._scales[stored.name]
+        if found is None:
+            return None
+        info, (rows, columns) = found
+        raw = np.empty(info.nbytes, np.uint8)
+        self.own.read_into(info, 0, raw)
+        scales = raw.view(numpy_dtype(info.dtype)).astype(np.float32)
+        width = stored.shape[-1] if stored.shape else 1
+        grid = scales.reshape(-(-max(1, stored.numel // max(1, width)) // rows), -1)
+        element = np.arange(first, first + count)
+        return grid[element // width // rows, element % width // columns]
+
+    def _block(self, info: TensorInfo, scale: TensorInfo) -> tuple[int, int]:
+        """Return rows and columns of the blocks that share a scale."""
+        columns = info.shape[-1] if info.shape else 1
+        rows = max(1, info.numel // max(1, columns))
+        if scale.numel == 1:
+            return rows, columns
+        per_row, per_column = (*scale.shape, 1)[:2] if len(scale.shape) < 3 else (-1, -1)
+        stated = self.own.config().get("quantization_config", {}).get("weight_block_size") or [_USUAL_BLOCK] * 2
+        for block in (tuple(stated), (1, columns), (rows // max(1, per_row), columns // max(1, per_column))):
+            if len(block) == 2 and min(block) > 0:
+                fits = (math.ceil(rows / block[0]), math.ceil(columns / block[1])) == (per_row, per_column)
+                if fits:
+                    return int(block[0]), int(block[1])
+        raise CheckpointError(
+            f"{self.location}: expected '{scale.name}' to hold a scale per tensor, row or block of '{info.name}' "
+            f"{list(info.shape)}, found shape {list(scale.shape)}."
+        )

@@ -1,0 +1,101 @@
+"""PyTorch's own checkpoint files, without running what is pickled in them: only tensors are accepted."""
+
+import ctypes
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.source import Writable
+from mergewise.errors import CheckpointError
+
+__all__ = ["TORCH_INDEX", "TORCH_SINGLE", "TorchCheckpoint", "open_torch"]
+
+TORCH_SINGLE = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+
+_NAMES = {
+    "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
+    "torch.int64": "I64", "torch.int32": "I32", "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": "U8",
+    "torch.bool": "BOOL", "torch.float8_e4m3fn": "F8_E4M3", "torch.float8_e5m2": "F8_E5M2",
+}  # fmt: skip
+
+
+class TorchCheckpoint:
+    """A source over memory-mapped ``.bin`` files.
+
+    Args:
+        path: The folder or file as the user named it.
+        files: The ``.bin`` files.
+        arrays: Tensors by name, contiguous, with the index of their file.
+        config: The model's configuration.
+    """
+
+    def __init__(
+        self, path: Path, files: tuple[Path, ...], arrays: Mapping[str, tuple[Any, int]], config: dict[str, Any]
+    ) -> None:
+        self.path = path
+        self.files = files
+        self._arrays = arrays
+        self._config = config
+        self.tensors = {
+            name: TensorInfo(name, _NAMES[str(t.dtype)], tuple(t.shape), 0, t.numel() * t.element_size(), file)
+            for name, (t, file) in arrays.items()
+        }
+
+    @property
+    def location(self) -> str:
+        """Where it is."""
+        return str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds it."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def config(self) -> dict[str, Any]:
+        """Return its ``config.json``; empty where there is none."""
+        return dict(self._config)
+
+    def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
+        """Fill the buffer with the tensor's bytes from an offset on."""
+        view = memoryview(buffer).cast("B")
+        if view.nbytes:
+            into = ctypes.addressof(ctypes.c_char.from_buffer(view))
+            ctypes.memmove(into, self._arrays[tensor.name][0].data_ptr() + offset, view.nbytes)
+
+
+def open_torch(path: Path, files: tuple[Path, ...]) -> TorchCheckpoint:
+    """Open ``.bin`` files; nothing that they pickle is run, and no weights are read yet.
+
+    Raises:
+        CheckpointError: torch is not installed, or a file holds something other than tensors.
+    """
+    try:
+        import torch  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError:
+        raise CheckpointError(
+            f"{path}: reading .bin files needs torch; install 'mergewise[torch]', or convert the model to safetensors."
+        ) from None
+    arrays: dict[str, tuple[Any, int]] = {}
+    for number, file in enumerate(files):
+        try:
+            content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{file}: expected a PyTorch file of nothing but tensors, found something that is damaged or unsafe to "
+                "load; convert it to safetensors where it comes from."
+            ) from error
+        content = content.get("state_dict", content) if isinstance(content, dict) else content
+        if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
+            raise CheckpointError(f"{file}: expected tensors by name, found something else.")
+        for name, tensor in content.items():
+            if name in arrays:
+                raise CheckpointError(f"{path}: tensor '{name}' stands in two files.")
+            if str(tensor.dtype) not in _NAMES:
+                raise CheckpointError(f"{file}: tensor '{name}' has dtype {tensor.dtype}, which cannot be merged.")
+            arrays[name] = (tensor.detach().contiguous(), number)
+    folder = path if path.is_dir() else path.parent
+    config = folder / "config.json"
+    return TorchCheckpoint(path, files, arrays, json.loads(config.read_text("utf-8")) if config.is_file() else {})

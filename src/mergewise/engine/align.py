@@ -1,0 +1,127 @@
+"""Bringing checkpoints of one model to the same tensors, by stated policies: prefixes, ties, missing and extra tensors.
+
+The first source is the reference: its tensors are those of the result. Everything that is done is reported.
+"""
+
+import re
+from collections.abc import Sequence
+
+from mergewise.checkpoint import AlignedCheckpoint, DequantisedCheckpoint, Source, TensorInfo
+from mergewise.errors import CheckpointError
+from mergewise.recipe import Recipe
+
+__all__ = ["align"]
+
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$")
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$")
+
+_Places = dict[str, tuple[Source, TensorInfo]]
+
+
+def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list[str]]:
+    """Give every source the tensors of the first.
+
+    Args:
+        sources: The base first, if the method works in delta space; then the models.
+        recipe: Its ``missing_tensors`` and ``extra_tensors`` say what to do where no rule finds a tensor's place.
+
+    Returns:
+        The sources as they are to be read, and remarks on what was done.
+
+    Raises:
+        CheckpointError: A tensor is missing, extra or of another shape, and the recipe does not say what to do.
+    """
+    reference = sources[0]
+    remarks = [
+        f"{len(source.dequantised)} tensors of {source.location} are stored in eight bits and read with their scales."
+        for source in sources
+        if isinstance(source, DequantisedCheckpoint)
+    ]
+    aligned: list[Source] = [reference]
+    for source in sources[1:]:
+        places: _Places = {name: (source, info) for name, info in source.tensors.items()}
+        if places.keys() != reference.tensors.keys():
+            places = _without_prefix(places, reference, remarks)
+            places = _with_tied_head(places, reference, remarks)
+            places = _with_missing(places, reference, recipe, remarks)
+            places = _without_extra(places, reference, recipe, remarks)
+        _check_shapes(places, reference)
+        same_names = all(name == info.name and own is source for name, (own, info) in places.items())
+        untouched = same_names and places.keys() == source.tensors.keys()
+        aligned.append(source if untouched else AlignedCheckpoint(source, places))
+    return aligned, list(dict.fromkeys(remarks))
+
+
+def _without_prefix(places: _Places, reference: Source, remarks: list[str]) -> _Places:
+    """Add or take away the prefix by which most names differ, as ``bert.`` of a model without its head."""
+    names = reference.tensors.keys()
+    shared = len(names & places.keys())
+    best, change = places, ""
+    for prefix in sorted({name.split(".")[0] + "." for name in places}):
+        stripped = {name.removeprefix(prefix): place for name, place in places.items()}
+        if len(stripped) == len(places) and len(names & stripped.keys()) > max(shared, len(names) // 2):
+            best, change, shared = stripped, f"without their prefix '{prefix}'", len(names & stripped.keys())
+    for prefix in sorted({name.split(".")[0] + "." for name in names}):
+        extended = {name if name in names else prefix + name: place for name, place in places.items()}
+        if len(extended) == len(places) and len(names & extended.keys()) > max(shared, len(names) // 2):
+            best, change, shared = extended, f"with the prefix '{prefix}'", len(names & extended.keys())
+    if change:
+        own = next(iter(places.values()))[0]
+        remarks.append(f"Tensors of {own.location} are matched {change} to those of {reference.location}.")
+    return best
+
+
+def _with_tied_head(places: _Places, reference: Source, remarks: list[str]) -> _Places:
+    """Read a head that a model ties to its embedding from there, and drop one that the reference ties."""
+    source = next(iter(places.values()))[0]
+    embedding = next((place for name, place in places.items() if _EMBEDDING.search(name)), None)
+    tied = source.config().get("tie_word_embeddings")
+    found = dict(places)
+    for name, info in reference.tensors.items():
+        if _HEAD.search(name) and name not in places and tied and embedding and embedding[1].shape == info.shape:
+            found[name] = embedding
+            remarks.append(f"{source.location} ties '{name}' to '{embedding[1].name}', which is read in its place.")
+    for name in places.keys() - reference.tensors.keys():
+        if _HEAD.search(name) and tied:
+            del found[name]
+            remarks.append(f"'{name}' of {source.location} is a copy of its embedding (tied) and is left out.")
+    return found
+
+
+def _with_missing(places: _Places, reference: Source, recipe: Recipe, remarks: list[str]) -> _Places:
+    missing = sorted(reference.tensors.keys() - places.keys())
+    if not missing:
+        return places
+    source = next(iter(places.values()))[0]
+    if recipe.missing_tensors == "refuse":
+        hint = ", or say 'missing_tensors: base' to count them as unchanged" if recipe.in_delta_space else ""
+        raise CheckpointError(
+            f"{source.location} lacks {len(missing)} of the tensors of {reference.location}, such as '{missing[0]}'; "
+            f"merge models of one architecture{hint}."
+        )
+    remarks.append(f"{len(missing)} tensors that {source.location} lacks count as unchanged, such as '{missing[0]}'.")
+    return places | {name: (reference, reference.tensors[name]) for name in missing}
+
+
+def _without_extra(places: _Places, reference: Source, recipe: Recipe, remarks: list[str]) -> _Places:
+    extra = sorted(places.keys() - reference.tensors.keys())
+    if not extra:
+        return places
+    source = places[extra[0]][0]
+    if recipe.extra_tensors == "refuse":
+        raise CheckpointError(
+            f"{reference.location} lacks {len(extra)} of the tensors of {source.location}, such as '{extra[0]}'; merge "
+            "models of one architecture, or say 'extra_tensors: drop' to leave them out."
+        )
+    remarks.append(f"{len(extra)} tensors that only {source.location} has are left out, such as '{extra[0]}'.")
+    return {name: place for name, place in places.items() if name in reference.tensors}
+
+
+def _check_shapes(places: _Places, reference: Source) -> None:
+    for name, info in reference.tensors.items():
+        source, other = places[name]
+        if other.shape != info.shape:
+            raise CheckpointError(
+                f"Tensor '{name}' has shape {list(other.shape)} in {source.location}, expected {list(info.shape)} as "
+                f"in {reference.location}; only tensors of one shape can be merged."
+            )

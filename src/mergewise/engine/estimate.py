@@ -1,0 +1,46 @@
+"""How long a merge will take, from its plan alone: the slower of disk and processors, which work at the same time."""
+
+import shutil
+from pathlib import Path
+
+from mergewise.engine.layout import Layout
+from mergewise.engine.plan import Plan, TensorJob
+from mergewise.method import GeometricProgram, LinearProgram, VotingProgram
+
+__all__ = ["DISK_BYTES_PER_SECOND", "free_bytes", "seconds"]
+
+DISK_BYTES_PER_SECOND = 1.0e9
+"""Assumed speed of reading what is not in memory yet; plans say so."""
+
+_START_SECONDS = 1.0
+# elements of one expert per second and thread, rounded down from benchmarks/kernels.py
+_LINEAR, _VOTING, _COUNTING, _NORMS = 2.5e9, 1.0e9, 1.2e9, 0.7e9
+
+
+def seconds(plan: Plan, layout: Layout) -> float:
+    """Return the estimated wall time of a merge."""
+    disk = (plan.bytes_in + plan.bytes_out) / DISK_BYTES_PER_SECOND
+    return _START_SECONDS + max(disk, sum(map(_compute_seconds, plan.jobs)) / layout.threads)
+
+
+def free_bytes(out: Path) -> int:
+    """Return the free space where an output folder would be made."""
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _compute_seconds(job: TensorJob) -> float:
+    elements = job.numel * len(job.inputs)
+    match job.program:
+        case LinearProgram():
+            return elements / _LINEAR
+        case GeometricProgram():
+            return elements / _LINEAR + elements * len(job.inputs) / _LINEAR
+        case VotingProgram():
+            counting = elements / _COUNTING if job.program.sparsify == "magnitude" else 0.0
+            norms = elements / _NORMS if job.program.gathers and job.program.rescale == "l1" else 0.0
+            return elements / _VOTING + counting + norms
+        case _:
+            return 0.0
