@@ -1,0 +1,160 @@
+"""Inputs that differ in names, ties, storage or extent are merged by a stated policy, with a remark, or refused."""
+
+import json
+import os
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import mergewise as mw
+from support import expert_of, load_model, save_model
+
+torch = pytest.importorskip("torch")
+
+RNG = np.random.default_rng(0)
+BASE = {
+    "model.embed_tokens.weight": RNG.normal(size=(20, 8)).astype(np.float32),
+    "model.layers.0.mlp.weight": RNG.normal(size=(8, 8)).astype(np.float32),
+    "model.layers.1.mlp.weight": RNG.normal(size=(8, 8)).astype(np.float32),
+    "model.norm.weight": RNG.normal(size=(8,)).astype(np.float32),
+    "lm_head.weight": RNG.normal(size=(20, 8)).astype(np.float32),
+}
+EXPERT = expert_of(BASE, 1)
+
+
+@pytest.fixture
+def merge(tmp_path):
+    """Merge one expert with task arithmetic, which gives back that expert; return tensors and remarks."""
+
+    def run(expert, **fields):
+        if not (tmp_path / "base").exists():
+            save_model(tmp_path / "base", BASE)
+        recipe = mw.Recipe(method="task_arithmetic", base=tmp_path / "base", experts=[expert], **fields)
+        planned = mw.plan(recipe)
+        report = mw.merge(recipe, tmp_path / "out")
+        assert set(planned.remarks) <= set(report.remarks)
+        return load_model(tmp_path / "out"), " ".join(planned.remarks)
+
+    return run
+
+
+def close(merged, expected):
+    for name, array in expected.items():
+        np.testing.assert_allclose(merged[name], array, rtol=2e-6, atol=1e-7)
+
+
+def test_a_prefix_on_all_names_is_matched(merge, tmp_path):
+    merged, remarks = merge(save_model(tmp_path / "e", {f"bert.{k}": v for k, v in EXPERT.items()}))
+    close(merged, EXPERT)
+    assert "without their prefix 'bert.'" in remarks
+
+
+def test_a_prefix_that_only_the_base_has_is_matched(merge, tmp_path):
+    base = {k.removeprefix("model."): v for k, v in EXPERT.items() if k != "lm_head.weight"}
+    merged, remarks = merge(save_model(tmp_path / "e", base), missing_tensors="base")
+    close(merged, {k: v for k, v in EXPERT.items() if k != "lm_head.weight"})
+    np.testing.assert_array_equal(merged["lm_head.weight"], BASE["lm_head.weight"])
+    assert "with the prefix 'model.'" in remarks
+    assert "count as unchanged" in remarks
+
+
+def test_a_tied_head_is_read_from_the_embedding(merge, tmp_path):
+    tied = {k: v for k, v in EXPERT.items() if k != "lm_head.weight"}
+    path = save_model(tmp_path / "e", tied)
+    (path / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
+    merged, remarks = merge(path)
+    close(merged, tied | {"lm_head.weight": EXPERT["model.embed_tokens.weight"]})
+    assert "ties 'lm_head.weight'" in remarks
+
+
+def test_a_missing_tensor_is_refused_unless_the_recipe_says_otherwise(merge, tmp_path):
+    path = save_model(tmp_path / "e", {k: v for k, v in EXPERT.items() if "layers.1" not in k})
+    with pytest.raises(mw.CheckpointError, match=r"lacks 1 of the tensors .* 'model.layers.1.mlp.weight'"):
+        merge(path)
+    merged, remarks = merge(path, missing_tensors="base")
+    np.testing.assert_array_equal(merged["model.layers.1.mlp.weight"], BASE["model.layers.1.mlp.weight"])
+    assert "count as unchanged" in remarks
+
+
+def test_an_extra_tensor_is_refused_unless_the_recipe_says_otherwise(merge, tmp_path):
+    path = save_model(tmp_path / "e", EXPERT | {"value_head.weight": np.ones(3, np.float32)})
+    with pytest.raises(mw.CheckpointError, match="extra_tensors: drop"):
+        merge(path)
+    merged, remarks = merge(path, extra_tensors="drop")
+    assert merged.keys() == BASE.keys()
+    assert "'value_head.weight'" in remarks
+
+
+def test_missing_tensors_cannot_be_taken_from_a_base_when_weights_are_averaged(tmp_path):
+    with pytest.raises(mw.RecipeError, match="needs changes to a base"):
+        mw.Recipe(method="average", base="b", experts=["e"], missing_tensors="base")
+
+
+@pytest.mark.parametrize("block", [None, "tensor", (8, 8), (3, 5)])
+def test_eight_bit_weights_are_read_with_their_scales(merge, tmp_path, block):
+    values = RNG.normal(size=(8, 8)).astype(ml_dtypes.float8_e4m3fn)
+    rows, columns = (8, 8) if block in (None, "tensor") else block
+    scales = RNG.uniform(0.5, 2, size=(-(-8 // rows), -(-8 // columns))).astype(np.float32)
+    expected = values.astype(np.float32)
+    stored = EXPERT | {"model.layers.0.mlp.weight": values}
+    config = {"quantization_config": {"weight_block_size": [rows, columns]}}
+    if block:
+        stored["model.layers.0.mlp.weight_scale_inv"] = scales[0, 0].reshape(1) if block == "tensor" else scales
+        expected = expected * np.kron(scales, np.ones((rows, columns), np.float32))[:8, :8]
+    path = tmp_path / "e"
+    tensors = {
+        name: torch.from_numpy(a.view(np.uint8)).view(torch.float8_e4m3fn).reshape(a.shape)
+        if a.dtype == ml_dtypes.float8_e4m3fn
+        else torch.from_numpy(a)
+        for name, a in stored.items()
+    }
+    from safetensors.torch import save_file
+
+    path.mkdir()
+    save_file(tensors, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config))
+    merged, remarks = merge(path)
+    close(merged, EXPERT | {"model.layers.0.mlp.weight": expected})
+    assert "stored in eight bits" in remarks
+
+
+def test_an_eight_bit_base_gives_a_bfloat16_result_without_quantisation(tmp_path):
+    values = {"w": RNG.normal(size=(4, 4)).astype(ml_dtypes.float8_e4m3fn)}
+    base = save_model(tmp_path / "base", values)
+    (base / "config.json").write_text(json.dumps({"quantization_config": {"a": 1}, "hidden_size": 8}))
+    expert = save_model(tmp_path / "e", {"w": np.ones((4, 4), np.float32)})
+    mw.merge(mw.Recipe(method="task_arithmetic", base=base, experts=[expert]), tmp_path / "out")
+    assert load_model(tmp_path / "out")["w"].dtype == ml_dtypes.bfloat16
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"hidden_size": 8}
+
+
+def test_a_scale_that_fits_no_block_is_refused(tmp_path):
+    stored = {"w": np.ones((8, 8), ml_dtypes.float8_e4m3fn), "w_scale_inv": np.ones((3, 7), np.float32)}
+    with pytest.raises(mw.CheckpointError, match="scale per tensor, row or block"):
+        mw.plan(mw.Recipe(method="average", experts=[save_model(tmp_path / "e", stored)]))
+
+
+def test_bin_files_are_read_without_running_them(merge, tmp_path):
+    path = tmp_path / "e"
+    path.mkdir()
+    torch.save({name: torch.from_numpy(array.copy()) for name, array in EXPERT.items()}, path / "pytorch_model.bin")
+    merged, _ = merge(path)
+    close(merged, EXPERT)
+
+
+class Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.mkdir, (self.marker,))
+
+
+def test_a_bin_file_with_code_in_it_is_refused(merge, tmp_path):
+    path = tmp_path / "e"
+    path.mkdir()
+    torch.save({"w": Evil(str(tmp_path / "ran"))}, path / "pytorch_model.bin")
+    with pytest.raises(mw.CheckpointError, match="nothing but tensors"):
+        merge(path)
+    assert not (tmp_path / "ran").exists()

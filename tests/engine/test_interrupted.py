@@ -1,0 +1,164 @@
+"""A merge that is killed, stopped or starved goes on where it was, and gives the same bytes."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mergewise as mw
+from mergewise.checkpoint import FolderTarget
+from mergewise.checkpoint.journal import JOURNAL_NAME, Journal, fingerprint
+from support import save_model
+
+METHODS = [{"method": "ties", "parameters": {"density": 0.3}}, {"method": "task_arithmetic", "parameters": {}}]
+METHODS.append({"method": "ties", "parameters": {"density": 0.3, "scope": "model"}})
+
+
+def family(folder: Path, tensors: int, size: int) -> dict:
+    rng = np.random.default_rng(0)
+    base = {f"layers.{i}.weight": rng.normal(size=(size, 64)).astype(np.float32) for i in range(tensors)}
+    paths = [save_model(folder / "base", base)]
+    for number in range(3):
+        noise = {n: (v + rng.normal(size=v.shape) * 0.01).astype(np.float32) for n, v in base.items()}
+        paths.append(save_model(folder / f"e{number}", noise))
+    return {"base": str(folder / "base"), "experts": [str(folder / f"e{n}") for n in range(3)]}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+class Stop(KeyboardInterrupt):
+    pass
+
+
+@pytest.mark.parametrize("asked", METHODS, ids=["tensor scope", "linear", "model scope"])
+def test_a_merge_stopped_by_ctrl_c_takes_over_what_was_finished(tmp_path, monkeypatch, asked):
+    models = family(tmp_path, tensors=12, size=40)
+    recipe = mw.Recipe(**models, **asked)
+    mw.merge(recipe, tmp_path / "undisturbed", threads=1)
+    finish = FolderTarget.finish
+
+    def finish_some(self, name):
+        finish(self, name)
+        if len(self._journal.finished) == 5:
+            raise Stop
+
+    monkeypatch.setattr(FolderTarget, "finish", finish_some)
+    with pytest.raises(KeyboardInterrupt):
+        mw.merge(recipe, tmp_path / "out", threads=1)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(FolderTarget, "finish", finish)
+    written = []
+    write = FolderTarget.write
+    monkeypatch.setattr(
+        FolderTarget, "write", lambda self, name, *rest: (written.append(name), write(self, name, *rest))
+    )
+    report = mw.merge(recipe, tmp_path / "out", threads=2)
+    assert any("5 tensors were taken over" in remark for remark in report.remarks)
+    assert len(set(written)) == 7
+    assert digests(tmp_path / "out") == digests(tmp_path / "undisturbed")
+
+
+def interrupted(tmp_path, monkeypatch, recipe):
+    finish = FolderTarget.finish
+
+    def stop(self, name):
+        finish(self, name)
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderTarget, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            mw.merge(recipe, tmp_path / "out", threads=1)
+
+
+def test_another_recipe_starts_over(tmp_path, monkeypatch):
+    models = family(tmp_path, tensors=4, size=10)
+    interrupted(tmp_path, monkeypatch, mw.Recipe(method="average", **models))
+    recipe = mw.Recipe(method="task_arithmetic", **models)
+    report = mw.merge(recipe, tmp_path / "out")
+    assert not any("taken over" in remark for remark in report.remarks)
+    mw.merge(recipe, tmp_path / "undisturbed")
+    assert digests(tmp_path / "out") == digests(tmp_path / "undisturbed")
+
+
+def test_a_changed_input_starts_over(tmp_path, monkeypatch):
+    models = family(tmp_path, tensors=4, size=10)
+    recipe = mw.Recipe(method="average", **models)
+    interrupted(tmp_path, monkeypatch, recipe)
+    changed = {f"layers.{i}.weight": np.full((10, 64), i, np.float32) for i in range(4)}
+    save_model(tmp_path / "e1", changed)
+    report = mw.merge(recipe, tmp_path / "out")
+    assert not any("taken over" in remark for remark in report.remarks)
+    mw.merge(recipe, tmp_path / "undisturbed")
+    assert digests(tmp_path / "out") == digests(tmp_path / "undisturbed")
+
+
+def test_an_input_that_changes_during_the_merge_is_refused(tmp_path, monkeypatch):
+    models = family(tmp_path, tensors=4, size=10)
+    finish = FolderTarget.finish
+
+    def touch(self, name):
+        finish(self, name)
+        os.utime(Path(models["experts"][0]) / "model.safetensors")
+
+    monkeypatch.setattr(FolderTarget, "finish", touch)
+    with pytest.raises(mw.CheckpointError, match="changed while it was being merged"):
+        mw.merge(mw.Recipe(method="average", **models), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_torn_or_damaged_journal_record_ends_the_journal(tmp_path):
+    work = fingerprint("some merge")
+    journal = Journal(tmp_path, work)
+    journal.open()
+    for number in range(5):
+        journal.add(number)
+    journal.close()
+    path = tmp_path / JOURNAL_NAME
+    whole = path.read_bytes()
+    for cut in range(len(whole) - 40, len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        assert Journal(tmp_path, work).finished == set(range((cut - (len(whole) - 40)) // 8))
+    damaged = bytearray(whole)
+    damaged[-12] ^= 1
+    path.write_bytes(damaged)
+    assert Journal(tmp_path, work).finished == {0, 1, 2}
+    assert not Journal(tmp_path, fingerprint("another merge")).continues
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", METHODS, ids=["tensor scope", "linear", "model scope"])
+def test_kill_9_at_random_moments_loses_nothing(tmp_path, asked):
+    models = family(tmp_path, tensors=150, size=4000)
+    parameters = [part for item in asked["parameters"].items() for part in ("-p", "{}={}".format(*item))]
+    experts = [part for expert in models["experts"] for part in ("--expert", expert)]
+    command = [sys.executable, "-m", "mergewise", "merge", "--method", asked["method"], "--base", models["base"]]
+    command += [*experts, *parameters]
+    began = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "undisturbed")], check=True, capture_output=True)
+    took = time.monotonic() - began
+    expected = digests(tmp_path / "undisturbed")
+    moments = random.Random(0)
+    resumed = 0
+    for number in range(17):
+        out = tmp_path / f"out-{number}"
+        process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(0.3, 1.0) * took)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if not out.exists():
+            again = subprocess.run([*command, str(out)], check=True, capture_output=True, text=True)
+            resumed += "taken over" in again.stderr
+        assert digests(out) == expected
+        for path in out.iterdir():
+            path.unlink()
+    assert resumed > 0

@@ -1,0 +1,87 @@
+"""Merged checkpoints can be checked against their record, and compared with others."""
+
+import json
+
+import numpy as np
+import pytest
+
+import mergewise as mw
+from support import expert_of, load_model, model_arrays, save_model
+
+
+@pytest.fixture
+def merged(tmp_path):
+    base = model_arrays(0, dtype="bfloat16")
+    save_model(tmp_path / "base", base)
+    for number in (1, 2):
+        save_model(tmp_path / f"e{number}", expert_of(base, number))
+    recipe = mw.Recipe(
+        method="ties", base=tmp_path / "base", experts=[tmp_path / "e1", tmp_path / "e2"],
+        parameters={"density": 0.4, "scope": "model"},
+    )  # fmt: skip
+    mw.merge(recipe, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_fresh_merge_is_as_recorded(merged):
+    found = mw.verify(merged, sample=None)
+    assert found.faults == ()
+    assert found.tensors == found.total == len(load_model(merged))
+    assert found.inputs == 3
+
+
+def test_one_changed_bit_is_found(merged):
+    path = merged / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    found = mw.verify(merged, sample=None)
+    assert len(found.faults) == 1
+    assert "is not what the recipe gives" in found.faults[0]
+
+
+def test_a_changed_input_is_found(merged, tmp_path):
+    base = load_model(tmp_path / "base")
+    save_model(tmp_path / "e2", expert_of(base, 7))
+    found = mw.verify(merged, sample=2)
+    assert any("expected SHA-256" in fault and "e2" in fault for fault in found.faults)
+
+
+def test_a_missing_tensor_is_found(merged):
+    arrays = load_model(merged)
+    dropped = sorted(arrays)[0]
+    del arrays[dropped]
+    record = (merged / "mergewise.json").read_text()
+    save_model(merged, arrays)
+    (merged / "mergewise.json").write_text(record)
+    assert f"Tensor '{dropped}' is missing." in mw.verify(merged).faults
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path):
+    save_model(tmp_path / "model", model_arrays(0))
+    with pytest.raises(mw.CheckpointError, match="expected the record of a merge"):
+        mw.verify(tmp_path / "model")
+    (tmp_path / "model" / "mergewise.json").write_text(json.dumps([1]))
+    with pytest.raises(mw.CheckpointError, match="found something else"):
+        mw.verify(tmp_path / "model")
+
+
+def test_diff_tells_what_differs_and_by_how_much(tmp_path):
+    arrays = {
+        "same": np.ones(3, np.float32), "values": np.array([3.0, 4.0], np.float32), "shape": np.ones(2, np.float32),
+        "dtype": np.ones(2, np.float32), "nan": np.array([np.nan], np.float32), "a": np.ones(1, np.float32),
+    }  # fmt: skip
+    save_model(tmp_path / "A", arrays)
+    other = arrays | {
+        "values": np.array([3.0, 9.0], np.float32), "shape": np.ones(4, np.float32), "dtype": np.ones(2, np.float64),
+        "b": np.ones(1, np.float32),
+    }  # fmt: skip
+    del other["a"]
+    save_model(tmp_path / "B", other)
+    found = {d.name: d for d in mw.diff(tmp_path / "A", tmp_path / "B")}
+    kinds = {name: d.kind for name, d in found.items()}
+    assert kinds == {
+        "a": "only in A", "b": "only in B", "dtype": "dtype", "nan": "equal", "same": "equal", "shape": "shape",
+        "values": "values",
+    }  # fmt: skip
+    assert (found["values"].differing, found["values"].largest, found["values"].relative) == (1, 5.0, 1.0)
