@@ -9,7 +9,8 @@ from mergewise.checkpoint.journal import file_identity, fingerprint
 from mergewise.checkpoint.memory import ArrayCheckpoint, ArrayTarget
 from mergewise.checkpoint.open import open_source
 from mergewise.checkpoint.source import Source, Target
-from mergewise.checkpoint.writer import FolderTarget, OutputTensor, require_free
+from mergewise.checkpoint.staging import require_free
+from mergewise.checkpoint.writer import FolderTarget, OutputTensor
 
 __all__ = [
     "FLOAT_NAMES",

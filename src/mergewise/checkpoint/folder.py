@@ -9,7 +9,7 @@ from mergewise.checkpoint.header import TensorInfo, read_header
 from mergewise.checkpoint.source import Writable
 from mergewise.errors import CheckpointError
 
-__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint", "indexed_files", "open_checkpoint", "read_json"]
+__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint", "existing", "indexed_files", "open_checkpoint", "read_json"]
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -98,11 +98,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         CheckpointError: There is no checkpoint, or its files contradict each other.
     """
-    path = Path(path)
+    path = existing(path)
     if path.is_file():
         return _open_files(path, (path,))
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: expected a checkpoint folder or file, found nothing there; check the path.")
     index = path / INDEX_NAME
     if index.is_file():
         return _open_index(path, index)
@@ -113,6 +111,26 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if found:
         raise CheckpointError(f"{path}: found {len(found)} .safetensors files, expected {INDEX_NAME} to say which.")
     raise CheckpointError(f"{path}: expected {SINGLE_NAME} or {INDEX_NAME}, found neither.")
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """Return a path under which there is a file or a folder.
+
+    Raises:
+        CheckpointError: There is neither.
+    """
+    path = Path(path)
+    if not _is_file(path) and not path.is_dir():
+        raise CheckpointError(f"{path}: expected a checkpoint folder or file, found nothing there; check the path.")
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no file can have that name"
+        raise CheckpointError(f"{path}: cannot be read: {reason}.") from error
 
 
 def _open_files(path: Path, files: tuple[Path, ...]) -> Checkpoint:
@@ -148,8 +166,8 @@ def indexed_files(path: Path, index: Path) -> tuple[dict[str, str], tuple[Path, 
     names = sorted(set(weight_map.values()))
     for name in names:
         if not name or Path(name).name != name:
-            raise CheckpointError(f"{index}: shard '{name}' must be a file beside the index.")
-        if not (path / name).is_file():
+            raise CheckpointError(f"{index}: shard {name!r} must be a file beside the index.")
+        if not _is_file(path / name):
             raise CheckpointError(f"{path}: the index names shard {name}, which is missing.")
     return weight_map, tuple(path / name for name in names)
 
@@ -174,7 +192,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a JSON object, but it cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}.")

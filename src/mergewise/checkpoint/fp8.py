@@ -107,6 +107,14 @@ class DequantisedCheckpoint:
         element = np.arange(first, first + count)
         return grid[element // width // rows, element % width // columns]
 
+    def _stated_block(self) -> tuple[int, int] | None:
+        """Return the block size that the configuration states, if it does."""
+        quantisation = self.own.config().get("quantization_config")
+        stated = quantisation.get("weight_block_size") if isinstance(quantisation, dict) else None
+        if isinstance(stated, list) and len(stated) == 2 and all(isinstance(n, int) and n > 0 for n in stated):
+            return stated[0], stated[1]
+        return None
+
     def _block(self, info: TensorInfo, scale: TensorInfo) -> tuple[int, int]:
         """Return rows and columns of the blocks that share a scale."""
         columns = info.shape[-1] if info.shape else 1
@@ -114,13 +122,19 @@ class DequantisedCheckpoint:
         if scale.numel == 1:
             return rows, columns
         per_row, per_column = (*scale.shape, 1)[:2] if len(scale.shape) < 3 else (-1, -1)
-        stated = self.own.config().get("quantization_config", {}).get("weight_block_size") or [_USUAL_BLOCK] * 2
-        for block in (tuple(stated), (1, columns), (rows // max(1, per_row), columns // max(1, per_column))):
-            if len(block) == 2 and min(block) > 0:
-                fits = (math.ceil(rows / block[0]), math.ceil(columns / block[1])) == (per_row, per_column)
-                if fits:
-                    return int(block[0]), int(block[1])
+        stated = self._stated_block()
+        # where nobody states a size, one that is not usual may only be guessed if it leaves no other
+        even = (rows // per_row, columns // per_column) if per_row > 0 and per_column > 0 else (0, 0)
+        guesses = [(_USUAL_BLOCK, _USUAL_BLOCK), (1, columns)]
+        guesses += [even] if even[0] * per_row == rows and even[1] * per_column == columns and _is_power(even) else []
+        for block in [stated] if stated else guesses:
+            if (math.ceil(rows / block[0]), math.ceil(columns / block[1])) == (per_row, per_column):
+                return block
         raise CheckpointError(
             f"{self.location}: expected '{scale.name}' to hold a scale per tensor, row or block of '{info.name}' "
             f"{list(info.shape)}, found shape {list(scale.shape)}."
         )
+
+
+def _is_power(block: tuple[int, int]) -> bool:
+    return all(n > 0 and n & (n - 1) == 0 for n in block)

@@ -86,12 +86,15 @@ def parse_header(
 ) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Check a header against the number of bytes that follow it; arguments, result and faults as ``read_header``."""
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        header = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_whole
+        )
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: its header is not valid JSON ({error}).") from error
     if not text.startswith(b"{") or not isinstance(header, dict):
-        raise CheckpointError(f"{where}: its header must be a JSON object, found {type(header).__name__}.")
-    metadata = header.pop("__metadata__", None) or {}
+        raise CheckpointError(f"{where}: its header must be a JSON object and begin with '{{', found {text[:20]!r}.")
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{where}: '__metadata__' must map words to words.")
     data_start = _LENGTH_BYTES + len(text)
@@ -119,11 +122,19 @@ def encode_header(tensors: list[tuple[str, str, tuple[int, ...], int]], metadata
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    for name in found:
+        name.encode()  # half a surrogate pair is no character
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} stands twice")
     return found
+
+
+def _whole(digits: str) -> int:
+    if digits.startswith("-"):
+        raise ValueError(f"{digits} is no size")
+    return int(digits)
 
 
 def _no_constant(word: str) -> None:
@@ -145,6 +156,8 @@ def _tensor(name: str, entry: Any, data_start: int, where: str, file: int) -> Te
         raise CheckpointError(f"{at}: its shape must be a list of sizes, found {shape!r}.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(n) for n in offsets):
         raise CheckpointError(f"{at}: its data_offsets must be two byte offsets, found {offsets!r}.")
+    if math.prod(n for n in shape if n) >= 1 << 64:
+        raise CheckpointError(f"{at}: its shape {shape} multiplies beyond 64 bits.")
     bits = math.prod(shape) * STORAGE_DTYPES[dtype].bits
     if offsets[1] - offsets[0] != bits // 8 or bits % 8:
         raise CheckpointError(

@@ -55,6 +55,11 @@ class Journal:
         self.continues = content.startswith(self._head)
         self.finished = set(self._records(content[len(self._head) :])) if self.continues else set()
 
+    def forget(self) -> None:
+        """Take what is there for void."""
+        self.continues = False
+        self.finished = set()
+
     def open(self) -> None:
         """Begin to write: after what is there, if it is about this work, else anew."""
         if not self.continues:

@@ -39,7 +39,8 @@ class ArrayCheckpoint:
                 raise CheckpointError(
                     f"{location}: tensor '{name}' has dtype {array.dtype}, which no checkpoint can store; convert it."
                 )
-            flat = np.ascontiguousarray(array).reshape(-1)
+            native = array.astype(array.dtype.newbyteorder("="), copy=False)
+            flat = np.ascontiguousarray(native).reshape(-1)
             self.tensors[name] = TensorInfo(name, dtype, array.shape, 0, flat.nbytes)
             self._bytes[name] = flat.view(np.uint8)
 

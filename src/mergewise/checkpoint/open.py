@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-from mergewise.checkpoint.folder import indexed_files, open_checkpoint
+from mergewise.checkpoint.folder import existing, indexed_files, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint, is_fp8
 from mergewise.checkpoint.source import Source
 from mergewise.checkpoint.torch_bin import TORCH_INDEX, TORCH_SINGLE, open_torch
+from mergewise.errors import CheckpointError
 
 __all__ = ["open_source"]
 
@@ -17,7 +18,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     Raises:
         CheckpointError: There is no checkpoint, or it is damaged.
     """
-    source = _open_files(Path(path))
+    source = _open_files(existing(path))
     return DequantisedCheckpoint(source) if any(map(is_fp8, source.tensors.values())) else source
 
 
@@ -26,7 +27,11 @@ def _open_files(path: Path) -> Source:
         return open_torch(path, (path,))
     if path.is_dir() and not any(path.glob("*.safetensors")):
         if (path / TORCH_INDEX).is_file():
-            return open_torch(path, indexed_files(path, path / TORCH_INDEX)[1])
+            weight_map, files = indexed_files(path, path / TORCH_INDEX)
+            source = open_torch(path, files)
+            for name in weight_map.keys() ^ source.tensors.keys():
+                raise CheckpointError(f"{path}: tensor '{name}' is in the index or in a shard, but not in both.")
+            return source
         if (path / TORCH_SINGLE).is_file():
             return open_torch(path, (path / TORCH_SINGLE,))
     return open_checkpoint(path)

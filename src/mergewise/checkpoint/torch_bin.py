@@ -1,11 +1,11 @@
 """PyTorch's own checkpoint files, without running what is pickled in them: only tensors are accepted."""
 
 import ctypes
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mergewise.checkpoint.folder import read_json
 from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.source import Writable
 from mergewise.errors import CheckpointError
@@ -80,22 +80,48 @@ def open_torch(path: Path, files: tuple[Path, ...]) -> TorchCheckpoint:
         ) from None
     arrays: dict[str, tuple[Any, int]] = {}
     for number, file in enumerate(files):
-        try:
-            content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:
-            raise CheckpointError(
-                f"{file}: expected a PyTorch file of nothing but tensors, found something that is damaged or unsafe to "
-                "load; convert it to safetensors where it comes from."
-            ) from error
-        content = content.get("state_dict", content) if isinstance(content, dict) else content
-        if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-            raise CheckpointError(f"{file}: expected tensors by name, found something else.")
-        for name, tensor in content.items():
+        for name, tensor in _load(torch, file).items():
+            at = f"{file}: tensor '{name}'"
+            if not _is_text(name):
+                raise CheckpointError(f"{file}: expected tensors under names, found one under {name!r}.")
             if name in arrays:
                 raise CheckpointError(f"{path}: tensor '{name}' stands in two files.")
-            if str(tensor.dtype) not in _NAMES:
-                raise CheckpointError(f"{file}: tensor '{name}' has dtype {tensor.dtype}, which cannot be merged.")
+            if (
+                not isinstance(tensor, torch.Tensor)
+                or tensor.layout != torch.strided
+                or str(tensor.dtype) not in _NAMES
+            ):
+                kind = f"{tensor.dtype}, {tensor.layout}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+                raise CheckpointError(
+                    f"{at} is of a kind that cannot be merged ({kind}); convert it to a dense tensor."
+                )
             arrays[name] = (tensor.detach().contiguous(), number)
-    folder = path if path.is_dir() else path.parent
-    config = folder / "config.json"
-    return TorchCheckpoint(path, files, arrays, json.loads(config.read_text("utf-8")) if config.is_file() else {})
+    if not arrays:
+        raise CheckpointError(f"{path}: expected at least one tensor, found none.")
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    return TorchCheckpoint(path, files, arrays, read_json(config) if config.is_file() else {})
+
+
+def _load(torch: Any, file: Path) -> dict[Any, Any]:
+    """Return what a file maps names to; files of before torch 1.6 cannot be memory-mapped and are read."""
+    try:
+        try:
+            content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        except RuntimeError:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{file}: expected a PyTorch file of nothing but tensors, found something that is damaged or unsafe to "
+            "load; convert it to safetensors where it comes from."
+        ) from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: expected tensors by name, found {type(content).__name__}.")
+    return content
+
+
+def _is_text(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and bool(name.encode())
+    except UnicodeEncodeError:
+        return False

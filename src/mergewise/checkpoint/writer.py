@@ -1,6 +1,5 @@
 """Writing a checkpoint: headers first, bytes straight to their final offsets, visible all at once or not at all."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from mergewise.checkpoint.folder import INDEX_NAME, SINGLE_NAME
 from mergewise.checkpoint.header import encode_header
 from mergewise.checkpoint.journal import JOURNAL_NAME, Journal
 from mergewise.checkpoint.source import Writable
+from mergewise.checkpoint.staging import Staging, cannot_write, require_free
 from mergewise.errors import CheckpointError
 
 __all__ = ["FolderTarget", "OutputTensor", "layout_shards"]
@@ -75,25 +75,28 @@ class FolderTarget:
         self, out: str | os.PathLike[str], tensors: Iterable[OutputTensor], shard_bytes: int, work: str = ""
     ) -> None:
         self.out = Path(out)
-        require_free(self.out)
-        self._partial = self.out.absolute().parent / f".{self.out.name}.mergewise-partial"
         self._shards = layout_shards(tensors, shard_bytes)
         self._names = _shard_names(len(self._shards))
         self._numbers = {t.name: i for i, t in enumerate(t for shard in self._shards for t in shard)}
         self._descriptors: list[int] = []
         self._places: dict[str, tuple[int, int]] = {}
+        self._staging = Staging(self.out)
         self._write_behind = WriteBehind()
-        self._lock: int | None = _claim(self._partial)
-        self._journal = Journal(self._partial, work)
         try:
-            if not self._journal.continues:
-                _sweep(self._partial)
-            for name, shard in zip(self._names, self._shards, strict=True):
-                self._allocate(name, shard)
+            self._journal = Journal(self._staging.folder, work)
+            headers = [
+                encode_header([(t.name, t.dtype, t.shape, t.nbytes) for t in s], _METADATA) for s in self._shards
+            ]
+            sizes = [len(h) + sum(t.nbytes for t in s) for h, s in zip(headers, self._shards, strict=True)]
+            if not self._journal.continues or not self._intact(headers, sizes):
+                self._journal.forget()
+                self._staging.sweep()
+            for name, shard, header, size in zip(self._names, self._shards, headers, sizes, strict=True):
+                self._allocate(name, shard, header, size)
             self._journal.open()
         except OSError as error:
             self.discard()
-            raise _cannot_write(self.out, error) from error
+            raise cannot_write(self.out, error) from error
         except BaseException:
             self.discard()
             raise
@@ -115,12 +118,10 @@ class FolderTarget:
         """
         view = memoryview(data).cast("B")
         shard, start = self._places[name]
-        done = 0
         try:
-            while done < len(view):
-                done += os.pwrite(self._descriptors[shard], view[done:], start + offset + done)
+            _write_all(self._descriptors[shard], view, start + offset)
         except OSError as error:
-            raise _cannot_write(self.out, error) from error
+            raise self._fault(error) from error
         self._write_behind.wrote(self._descriptors[shard], len(view))
 
     def finish(self, name: str) -> None:
@@ -128,7 +129,7 @@ class FolderTarget:
         try:
             self._journal.add(self._numbers[name])
         except OSError as error:
-            raise _cannot_write(self.out, error) from error
+            raise self._fault(error) from error
 
     def commit(self, texts: Mapping[str, str], copies: Iterable[Path] = ()) -> None:
         """Add the small files and make the folder visible under its name.
@@ -140,41 +141,53 @@ class FolderTarget:
         Raises:
             CheckpointError: The disk is full or gives a write error, or the output folder was filled meanwhile.
         """
+        folder = self._staging.folder
         try:
             for path in copies:
                 if path.name not in texts:
-                    shutil.copyfile(path, self._partial / path.name)
+                    shutil.copyfile(path, folder / path.name)
             for name, text in {**texts, **self._index()}.items():
-                (self._partial / name).write_text(text, "utf-8")
+                (folder / name).write_text(text, "utf-8")
             self._write_behind.close()
             for descriptor in self._descriptors:
                 os.fsync(descriptor)
             require_free(self.out)
-            for name in (JOURNAL_NAME, _LOCK_NAME):
-                (self._partial / name).unlink()
-            self._partial.rename(self.out)
-            _sync_folder(self.out.absolute().parent)
+            (folder / JOURNAL_NAME).unlink()
+            self._staging.publish()
         except OSError as error:
-            raise _cannot_write(self.out, error) from error
+            raise self._fault(error) from error
         self._close()
 
     def discard(self) -> None:
         """Remove whatever was written; nothing happens after ``commit``."""
-        if self._lock is not None:
-            shutil.rmtree(self._partial, ignore_errors=True)
+        if self._staging.open:
+            self._staging.remove()
             self._close()
 
-    def _allocate(self, name: str, shard: list[OutputTensor]) -> None:
-        header = encode_header([(t.name, t.dtype, t.shape, t.nbytes) for t in shard], {"format": "pt"})
+    def _intact(self, headers: list[bytes], sizes: list[int]) -> bool:
+        """Whether the shards of an interrupted merge are as they were laid out."""
+        for name, header, size in zip(self._names, headers, sizes, strict=True):
+            path = self._staging.folder / name
+            if not path.is_file() or path.stat().st_size != size:
+                return False
+            with path.open("rb") as stream:
+                if stream.read(len(header)) != header:
+                    return False
+        return True
+
+    def _allocate(self, name: str, shard: list[OutputTensor], header: bytes, size: int) -> None:
         number, at = len(self._descriptors), len(header)
         for tensor in shard:
             self._places[tensor.name] = (number, at)
             at += tensor.nbytes
-        descriptor = os.open(self._partial / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(self._staging.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._descriptors.append(descriptor)
         if not self._journal.continues:
-            os.posix_fallocate(descriptor, 0, at)  # a disk that is too full says so now
-            os.pwrite(descriptor, header, 0)
+            os.posix_fallocate(descriptor, 0, size)  # a disk that is too full says so now
+            _write_all(descriptor, memoryview(header), 0)
+
+    def _fault(self, error: OSError) -> CheckpointError:
+        return cannot_write(self.out, error, self._staging.folder if self._journal.finished else None)
 
     def _index(self) -> dict[str, str]:
         if len(self._shards) == 1:
@@ -185,13 +198,13 @@ class FolderTarget:
         return {INDEX_NAME: json.dumps(index, indent=2, ensure_ascii=False) + "\n"}
 
     def _close(self) -> None:
-        if self._lock is not None:
+        if self._staging.open:
             self._write_behind.close()
-            self._journal.close()
+            if hasattr(self, "_journal"):
+                self._journal.close()
             while self._descriptors:
                 os.close(self._descriptors.pop())
-            os.close(self._lock)
-            self._lock = None
+            self._staging.close()
 
 
 class WriteBehind:
@@ -217,62 +230,19 @@ class WriteBehind:
         self._pool.shutdown(wait=True)
 
 
-_LOCK_NAME = ".lock"
+_METADATA = {"format": "pt"}
 _SYNC_BYTES = 128 << 20
 _RESUMABLE = (CheckpointError, KeyboardInterrupt, MemoryError)
 
 
-def require_free(out: Path) -> None:
-    """Require that an output folder does not exist yet, or is empty.
-
-    Raises:
-        CheckpointError: Something is there.
-    """
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if out.exists() or out.is_symlink():
-        raise CheckpointError(f"{out}: expected an output folder that is new or empty, found something there.")
-
-
-def _claim(partial: Path) -> int:
-    """Make the hidden folder, and lock it against a second merge."""
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = os.open(partial / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise _cannot_write(partial, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise CheckpointError(
-            f"{partial}: another merge is writing here; wait for it or choose another output."
-        ) from error
-    return lock
-
-
-def _sweep(partial: Path) -> None:
-    """Remove what a merge of something else left in the hidden folder."""
-    for left in partial.iterdir():
-        if left.name != _LOCK_NAME:
-            left.unlink()
+def _write_all(descriptor: int, view: memoryview, at: int) -> None:
+    """Write a buffer at an offset, however little the system takes at a time."""
+    done = 0
+    while done < len(view):
+        done += os.pwrite(descriptor, view[done:], at + done)
 
 
 def _shard_names(count: int) -> list[str]:
     if count == 1:
         return [SINGLE_NAME]
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _cannot_write(out: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{out}: cannot be written: {error.strerror or error}; make room or choose another place, and run again."
-    )

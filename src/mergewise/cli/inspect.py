@@ -24,7 +24,7 @@ def inspect(
     config = opened.config()
     summary: dict[str, Any] = {
         "path": opened.location,
-        "architectures": config.get("architectures", []),
+        "architectures": _architectures(config),
         "files": [file.name for file in opened.files],
         "tensors": len(infos),
         "parameters": sum(info.numel for info in infos),
@@ -53,3 +53,10 @@ def inspect(
         print()
         cells = [(row["name"], row["dtype"], row["shape"], size(row["bytes"]), row["file"]) for row in rows]
         print_table(("tensor", "dtype", "shape", "size", "file"), cells, numeric=("size",))
+
+
+def _architectures(config: dict[str, Any]) -> list[str]:
+    """Return the names of the architectures that a configuration states, in whatever form."""
+    stated = config.get("architectures")
+    found = stated if isinstance(stated, list) else [stated]
+    return [str(name) for name in found if name]

@@ -26,13 +26,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, num
     from rich.console import Console
     from rich.table import Table
 
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     width = None if sys.stdout.isatty() else _FILE_WIDTH
-    Console(width=width, highlight=False, markup=False).print(table)
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:

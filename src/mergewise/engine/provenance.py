@@ -100,7 +100,8 @@ def _remember(path: Path, digest: str) -> None:
 
 def companion_files(template: Source) -> list[Path]:
     """Return the files that a copy of the model needs beside its weights: configuration, tokenizer and so on."""
-    if template.folder is None:
+    loose_file = Path(template.location).is_file()
+    if template.folder is None or (loose_file and not (template.folder / "config.json").is_file()):
         return []
     return sorted(
         path

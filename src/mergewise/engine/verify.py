@@ -1,6 +1,7 @@
 """Checking a merged checkpoint against the recipe it records, and comparing two checkpoints, streaming."""
 
 import json
+import math
 import os
 import random
 import threading
@@ -65,8 +66,8 @@ class TensorDifference:
     relative: float = 0.0
 
     def summary(self) -> dict[str, Any]:
-        """Return the finding as plain data."""
-        return asdict(self)
+        """Return the finding as plain data; JSON has no infinity, so an infinite figure is ``None``."""
+        return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in asdict(self).items()}
 
 
 def verify(
@@ -94,17 +95,25 @@ def verify(
     merged = open_checkpoint(out)
     record = _record(merged.folder / PROVENANCE_NAME)
     planned = plan(parse_recipe(record["recipe"], PROVENANCE_NAME))
-    faults = [
-        f"{path}: expected SHA-256 {expected} as when it was merged, found {found}."
-        for (path, found), expected in zip(
-            hash_inputs(planned.sources).items(), (entry["sha256"] for entry in record["inputs"]), strict=False
-        )
-        if found != expected
+    found = hash_inputs(planned.sources)
+    recorded = {entry["file"]: entry["sha256"] for entry in record["inputs"]}
+    faults = [f"{path}: it is an input, but not recorded." for path in found.keys() - recorded.keys()]
+    faults += [
+        f"{path}: expected SHA-256 {recorded[path]} as when it was merged, found {digest}."
+        for path, digest in found.items()
+        if recorded.get(path, digest) != digest
     ]
     names = [job.name for job in planned.jobs]
     faults += [f"Tensor '{name}' is missing." for name in names if name not in merged.tensors]
     faults += [f"Tensor '{name}' does not come from the recipe." for name in merged.tensors.keys() - set(names)]
+    outputs = {job.name: job.output for job in planned.jobs}
     present = [name for name in names if name in merged.tensors]
+    for name in present:
+        info, output = merged.tensors[name], outputs[name]
+        if (info.dtype, info.shape) != (output.dtype, output.shape):
+            expected, other = f"{output.dtype} {list(output.shape)}", f"{info.dtype} {list(info.shape)}"
+            faults.append(f"Tensor '{name}' is {other}, expected {expected}.")
+    present = [name for name in present if merged.tensors[name].nbytes == outputs[name].nbytes]
     chosen = present if sample is None else random.Random(seed).sample(present, min(sample, len(present)))  # noqa: S311
     comparison = _Comparison(merged)
     skip = set(names) - set(chosen)
@@ -179,25 +188,36 @@ def _difference(first: Source, second: Source, name: str) -> TensorDifference:
     for start in range(0, a.numel, _CHUNK_ELEMENTS):
         count = min(_CHUNK_ELEMENTS, a.numel - start)
         x, y = _values(first, a, start, count), _values(second, b, start, count)
-        unequal = (x != y) & ~(np.isnan(x) & np.isnan(y))
-        norm += float(np.dot(x, x))
+        unequal = (x != y) & ~((x != x) & (y != y))  # NaN is equal to NaN here
+        wide = x.astype(_wide(x.dtype))
+        norm += float(np.sum(np.abs(wide) ** 2))
         if unequal.any():
-            gap = np.abs(x - y)[unequal]
+            with np.errstate(invalid="ignore", over="ignore"):
+                gap = np.abs(wide[unequal] - y[unequal].astype(_wide(y.dtype))).astype(np.float64)
+            gap[np.isnan(gap)] = np.inf
             differing += int(gap.size)
             largest = max(largest, float(gap.max()))
-            squares += float(np.dot(gap, gap))
-    relative = float(np.sqrt(squares / norm)) if norm else float(differing > 0)
+            squares += float(np.sum(gap**2))
+    with np.errstate(invalid="ignore"):
+        ratio = float(np.sqrt(np.float64(squares) / norm)) if norm else float(differing > 0)
     kind = "values" if differing else "equal" if a.dtype == b.dtype else "dtype"
-    return TensorDifference(name, kind, differing, largest, relative)
+    return TensorDifference(name, kind, differing, largest, math.inf if math.isnan(ratio) else ratio)
 
 
-def _values(source: Source, info: TensorInfo, start: int, count: int) -> NDArray[np.float64]:
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a dtype in which differences of values are taken."""
+    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+
+
+def _values(source: Source, info: TensorInfo, start: int, count: int) -> NDArray[Any]:
     dtype = STORAGE_DTYPES[info.dtype]
     if not dtype.numpy_name:
         raise CheckpointError(
-            f"Tensor '{info.name}' in {source.location} is stored as {info.dtype}, which cannot be read."
+            f"Tensor '{info.name}' in {source.location} has dtype {info.dtype}, which cannot be read."
         )
     width = dtype.bits // 8
     raw = np.empty(count * width, np.uint8)
     source.read_into(info, start * width, raw)
-    return raw.view(numpy_dtype(info.dtype)).astype(np.float64)
+    found = raw.view(numpy_dtype(info.dtype))
+    exact = dtype.kind == "exact" or found.dtype.kind == "c"
+    return found if exact else found.astype(np.float64)

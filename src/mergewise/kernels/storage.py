@@ -166,7 +166,8 @@ def encode(code, value, count, bits, raw, start):
             for j in range(count):
                 b = bits[j]
                 rounded = b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))
-                half[j] = np.uint16(rounded >> np.uint32(16))
+                nan = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)  # whose payload must not round up to zero
+                half[j] = np.uint16((b | np.uint32(0x400000) if nan else rounded) >> np.uint32(16))
         else:
             _encode_f16(bits, count, half)
 

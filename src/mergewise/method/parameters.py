@@ -1,12 +1,24 @@
 """Parameters of merge methods, declared once: validation, messages, defaults and documentation follow from here."""
 
-import math
+import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from mergewise.errors import RecipeError
 
 __all__ = ["Parameter"]
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_LARGEST = sys.float_info.max
+
+
+def _short(value: Any) -> str:
+    """Show a value, but not all of a huge one."""
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return "an integer beyond all floats"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 @dataclass(frozen=True)
@@ -62,19 +74,21 @@ class Parameter:
         for spelling, choice in self.aliases:
             if value is spelling:
                 return choice
+        if isinstance(self.default, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
+            value = float(value)  # YAML 1.1 takes 1e-3 for a word
         accepted = False
         if self.choices:
-            accepted = value in self.choices
+            accepted = isinstance(value, str) and value in self.choices
         elif isinstance(self.default, bool):
             accepted = isinstance(value, bool)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             whole = not isinstance(self.default, int) or isinstance(value, int)
             low_ok = self.low is None or value >= self.low
             high_ok = self.high is None or value <= self.high
-            accepted = math.isfinite(value) and whole and low_ok and high_ok
+            accepted = abs(value) <= _LARGEST and whole and low_ok and high_ok
         if not accepted:
             at = f" at {where}" if where else ""
             raise RecipeError(
-                f"The '{self.name}' parameter of {method} must be {self.kind}. Got {value!r} instead{at}."
+                f"The '{self.name}' parameter of {method} must be {self.kind}. Got {_short(value)} instead{at}."
             )
         return float(value) if isinstance(self.default, float) else value

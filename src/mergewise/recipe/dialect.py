@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mergewise.errors import RecipeError
-from mergewise.method import methods
+from mergewise.recipe.resolve import check_settings
 from mergewise.recipe.schema import DtypeName, Expert, ModelReference, Recipe, first_fault
 
 __all__ = ["load_recipe", "parse_recipe"]
@@ -54,12 +54,13 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     path = Path(path)
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    except (OSError, ValueError) as error:
+        text_fault = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "no file can have that name"
+        reason = error.strerror if isinstance(error, OSError) else text_fault
         raise RecipeError(f"{path}: expected a recipe, but it cannot be read: {reason}.") from error
     try:
         documents = list(yaml.load_all(text, Loader=_UniqueKeys))  # a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
     if len(documents) != 1 or documents[0] is None:
         found = "nothing" if not documents or documents == [None] else f"{len(documents)} documents"
@@ -86,15 +87,12 @@ def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
         read = _Dialect.model_validate(content)
     except ValidationError as error:
         raise RecipeError(first_fault(error, _Dialect, where)) from None
-    experts = read.models
-    if read.base_model is not None:
-        # people list the base among the models, with or without parameters; in delta space it adds nothing
-        experts = [e for e in experts if e.model != read.base_model or not _merges_deltas(read.merge_method)]
     try:
+        check_settings(read.merge_method, read.parameters, [entry.parameters for entry in read.models])
         return Recipe(
             method=read.merge_method,
             base=read.base_model,
-            experts=[e.model_dump() for e in experts],
+            experts=[entry.model_dump() for entry in read.models],
             parameters=read.parameters,
             dtype=read.dtype,
             out_dtype=read.out_dtype,
@@ -105,21 +103,18 @@ def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None
 
 
-def _merges_deltas(method: str) -> bool:
-    known = methods().get(method)  # an unknown name is reported by the recipe itself
-    return known is not None and known.space != "weight"
-
-
 class _UniqueKeys(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML would silently keep the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "expected a word as key", key.start_mark)
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
                 )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+            seen.add(key.value)
+        return node

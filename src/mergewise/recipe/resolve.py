@@ -1,7 +1,7 @@
 """Which values a tensor gets: precedence, filters, and gradients over the layers."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,9 @@ from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method import Method, Parameter, find_method
 from mergewise.recipe.schema import Recipe
 
-__all__ = ["LayerPositions", "TensorSettings", "check_parameters", "tensor_settings"]
+__all__ = ["LayerPositions", "TensorSettings", "check_parameters", "check_settings", "tensor_settings"]
 
-_LAYER = re.compile(r"^(.*?)\.(\d+)\.")
+_LAYER = re.compile(r"^(.*?)\.(\d{1,9})\.")
 
 
 class LayerPositions:
@@ -53,10 +53,15 @@ def check_parameters(recipe: Recipe) -> list[str]:
     Raises:
         RecipeError: A parameter is unknown, misplaced, or has a value that it does not take.
     """
-    method = find_method(recipe.method)
+    return check_settings(recipe.method, recipe.parameters, [expert.parameters for expert in recipe.experts])
+
+
+def check_settings(name_of_method: str, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Check the parameters of a merge and of each of its models; result and faults as ``check_parameters``."""
+    method = find_method(name_of_method)
     remarks = []
-    places = [("parameters", recipe.parameters, False)]
-    places += [(f"models.{i}.parameters", e.parameters, True) for i, e in enumerate(recipe.merged)]
+    places = [("parameters", shared, False)]
+    places += [(f"models.{i}.parameters", parameters, True) for i, parameters in enumerate(own)]
     for place, given, of_one_model in places:
         for name, value in given.items():
             where = f"{place}.{name}"
@@ -64,14 +69,14 @@ def check_parameters(recipe: Recipe) -> list[str]:
             if parameter is None:
                 known = [p.name for p in method.parameters]
                 hint = did_you_mean(name, known) or " It takes none."
-                raise RecipeError(f"{recipe.method} has no parameter '{name}', found at {where}.{hint}")
+                raise RecipeError(f"{method.name} has no parameter '{name}', found at {where}.{hint}")
             if of_one_model and not parameter.per_model:
                 raise RecipeError(
                     f"'{name}' holds for the whole merge, found at {where}; move it to 'parameters' of the recipe."
                 )
-            _check_value(parameter, value, recipe.method, where)
+            _check_value(parameter, value, method.name, where)
             if parameter.inert:
-                remarks.append(f"'{name}' at {where} has no effect on {recipe.method}.")
+                remarks.append(f"'{name}' at {where} has no effect on {method.name}.")
     return remarks
 
 
@@ -109,6 +114,8 @@ def _check_value(parameter: Parameter, value: Any, method: str, where: str) -> N
         raise RecipeError(f"The '{parameter.name}' parameter of {method} at {where} is an empty list; give it a value.")
     filters = [isinstance(item, dict) for item in value]
     if not any(filters):
+        if isinstance(parameter.default, int) and not isinstance(parameter.default, bool):
+            raise RecipeError(f"'{parameter.name}' of {method} takes one integer, found a gradient at {where}.")
         for i, item in enumerate(value):
             parameter.check(item, method, f"{where}.{i}")
         return
@@ -145,4 +152,4 @@ def _on_gradient(values: list[Any], position: float) -> Any:
         return values[i]
     j = min(i + 1, len(values) - 1)
     share = scaled - i
-    return values[i] if share == 0 else (1 - share) * values[i] + share * values[j]
+    return values[i] + share * (values[j] - values[i])

@@ -18,8 +18,9 @@ def _as_reference(value: Any) -> Any:
     """Accept paths, and mergekit's long form ``{model: {path: …}}``."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    while isinstance(value, dict) and len(value) == 1 and set(value) <= {"model", "path"}:
-        value = next(iter(value.values()))
+    for key in ("model", "model", "path"):
+        if isinstance(value, dict) and set(value) == {key}:
+            value = value[key]
     return value
 
 
@@ -51,7 +52,8 @@ class Recipe(BaseModel):
     Attributes:
         method: Name of a registered merge method.
         base: Checkpoint that the experts were fine-tuned from; methods in weight space do without.
-        experts: The models to merge, in order; a bare path stands for an expert without parameters of its own.
+        experts: The models to merge, in order; a bare path stands for an expert without parameters of its own. Where
+            changes to a base are merged, the base is left out if it is listed among them.
         parameters: Values for all experts and tensors. A value is a scalar, a list (a gradient over the layers), or a
             list of ``{filter, value}``.
         dtype: Storage dtype of the result, if ``out_dtype`` does not say otherwise; ``None`` keeps each tensor's own.
@@ -80,6 +82,8 @@ class Recipe(BaseModel):
             super().__init__(**fields)
         except ValidationError as error:
             raise RecipeError(first_fault(error, type(self), "recipe")) from None
+        if self.in_delta_space:
+            object.__setattr__(self, "experts", self.merged)
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
@@ -99,11 +103,12 @@ class Recipe(BaseModel):
 
     @property
     def merged(self) -> tuple[Expert, ...]:
-        """The models that are merged, in order: the experts, led by the base if the method begins there."""
-        if not find_method(self.method).base_is_first or self.base is None:
-            return self.experts
-        own = [e for e in self.experts if e.model == self.base]
-        return (*(own or [Expert(model=self.base)]), *(e for e in self.experts if e.model != self.base))
+        """The models that are merged, in order: without the base in delta space, and led by it where a method says so."""
+        method = find_method(self.method)
+        others = tuple(e for e in self.experts if e.model != self.base)
+        if method.base_is_first and self.base is not None:
+            return (next((e for e in self.experts if e.model == self.base), Expert(model=self.base)), *others)
+        return others if self.in_delta_space else self.experts
 
     @property
     def in_delta_space(self) -> bool:

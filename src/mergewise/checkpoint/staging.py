@@ -1,0 +1,128 @@
+"""The hidden folder in which an output grows, and how it becomes visible."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from mergewise.checkpoint.folder import INDEX_NAME
+from mergewise.errors import CheckpointError
+
+__all__ = ["Staging", "cannot_write", "require_free"]
+
+_SUFFIX = ".mergewise-partial"
+_LOCK_NAME = ".lock"
+_LAST = (INDEX_NAME, "config.json")  # what makes loaders take a folder for a checkpoint
+
+
+class Staging:
+    """A locked hidden folder for one output: beside it, or inside if the output is a mounted volume.
+
+    Args:
+        out: The output folder; it must not exist, or be empty.
+
+    Attributes:
+        folder: The hidden folder.
+
+    Raises:
+        CheckpointError: The output is not free, cannot be made, or is being written by another merge.
+    """
+
+    def __init__(self, out: Path) -> None:
+        require_free(out)
+        self._out = out
+        self._made: list[Path] = []
+        try:
+            whole = out.resolve() if out.is_symlink() else out.absolute()
+            # nothing can be renamed from beside a mounted volume into it
+            self.folder = whole / _SUFFIX if whole.is_mount() else whole.parent / f".{whole.name}{_SUFFIX}"
+            self._made = [parent for parent in self.folder.parents if not parent.exists()]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock: int | None = os.open(self.folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            self._remove_made()
+            raise cannot_write(out, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise CheckpointError(
+                f"{self.folder}: another merge is writing here; wait for it or choose another output."
+            ) from error
+
+    @property
+    def open(self) -> bool:
+        """Whether the folder is still ours to write into."""
+        return self._lock is not None
+
+    def sweep(self) -> None:
+        """Remove what a merge of something else left."""
+        for left in self.folder.iterdir():
+            if left.name != _LOCK_NAME:
+                left.unlink()
+
+    def publish(self) -> None:
+        """Make everything visible under the output's name, at once if the output does not exist yet.
+
+        Raises:
+            CheckpointError: The output was filled meanwhile.
+            OSError: The system refuses.
+        """
+        require_free(self._out)
+        (self.folder / _LOCK_NAME).unlink()
+        if self._out.is_dir():
+            # it may be a mounted volume, a link, or where somebody stands: it is filled rather than replaced
+            files = sorted(self.folder.iterdir(), key=lambda path: (path.name in _LAST, path.name))
+            for path in files:
+                path.rename(self._out / path.name)
+            self.folder.rmdir()
+        else:
+            self.folder.rename(self._out)
+        _sync(self._out.absolute().parent)
+
+    def remove(self) -> None:
+        """Remove the folder, and the parents that were made for it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove_made()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _remove_made(self) -> None:
+        for path in self._made:
+            try:
+                path.rmdir()
+            except OSError:
+                return
+
+
+def require_free(out: Path) -> None:
+    """Require that an output folder does not exist yet, or is empty but for what an interrupted merge left.
+
+    Raises:
+        CheckpointError: Something is there.
+    """
+    try:
+        free = not (out.exists() or out.is_symlink()) or (out.is_dir() and {p.name for p in out.iterdir()} <= {_SUFFIX})
+    except (OSError, ValueError) as error:
+        raise cannot_write(out, error) from error
+    if not free:
+        raise CheckpointError(f"{out}: expected an output folder that is new or empty, found something there.")
+
+
+def cannot_write(out: Path, error: OSError | ValueError, kept: Path | None = None) -> CheckpointError:
+    """Return a fault of writing, with what to do about it."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    advice = f"what is finished is kept in {kept} for the next try" if kept else "make room or choose another place"
+    return CheckpointError(f"{str(out)[:200]}: cannot be written: {reason}; {advice}, and run again.")
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,116 @@
+"""The memory budget is kept: sampled anonymous memory of a process that merges a model larger than its budget."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from support import save_model
+
+# VmData counts what is reserved, and file pages are the page cache's; RssAnon is what the process really took.
+SCRIPT = """
+import json, sys, threading, time
+def anonymous():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+import mergewise as mw
+recipe, out, memory, threads = json.loads(sys.argv[1])
+peak, done = 0, threading.Event()
+def watch():
+    global peak
+    while not done.is_set():
+        peak = max(peak, anonymous())
+        time.sleep(0.001)
+watcher = threading.Thread(target=watch)
+watcher.start()
+report = mw.merge(mw.Recipe(**recipe), out, memory=memory, threads=threads)
+done.set()
+watcher.join()
+print(json.dumps({"peak": peak / 1024, "threads": report.threads}))
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is in /proc of Linux alone"),
+]
+
+
+def mebibytes_at_the_peak(models, tmp_path, method, parameters, memory, threads=2):
+    """Merge in a process of its own; return its peak in MiB."""
+    recipe = {
+        "method": method, "base": str(models[0]), "experts": [str(m) for m in models[1:]], "parameters": parameters,
+    }  # fmt: skip
+    arguments = [recipe, str(tmp_path / "out"), memory, threads]
+    for _ in range(2):  # the first may compile kernels, which is not what a budget is about
+        if (tmp_path / "out").exists():
+            for file in (tmp_path / "out").iterdir():
+                file.unlink()
+        found = subprocess.run(
+            [sys.executable, "-c", SCRIPT, json.dumps(arguments)],
+            capture_output=True, text=True, check=True, timeout=600, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+    return json.loads(found.stdout)["peak"]
+
+
+def family(folder, shapes, experts, dtype=ml_dtypes.bfloat16):
+    rng = np.random.default_rng(0)
+    tile = rng.normal(size=1 << 20) * 0.02
+    paths = []
+    for number in range(experts + 1):
+        values = (tile + (rng.normal(size=tile.size) * 0.002 if number else 0.0)).astype(dtype)
+        model = {k: np.resize(values, int(np.prod(s))).reshape(s) for k, s in shapes.items()}
+        paths.append(save_model(folder / f"m{number}", model))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Four models of 150 MB each: one long tensor, some of the usual size, many short ones."""
+    shapes = {"embed": (24 << 10, 1024)} | {f"layers.{i}.w": (5120, 1024) for i in range(9)}
+    shapes |= {f"layers.{i}.norm": (4096,) for i in range(100)}
+    return family(tmp_path_factory.mktemp("large"), shapes, 3)
+
+
+@pytest.mark.parametrize("memory", [200, 256])
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("task_arithmetic", {}),
+        ("ties", {"density": 0.2}),
+        ("ties", {"density": 0.2, "scope": "model", "rescale": "l1"}),
+        ("dare_ties", {"density": 0.2}),
+        ("model_stock", {}),
+        ("model_stock", {"filter_wise": True}),
+        ("karcher", {}),
+    ],
+    ids=str,
+)
+def test_a_model_larger_than_the_budget_merges_within_it(large, tmp_path, method, parameters, memory):
+    assert mebibytes_at_the_peak(large, tmp_path, method, parameters, f"{memory}MiB") <= memory
+
+
+def test_trimming_over_a_model_of_very_many_tensors_keeps_to_the_budget(tmp_path):
+    # a sample of the model must not grow with the number of its tensors, or pieces
+    models = family(tmp_path, {f"layers.{i}.w": (8192,) for i in range(4000)}, 3)
+    peak = mebibytes_at_the_peak(models, tmp_path, "ties", {"density": 0.2, "scope": "model"}, "200MiB")
+    assert peak <= 200
+
+
+def test_coefficients_by_short_slices_keep_to_the_budget(tmp_path):
+    # four million slices of two elements: their inner products must not be held all at once
+    models = family(tmp_path, {"conv": (4 << 20, 2)}, 2)[1:]
+    recipe = {"nuslerp_flatten": False}
+    peak = mebibytes_at_the_peak([models[0], *models], tmp_path, "nuslerp", recipe, "200MiB")
+    assert peak <= 200
+
+
+def test_a_method_that_needs_whole_tensors_keeps_to_the_budget_it_accepted(tmp_path):
+    models = family(tmp_path, {f"w{i}": (1024, 1024) for i in range(8)}, 2)[1:]
+    recipe = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
+    peak = mebibytes_at_the_peak([models[0], *models], tmp_path, "nuslerp", recipe, "300MiB")
+    assert peak <= 300

@@ -1,0 +1,263 @@
+"""The k-th magnitude by counting: exact for any data, any sample, and any cut of the data into parts."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from mergewise.kernels import counting
+from mergewise.kernels.storage import CODES
+from mergewise.statistics.magnitude import BINS, KEEP_ALL, KEEP_NONE, MagnitudeCounts, MagnitudeSearch, kept_count
+
+INFINITY = 0x7F800000
+
+
+def by_sorting(keys, k):
+    """Threshold, ties kept and ties found, from a full sort."""
+    if k == 0:
+        return KEEP_NONE, 0, 0
+    if k == keys.size:
+        return KEEP_ALL, None, None
+    threshold = int(np.sort(keys)[::-1][k - 1])
+    return threshold, k - int((keys > threshold).sum()), int((keys == threshold).sum())
+
+
+def count(keys, search):
+    """One counting pass in plain NumPy, as the documentation of the kernel states it."""
+    counts = MagnitudeCounts.zero(len(keys))
+    for i, row in enumerate(keys.astype(np.int64)):
+        low, shift = int(search.lower[i]), int(search.shift[i])
+        inside = row[(row >= low) & (row < low + (BINS << shift))]
+        counts.histogram[i] += np.bincount((inside - low) >> shift, minlength=BINS)
+        counts.above[i] += int((row >= low + (BINS << shift)).sum())
+    return counts
+
+
+def count_by_kernel(values, search):
+    """One counting pass of the kernel over float32 magnitudes, as task vectors of a base of zeros."""
+    experts, size = values.shape
+    raw = np.zeros((1 + experts, (size * 4 + 63) // 64 * 64), np.uint8)
+    raw[1:, : size * 4] = np.ascontiguousarray(values).view(np.uint8).reshape(experts, -1)
+    counts = MagnitudeCounts.zero(experts)
+    codes = np.full(1 + experts, CODES["F32"], np.int64)
+    counting.count_magnitudes(raw, codes, size, search.lower, search.shift, counts.histogram, counts.above)
+    return counts
+
+
+def run(search, counter, most_passes=4):
+    """Refine until done; no data and no sample may take more passes than a miss, a narrowing and a settling."""
+    passes = 0
+    while not search.done:
+        passes += 1
+        assert passes <= most_passes, "the search does not come to an end"
+        search.refine(counter(search))
+    return passes
+
+
+def assert_exact(search, keys, kept):
+    for i, k in enumerate(kept):
+        threshold, ties_kept, ties_found = by_sorting(keys[i], k)
+        assert int(search.thresholds[i]) == threshold
+        if ties_kept is not None:
+            assert int(search.ties_kept[i]) == ties_kept
+            assert int(search.ties_found[i]) == ties_found
+            assert 1 <= ties_kept <= ties_found or k == 0
+    partly = [by_sorting(keys[i], k)[1] != by_sorting(keys[i], k)[2] for i, k in enumerate(kept)]
+    assert search.ambiguous == any(partly)
+
+
+# Magnitudes with everything that goes wrong: ties, zeros, subnormals, neighbours, the whole range of exponents.
+SPECIAL = [0, 1, 2, 0x007FFFFF, 0x00800000, 0x3F800000, 0x3F800001, 0x7F7FFFFF, INFINITY]
+key = st.one_of(
+    st.sampled_from(SPECIAL), st.integers(0, INFINITY), st.integers(0x3F800000, 0x3F800040), st.integers(0, 40)
+)
+
+
+@st.composite
+def keys_and_counts(draw):
+    experts, size = draw(st.integers(1, 3)), draw(st.integers(1, 60))
+    keys = draw(arrays(np.uint32, (experts, size), elements=key))
+    return keys, [draw(st.integers(0, size)) for _ in range(experts)]
+
+
+@given(keys_and_counts())
+@settings(deadline=None)
+@example((np.zeros((1, 9), np.uint32), [4]))
+@example((np.full((1, 9), INFINITY, np.uint32), [1]))
+@example((np.array([[5, 5, 5, 7, 7, 1]], np.uint32), [3]))
+def test_settling_from_all_keys_equals_sorting(case):
+    keys, kept = case
+    search = MagnitudeSearch(keys.shape[1], kept)
+    search.settle(keys)
+    assert search.done
+    assert_exact(search, keys, kept)
+
+
+@given(keys_and_counts())
+@settings(deadline=None, max_examples=60)
+def test_counting_without_any_sample_equals_sorting(case):
+    keys, kept = case
+    search = MagnitudeSearch(keys.shape[1], kept)
+    run(search, lambda s: count(keys, s))
+    assert_exact(search, keys, kept)
+
+
+@given(keys_and_counts(), st.data())
+@settings(deadline=None, max_examples=100)
+def test_a_sample_that_misleads_costs_passes_but_never_exactness(case, data):
+    keys, kept = case
+    experts, size = keys.shape
+    kind = data.draw(st.sampled_from(["part", "unrelated", "constant", "extremes"]))
+    if kind == "part":
+        sample = keys[:, : data.draw(st.integers(1, size))]
+    elif kind == "unrelated":
+        sample = data.draw(arrays(np.uint32, (experts, data.draw(st.integers(1, 20))), elements=key))
+    elif kind == "constant":
+        sample = np.full((experts, 500), data.draw(key), np.uint32)
+    else:
+        sample = np.tile(np.array([0, INFINITY], np.uint32), (experts, 250))
+    search = MagnitudeSearch(size, kept)
+    search.bracket(sample)
+    run(search, lambda s: count(keys, s))
+    assert_exact(search, keys, kept)
+
+
+@pytest.mark.parametrize("k", [1, 2, 499, 500, 501, 998, 999])
+@pytest.mark.parametrize("sampled", [0, 1, 0x3F800000, 0x7F7FFFFF, INFINITY])
+def test_a_sample_that_lies_wholly_beside_the_answer_is_recovered_from(sampled, k):
+    keys = np.random.default_rng(k).integers(0, INFINITY, (1, 1000), dtype=np.uint32)
+    search = MagnitudeSearch(1000, [k])
+    search.bracket(np.full((1, 4096), sampled, np.uint32))
+    run(search, lambda s: count(keys, s), most_passes=3)
+    assert_exact(search, keys, [k])
+
+
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.999])
+def test_a_fair_sample_of_weights_needs_at_most_two_passes(density):
+    values = np.random.default_rng(0).normal(0, 0.01, (2, 400_000)).astype(np.float32)
+    keys = np.abs(values).view(np.uint32)
+    kept = [kept_count(density, 400_000)] * 2
+    search = MagnitudeSearch(400_000, kept)
+    search.bracket(keys[:, ::2])
+    assert run(search, lambda s: count_by_kernel(values, s)) <= 2
+    assert_exact(search, keys, kept)
+
+
+@given(keys_and_counts(), st.data())
+@settings(deadline=None, max_examples=60)
+def test_the_counting_kernel_counts_what_its_documentation_says(case, data):
+    keys, kept = case
+    keys = np.minimum(keys, INFINITY - 1)  # the difference to a base of zeros must keep the bits
+    search = MagnitudeSearch(keys.shape[1], kept)
+    if data.draw(st.booleans()):
+        search.bracket(data.draw(arrays(np.uint32, (len(kept), 5), elements=key)))
+    sign = data.draw(arrays(np.uint32, keys.shape, elements=st.sampled_from([0, 1 << 31])))
+    values = (keys | sign).view(np.float32)
+    while not search.done:
+        by_kernel, plain = count_by_kernel(values, search), count(keys, search)
+        assert np.array_equal(by_kernel.histogram, plain.histogram)
+        assert np.array_equal(by_kernel.above, plain.above)
+        search.refine(by_kernel)
+    assert_exact(search, keys, kept)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.zeros(300_000),
+        np.full(300_000, 1e-45),
+        np.full(300_000, -3.0),
+        np.where(np.arange(300_000) % 3 == 0, 0.0, 1e-40),
+        np.ldexp(1.0, np.arange(300_000) % 250 - 130),
+        np.repeat([1.0, np.nextafter(np.float32(1), np.float32(2))], 150_000),
+        np.concatenate([np.zeros(299_999), [1e38]]),
+    ],
+    ids=["zeros", "one subnormal", "one value", "zeros and subnormals", "all exponents", "two neighbours", "outlier"],
+)
+@pytest.mark.parametrize("k", [1, 2, 99_999, 150_000, 150_001, 299_999])
+def test_degenerate_tensors_settle_exactly(values, k):
+    values = values.astype(np.float32)[None]
+    keys = np.abs(values).view(np.uint32)
+    search = MagnitudeSearch(values.size, [k])
+    search.bracket(keys[:, :4096])  # the head of a tensor is no fair sample
+    run(search, lambda s: count_by_kernel(values, s))
+    assert_exact(search, keys, [k])
+
+
+@st.composite
+def many_counts(draw):
+    parts = []
+    for _ in range(draw(st.integers(1, 5))):
+        part = MagnitudeCounts.zero(2)
+        for _ in range(draw(st.integers(0, 5))):
+            part.histogram[draw(st.integers(0, 1)), draw(st.integers(0, BINS - 1))] += draw(st.integers(0, 2**40))
+        part.above += draw(arrays(np.int64, 2, elements=st.integers(0, 2**40)))
+        parts.append(part)
+    return parts
+
+
+def copied(part):
+    return MagnitudeCounts(part.histogram.copy(), part.above.copy())
+
+
+def combined(parts):
+    total = copied(parts[0])
+    for part in parts[1:]:
+        total.combine(part)
+    return total
+
+
+@given(many_counts(), st.randoms())
+@settings(deadline=None, max_examples=25)
+def test_combining_counts_is_associative_and_commutative_with_zero_as_identity(parts, random):
+    flat = combined(parts)
+    shuffled = parts.copy()
+    random.shuffle(shuffled)
+    at = random.randint(1, len(parts))
+    nested = combined([combined(shuffled[:at]), *([combined(shuffled[at:])] if shuffled[at:] else [])])
+    for other in (nested, combined([MagnitudeCounts.zero(2), *parts]), combined([*parts, MagnitudeCounts.zero(2)])):
+        assert np.array_equal(flat.histogram, other.histogram)
+        assert np.array_equal(flat.above, other.above)
+
+
+@given(keys_and_counts(), st.lists(st.integers(0, 60), max_size=4))
+@settings(deadline=None, max_examples=40)
+def test_counts_of_parts_combine_to_the_counts_of_the_whole(case, cuts):
+    keys, kept = case
+    search = MagnitudeSearch(keys.shape[1], kept)
+    parts = [count(part, search) for part in np.split(keys, sorted(min(c, keys.shape[1]) for c in cuts), axis=1)]
+    whole, together = count(keys, search), combined(parts)
+    assert np.array_equal(whole.histogram, together.histogram)
+    assert np.array_equal(whole.above, together.above)
+
+
+@pytest.mark.parametrize(
+    ("density", "total", "kept"),
+    [
+        (1.0, 10, 10),
+        (0.5, 10, 5),
+        (0.29, 100, 28),  # int(0.29 · 100) in floating point, as mergekit counts
+        (0.999, 10, 9),
+        (1e-9, 10, 1),  # at least one
+        (0.0, 10, 0),
+        (0.0, 0, 0),
+        (1.0, 0, 0),
+        (0.2, 1, 1),
+        (0.7, 3, 2),
+        (1.0, 2**40, 2**40),
+    ],
+)
+def test_a_density_keeps_int_rho_n_elements_at_least_one_and_none_for_zero(density, total, kept):
+    assert kept_count(density, total) == kept
+
+
+@given(st.floats(0, 1), st.integers(0, 10**12))
+def test_kept_counts_are_within_the_tensor_and_grow_with_density(density, total):
+    kept = kept_count(density, total)
+    assert 0 <= kept <= total
+    assert kept <= kept_count(min(1.0, density * 1.5), total)
+    if density > 0 and total > 0:
+        assert kept == max(1, math.floor(density * total))
