@@ -28,6 +28,11 @@ class Outcome:
         return json.loads(self.out)
 
 
+def without_progress(text: str) -> str:
+    """Leave out the lines that tell every few seconds, on a slow machine, how far a merge is."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("merging: "))
+
+
 class World:
     """The folder that a command runs in.
 
@@ -96,6 +101,7 @@ def run(monkeypatch, capfd):
         except SystemExit as end:
             code = end.code
         out, err = capfd.readouterr()
+        err = without_progress(err)
         return Outcome(0 if code is None else code, out, err)
 
     return command

@@ -52,10 +52,9 @@ class TestMerge:
 
     @pytest.mark.parametrize("value", ["1e-3", "1.0e-3", ".001", "0.001"])
     def test_a_number_may_be_written_in_any_usual_way(self, value, world, run):
-        assert run(*QUICK, "-p", f"lambda={value}", "out", "--json").code == 0
-        assert json.loads((world.folder / "out" / "mergewise.json").read_text())["recipe"]["parameters"] == {
-            "lambda": 0.001
-        }
+        assert run(*QUICK, "-p", f"lambda={value}", "out").code == 0
+        assert run("merge", world.recipe(parameters={"lambda": 0.001}), "other").code == 0
+        assert weights(world.folder / "out") == weights(world.folder / "other")
 
     @pytest.mark.parametrize("options", [["--threads", "1"], ["--threads", "2", "--memory", "300MiB"], ["--threads=7"]])
     def test_threads_and_memory_do_not_change_a_byte(self, options, world, run):

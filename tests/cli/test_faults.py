@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import support
+from cli.conftest import without_progress
 
 WEIGHT = "model.layers.1.mlp.up_proj.weight"
 QUICK = ["merge", "--method", "task_arithmetic", "--base", "base", "--expert", "e1", "--expert", "e2"]
@@ -411,9 +412,10 @@ def _(_):
     return ["verify", "nowhere"]
 
 
-@case("a verification of a record without inputs", "base/mergewise.json", "record of a merge", seen="other")
+@case("a verification of a record with strange inputs", "base/mergewise.json", "record of a merge", seen="other")
 def _(w):
-    (w.folder / "base" / "mergewise.json").write_text('{"recipe": {}, "inputs": [1]}')
+    record = {"recipe": {"merge_method": "average", "models": [{"model": "e1"}]}, "inputs": [1]}
+    (w.folder / "base" / "mergewise.json").write_text(json.dumps(record))
     return ["verify", "base"]
 
 
@@ -499,7 +501,7 @@ def test_a_process_of_its_own_says_the_same(name, world, run):
     assert ran.stdout == ""
     assert "Traceback" not in ran.stderr
     if case.code == 1:
-        assert ran.stderr == run(*command).err
+        assert without_progress(ran.stderr) == run(*command).err
     assert support.tree(world.folder) == before
 
 
@@ -562,7 +564,7 @@ def test_a_path_that_is_not_unicode_works_or_gives_one_sentence(place, world):
     assert b"Traceback" not in ran.stderr
     if ran.returncode:
         assert ran.returncode == 1
-        assert ran.stderr.count(b"\n") == 1
+        assert without_progress(os.fsdecode(ran.stderr)).count("\n") == 1
         assert not (world.folder / "out").exists()
     assert not list(world.folder.glob(".*"))
 
@@ -610,7 +612,7 @@ def test_an_interrupted_merge_shows_nothing_and_goes_on_when_it_is_run_again(wor
     ran = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=False)
     assert ran.returncode == 130
     assert "Traceback" not in ran.stderr
-    assert len(ran.stderr.splitlines()) == 1
+    assert len(without_progress(ran.stderr).splitlines()) == 1
     assert not (world.folder / "out").exists()
     assert run(*command).code == 0
     assert run(*command[:2], "fresh").code == 0

@@ -122,5 +122,5 @@ def test_arrays_that_do_not_fit_each_other_are_named():
     base, (expert, _) = family()
     with pytest.raises(mw.CheckpointError, match=r"'w' has shape \[8, 6\] in expert 1, expected \[6, 8\]"):
         mw.merge_arrays("ties", base, [{"w": expert["w"].T}])
-    with pytest.raises(mw.CheckpointError, match="expert 1 .*'w'"):
+    with pytest.raises(mw.CheckpointError, match=r"expert 1 .*'w'"):
         mw.merge_arrays("ties", base, [{"v": expert["w"]}])

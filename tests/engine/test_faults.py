@@ -47,9 +47,8 @@ def test_nan_and_infinity_are_reported_with_tensor_model_and_place(case, bad, wh
         base["w"][1, 2] = bad
         assert np.isfinite(merge(case, base, experts)["w"]).all()  # it takes no part
         return
-    model, label = {
-        "base": (base, "base"), "first expert": (experts[0], "expert 1"), "last expert": (experts[-1], f"expert {count}")
-    }[where]  # fmt: skip
+    places = {"base": (base, "base"), "first expert": (experts[0], "expert 1")}
+    model, label = places.get(where, (experts[-1], f"expert {count}"))
     model["w"][1, 2] = bad
     with pytest.raises(mw.MergeError) as caught:
         merge(case, base, experts)
@@ -124,8 +123,8 @@ def test_a_result_too_large_for_the_dtype_is_reported_and_one_just_below_is_not(
     halves = {} if name in {"average", "ties", "model_stock"} else {"weight": 0.5}
     # experts in float64 hold what the result cannot
     with pytest.raises(mw.MergeError, match=r"Tensor 'w' merges to values that do not fit"):
-        run(limit * (1 + 1e-6))
-    largest = run(limit * (1 - 1e-6)).astype(np.float64)
+        run(limit)
+    largest = run(limit * (1 - 1e-9)).astype(np.float64)
     assert np.isfinite(largest).all()
     assert largest[1] == -float(ml_dtypes.finfo(np.dtype(dtype)).max)
 
@@ -158,7 +157,7 @@ class Broken(RuntimeError):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("after", [0, 1, 7])
+@pytest.mark.parametrize("after", [0, 1, 4])
 def test_an_unforeseen_fault_of_a_worker_reaches_the_caller_and_stops_the_others(threads, after, tmp_path, monkeypatch):
     base, experts = large_family(2)
     paths = [save_model(tmp_path / "in" / f"m{i}", m) for i, m in enumerate([base, *experts])]

@@ -50,10 +50,9 @@ def mebibytes_at_the_peak(models, tmp_path, method, parameters, memory, threads=
         if (tmp_path / "out").exists():
             for file in (tmp_path / "out").iterdir():
                 file.unlink()
-        found = subprocess.run(
-            [sys.executable, "-c", SCRIPT, json.dumps(arguments)],
-            capture_output=True, text=True, check=True, timeout=600, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )  # fmt: skip
+        command = [sys.executable, "-c", SCRIPT, json.dumps(arguments)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600, env=environment)
     return json.loads(found.stdout)["peak"]
 
 

@@ -18,7 +18,7 @@ NAMES = ["b", "a", "B", "a.1", "a.10", "a.2", "é", "z", "_"]
 
 
 def check(method, base, experts, **chosen):
-    found = mw.merge_arrays(method, base, experts, **chosen)
+    found = mw.merge_arrays(method, base, experts, threads=2, **chosen)
     for name, merged in reference.merge(method, base, experts, **chosen).items():
         assert_rounded_once(found[name], merged, found[name].dtype.name)
     return found
@@ -62,7 +62,7 @@ def test_ties_across_pieces_and_tensors_go_to_the_lowest_positions(method, densi
     monkeypatch.setattr(Layout, "piece_elements", lambda self, job: blocks * BLOCK)
     monkeypatch.setattr(gather, "_SAMPLE", 4096)
     base, experts = tied_family(1, 2, dtype)
-    check(method, base, experts, density=list(densities), scope="model", threads=2)
+    check(method, base, experts, density=list(densities), scope="model")
 
 
 @pytest.mark.parametrize("rescale", ["l1", "expected"])

@@ -147,7 +147,7 @@ class FolderTarget:
                 if path.name not in texts:
                     shutil.copyfile(path, folder / path.name)
             for name, text in {**texts, **self._index()}.items():
-                (folder / name).write_text(text, "utf-8")
+                (folder / name).write_text(text, "utf-8", errors="backslashreplace")  # paths need not be text
             self._write_behind.close()
             for descriptor in self._descriptors:
                 os.fsync(descriptor)

@@ -1,8 +1,12 @@
 """The ``mergewise`` command: its subcommands, and how faults leave it."""
 
+import functools
+import io
 import json
 import os
 import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import typer
 
@@ -29,8 +33,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Let Ctrl-C end a command with a sentence."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            _fail("Interrupted; a merge goes on where it was when the same command is run again.", 130)
+
+    return run
+
+
 for command in (merge, plan, verify, inspect, diff, methods, demo):
-    app.command()(command)
+    app.command()(_interruptible(command))
 app.add_typer(zoo_app)
 
 
@@ -49,21 +68,24 @@ def _options(
 
 def main() -> None:
     """Run the command line; exit with 0 done, 1 a fault reported in one sentence, 2 wrong usage, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # paths need not be text
     try:
         app()
     except MergewiseError as fault:
         _fail(str(fault), 1)
     except MemoryError:
         _fail("The machine has not enough memory for this; lower --threads or --memory.", 1)
-    except KeyboardInterrupt:
-        _fail("Interrupted; a merge goes on where it was when the same command is run again.", 130)
     except BrokenPipeError:
         # whoever read our output has gone, as in `mergewise inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-def _fail(sentence: str, code: int) -> None:
+def _fail(sentence: str, code: int) -> NoReturn:
+    # names in files and on the command line may hold line breaks, control codes, or bytes that are no text
+    sentence = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
     if "--json" in sys.argv:
         print(json.dumps({"error": sentence}, ensure_ascii=False))
     print(f"mergewise: {sentence}", file=sys.stderr)

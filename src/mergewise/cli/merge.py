@@ -54,7 +54,9 @@ def merge(
         raise typer.BadParameter("--base, --expert, --parameter and --dtype go with --method, not with a recipe file")
     from mergewise import engine
     from mergewise.checkpoint import require_free
+    from mergewise.engine.layout import parse_size
 
+    shard_bytes = parse_size(shard_size, "shard size")
     recipe = quick_recipe(method, base, expert, parameter, dtype) if method else engine.as_recipe(paths[0])
     out = paths[-1]
     if dry_run:
@@ -62,7 +64,7 @@ def merge(
         print_plan(engine.plan(recipe), out, threads, memory, as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:
-        report = engine.merge(recipe, out, threads=threads, memory=memory, shard_size=shard_size, progress=progress)
+        report = engine.merge(recipe, out, threads=threads, memory=memory, shard_size=shard_bytes, progress=progress)
     if json:
         print_json(report.summary())
         return

@@ -25,7 +25,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, num
     """Print a table; ``numeric`` names the columns that are aligned right."""
     from rich.console import Console
     from rich.table import Table
-
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")

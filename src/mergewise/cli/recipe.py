@@ -43,31 +43,37 @@ def quick_recipe(
     Raises:
         RecipeError: They do not make one.
     """
-    import yaml
-
     from mergewise.method import find_method
     from mergewise.recipe import Recipe
 
     known = find_method(method)
     shared: dict[str, Any] = {}
+    seen: set[str] = set()
     entries: list[dict[str, Any]] = [{"model": expert, "parameters": {}} for expert in experts or []]
     for given in parameters or []:
         name, equals, text = given.partition("=")
         if not equals:
             raise RecipeError(f"Expected --parameter NAME=VALUE, found '{given}'.")
         declared = known.parameter(name)
+        if name in seen:
+            raise RecipeError(f"--parameter {name} stands twice; give each parameter once.")
+        seen.add(name)
         values = text.split(",")
-        try:
-            if declared is not None and declared.per_model and len(values) > 1 and not text.lstrip().startswith("["):
-                if len(values) != len(entries):
-                    raise RecipeError(
-                        f"--parameter {given} has {len(values)} values for {len(entries)} experts; expected one for "
-                        "each, or one for all."
-                    )
-                for entry, value in zip(entries, values, strict=True):
-                    entry["parameters"][name] = yaml.safe_load(value)
-            else:
-                shared[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--parameter {given}: the value is not valid YAML.") from error
+        if declared is None or not declared.per_model or len(values) == 1 or text.lstrip().startswith("["):
+            shared[name] = _value(text, given)
+            continue
+        if len(values) != len(entries):
+            raise RecipeError(
+                f"--parameter {given} has {len(values)} values for {len(entries)} experts; expected one for each, or "
+                "one for all."
+            )
+        for entry, value in zip(entries, values, strict=True):
+            entry["parameters"][name] = _value(value, given)
     return Recipe(method=method, base=base, experts=entries, parameters=shared, dtype=dtype)
+
+
+def _value(text: str, given: str) -> Any:
+    from mergewise.recipe import read_yaml
+
+    documents = read_yaml(text, f"--parameter {given[:80]}")
+    return documents[0] if documents else None

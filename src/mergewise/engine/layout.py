@@ -63,7 +63,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     Raises:
         RecipeError: The budget is too small for even one thread.
     """
-    budget = parse_size(memory)
+    budget = parse_size(memory, "memory budget")
     if threads is not None and threads < 1:
         raise RecipeError(f"--threads must be at least 1, found {threads}.")
     wanted = threads or default_threads()
@@ -96,8 +96,12 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def parse_size(size: str | int) -> int:
+def parse_size(size: str | int, name: str) -> int:
     """Return a number of bytes from ``1073741824``, ``"1GiB"``, ``"512M"`` and the like.
+
+    Args:
+        size: What was asked for.
+        name: What messages call it.
 
     Raises:
         RecipeError: It is not a size.
@@ -106,10 +110,13 @@ def parse_size(size: str | int) -> int:
         return size
     match = _SIZE.match(size)
     if not match:
-        raise RecipeError(f"Expected a size such as '1GiB' or '800MB', found {size!r}.")
+        raise RecipeError(f"The {name} must be a size such as '1GiB' or '800MB', found {size[:40]!r}.")
     unit = match[2].upper()
     factor = 1 << (10 * "BKMGT".index(unit or "B")) if match[3] else _UNITS[unit]
-    return int(float(match[1]) * factor)
+    nbytes = float(match[1]) * factor
+    if nbytes >= 1 << 63:
+        raise RecipeError(f"The {name} must be a size such as '1GiB', found {size[:40]!r}, which no machine has.")
+    return int(nbytes)
 
 
 def _counting_bytes(job: TensorJob) -> int:

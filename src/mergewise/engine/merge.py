@@ -91,7 +91,7 @@ def merge(
         MergewiseError: The recipe, a checkpoint or the output folder does not allow the merge.
     """
     began = time.perf_counter()
-    shard_bytes = parse_size(shard_size)
+    shard_bytes = parse_size(shard_size, "shard size")
     require_free(Path(out))
     planned = plan(as_recipe(recipe))
     layout = lay_out(planned, threads, memory)

@@ -170,6 +170,7 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
     sources, done = align(sources, recipe)
     _check_dtypes(sources)
+    sources[0].config()  # a damaged configuration is better known now than after the merge
     positions = LayerPositions(sources[0].tensors)
     jobs = [_job(recipe, sources, name, positions(name)) for name in sorted(sources[0].tensors, key=str.encode)]
     _check_model_scope(jobs)

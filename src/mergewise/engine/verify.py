@@ -94,9 +94,9 @@ def verify(
 
     merged = open_checkpoint(out)
     record = _record(merged.folder / PROVENANCE_NAME)
-    planned = plan(parse_recipe(record["recipe"], PROVENANCE_NAME))
+    planned = plan(parse_recipe(record["recipe"], str(merged.folder / PROVENANCE_NAME)))
     found = hash_inputs(planned.sources)
-    recorded = {entry["file"]: entry["sha256"] for entry in record["inputs"]}
+    recorded = record["inputs"]
     faults = [f"{path}: it is an input, but not recorded." for path in found.keys() - recorded.keys()]
     faults += [
         f"{path}: expected SHA-256 {recorded[path]} as when it was merged, found {digest}."
@@ -149,12 +149,13 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Iterator[Tenso
 def _record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
-        return {"recipe": record["recipe"], "inputs": record["inputs"]}
+        inputs = {str(entry["file"]): str(entry["sha256"]) for entry in record["inputs"]}
+        return {"recipe": record["recipe"], "inputs": inputs}
     except OSError as error:
         raise CheckpointError(
             f"{path}: expected the record of a merge, but it cannot be read: {error.strerror}."
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
 
 
@@ -188,7 +189,9 @@ def _difference(first: Source, second: Source, name: str) -> TensorDifference:
     for start in range(0, a.numel, _CHUNK_ELEMENTS):
         count = min(_CHUNK_ELEMENTS, a.numel - start)
         x, y = _values(first, a, start, count), _values(second, b, start, count)
-        unequal = (x != y) & ~((x != x) & (y != y))  # NaN is equal to NaN here
+        unequal = ~np.equal(x, y)
+        if x.dtype.kind in "fc" and y.dtype.kind in "fc":
+            unequal &= ~(np.isnan(x) & np.isnan(y))
         wide = x.astype(_wide(x.dtype))
         norm += float(np.sum(np.abs(wide) ** 2))
         if unequal.any():

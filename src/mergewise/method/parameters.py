@@ -1,6 +1,5 @@
 """Parameters of merge methods, declared once: validation, messages, defaults and documentation follow from here."""
 
-import re
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,6 @@ from mergewise.errors import RecipeError
 
 __all__ = ["Parameter"]
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LARGEST = sys.float_info.max
 
 
@@ -74,8 +72,6 @@ class Parameter:
         for spelling, choice in self.aliases:
             if value is spelling:
                 return choice
-        if isinstance(self.default, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
-            value = float(value)  # YAML 1.1 takes 1e-3 for a word
         accepted = False
         if self.choices:
             accepted = isinstance(value, str) and value in self.choices

@@ -1,6 +1,6 @@
 """What to merge: the mergekit dialect, checked whole before a weight is read, and resolved tensor by tensor."""
 
-from mergewise.recipe.dialect import load_recipe, parse_recipe
+from mergewise.recipe.dialect import load_recipe, parse_recipe, read_yaml
 from mergewise.recipe.resolve import LayerPositions, TensorSettings, check_parameters, tensor_settings
 from mergewise.recipe.schema import Expert, Recipe
 
@@ -12,5 +12,6 @@ __all__ = [
     "check_parameters",
     "load_recipe",
     "parse_recipe",
+    "read_yaml",
     "tensor_settings",
 ]

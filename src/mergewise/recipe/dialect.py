@@ -1,6 +1,7 @@
 """Recipes as people write them: mergekit's YAML, with every key accounted for."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from mergewise.errors import RecipeError
 from mergewise.recipe.resolve import check_settings
 from mergewise.recipe.schema import DtypeName, Expert, ModelReference, Recipe, first_fault
 
-__all__ = ["load_recipe", "parse_recipe"]
+__all__ = ["load_recipe", "parse_recipe", "read_yaml"]
 
 _NOT_YET = ("slices", "modules", "tokenizer_source", "tokenizer", "chat_template", "name")
 
@@ -58,14 +59,23 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         text_fault = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "no file can have that name"
         reason = error.strerror if isinstance(error, OSError) else text_fault
         raise RecipeError(f"{path}: expected a recipe, but it cannot be read: {reason}.") from error
-    try:
-        documents = list(yaml.load_all(text, Loader=_UniqueKeys))  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
+    documents = read_yaml(text, str(path))
     if len(documents) != 1 or documents[0] is None:
         found = "nothing" if not documents or documents == [None] else f"{len(documents)} documents"
         raise RecipeError(f"{path}: expected one recipe, found {found}.")
     return parse_recipe(documents[0], str(path))
+
+
+def read_yaml(text: str, where: str) -> list[Any]:
+    """Return the documents of a YAML text as plain data; a key that stands twice is a fault, and 1e-3 is a number.
+
+    Raises:
+        RecipeError: It is not YAML.
+    """
+    try:
+        return list(yaml.load_all(text, Loader=_Loader))  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from error
 
 
 def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
@@ -103,10 +113,10 @@ def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML would silently keep the last."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -118,3 +128,9 @@ class _UniqueKeys(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return node
+
+
+# YAML 1.1 takes 1e-3 for a word
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)

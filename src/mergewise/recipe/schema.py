@@ -103,7 +103,7 @@ class Recipe(BaseModel):
 
     @property
     def merged(self) -> tuple[Expert, ...]:
-        """The models that are merged, in order: without the base in delta space, and led by it where a method says so."""
+        """The models that are merged, in order: without the base in delta space, led by it where a method says so."""
         method = find_method(self.method)
         others = tuple(e for e in self.experts if e.model != self.base)
         if method.base_is_first and self.base is not None:
