@@ -83,6 +83,18 @@ def check_task_arithmetic(folder: Path, base: support.Arrays, experts: list[supp
         require((error <= bound).all(), f"'{name}' is off by {float(error.max()):g}, expected θ_0 + λ Σ w_i τ_i")
 
 
+def check_pickles(folder: Path) -> None:
+    """Check that a checkpoint that only torch can read is refused with the reason, and not with a crash."""
+    (folder / "pickled").mkdir()
+    (folder / "pickled" / "pytorch_model.bin").write_bytes(b"PK")
+    try:
+        mw.plan(mw.Recipe(method="average", experts=[folder / "pickled"]))
+    except mw.CheckpointError as fault:
+        require("needs torch" in str(fault), f"a .bin file is refused for another reason: {fault}")
+    else:
+        require(False, "a .bin file is read without torch")
+
+
 def main() -> None:
     """Check all of it."""
     for package in ABSENT:
@@ -96,6 +108,7 @@ def main() -> None:
             support.save_model(folder / f"e{i}", expert, shards=i + 1)
         methods = merge_with_every_method(folder, base, experts)
         check_task_arithmetic(folder, base, experts)
+        check_pickles(folder)
         require("task_arithmetic" in run("methods"), "mergewise methods lists no task_arithmetic")
         run("inspect", str(folder / "formula"), "--json")
         left = [str(path) for path in folder.iterdir() if path.name.startswith(".")]

@@ -143,3 +143,8 @@ def tree(folder: Path, *, without: Iterable[str] = ()) -> dict[str, bytes | None
         for path in sorted(folder.rglob("*"))
         if path.name not in without
     }
+
+
+def without_progress(text: str) -> str:
+    """Leave out the lines that tell every few seconds, on a slow machine, how far a merge is."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("merging: "))

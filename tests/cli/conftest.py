@@ -11,8 +11,6 @@ import pytest
 import support
 from mergewise.cli import main
 
-METHODS_WITH_BASE = ("task_arithmetic", "ties")
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -26,11 +24,6 @@ class Outcome:
     def json(self) -> Any:
         """Its output as JSON."""
         return json.loads(self.out)
-
-
-def without_progress(text: str) -> str:
-    """Leave out the lines that tell every few seconds, on a slow machine, how far a merge is."""
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("merging: "))
 
 
 class World:
@@ -101,7 +94,7 @@ def run(monkeypatch, capfd):
         except SystemExit as end:
             code = end.code
         out, err = capfd.readouterr()
-        err = without_progress(err)
+        err = support.without_progress(err)
         return Outcome(0 if code is None else code, out, err)
 
     return command

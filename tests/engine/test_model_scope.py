@@ -12,6 +12,7 @@ from engine.models import BLOCK
 from mergewise.engine import gather
 from mergewise.engine.layout import Layout
 from reference import assert_rounded_once, round_once
+from support import save_model
 
 # names whose byte order is neither that of the alphabet nor of their lengths
 NAMES = ["b", "a", "B", "a.1", "a.10", "a.2", "é", "z", "_"]
@@ -72,20 +73,26 @@ def test_what_trimming_leaves_of_each_tensor_is_rescaled_by_itself(rescale, monk
     check("ties", base, experts, density=0.3, scope="model", rescale=rescale, weight=[1.0, 0.5, -0.25])
 
 
-@pytest.mark.parametrize("setting", ["rescale", "normalize", "lambda_", "weight"])
-def test_what_may_differ_between_tensors_does_so_at_model_scope_too(setting):
+DIFFERING = {"rescale": ("l1", "none"), "normalize": (True, False), "lambda": (0.5, 2.0), "weight": (1.0, -0.5)}
+
+
+@pytest.mark.parametrize("setting", DIFFERING)
+def test_what_may_differ_between_tensors_does_so_at_model_scope_too(setting, tmp_path):
     # trimming is common to all tensors; what follows is not
     rng = np.random.default_rng(3)
     base = {"first": np.zeros(50), "second": np.zeros(60)}
     experts = [{k: rng.normal(size=v.shape) for k, v in base.items()} for _ in range(3)]
-    one, other = {
-        "rescale": ("l1", "none"), "normalize": (True, False), "lambda_": (0.5, 2.0), "weight": (1.0, -0.5)
-    }[setting]  # fmt: skip
-    filters = [{"filter": "first", "value": one}, {"value": other}]
-    found = mw.merge_arrays("ties", base, experts, density=0.4, scope="model", **{setting: filters})
-    for name, value in (("first", one), ("second", other)):
-        expected = mw.merge_arrays("ties", base, experts, density=0.4, scope="model", **{setting: value})
-        assert np.array_equal(found[name], expected[name]), name
+    paths = [save_model(tmp_path / f"m{i}", m) for i, m in enumerate([base, *experts])]
+
+    def merge(value):
+        parameters = {"density": 0.4, "scope": "model", setting: value}
+        recipe = mw.Recipe(method="ties", base=paths[0], experts=paths[1:], parameters=parameters)
+        return mw.merge_to_arrays(recipe)
+
+    one, other = DIFFERING[setting]
+    found = merge([{"filter": "first", "value": one}, {"value": other}])
+    assert np.array_equal(found["first"], merge(one)["first"])
+    assert np.array_equal(found["second"], merge(other)["second"])
 
 
 def test_integer_tensors_take_no_part_in_the_ranking():

@@ -23,7 +23,7 @@ def mergekit():
 
 @pytest.fixture(scope="session")
 def llamas(tmp_path_factory):
-    """Folders of a random base, four experts that moved partly together, and an unrelated model."""
+    """Folders of a random base, experts that moved partly or mostly together, and an unrelated model."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("llamas")
     config = transformers.LlamaConfig(
@@ -36,9 +36,9 @@ def llamas(tmp_path_factory):
     assert {a.dtype for a in base.values()} == {np.dtype(np.float32)}
     rng = np.random.default_rng(0)
     together = {k: rng.normal(size=v.shape) for k, v in base.items()}
-    for name in ("E1", "E2", "E3", "E4", "FAR"):
-        scale = 0.3 if name == "FAR" else 0.02
-        moved = {k: v + scale * (together[k] + rng.normal(size=v.shape)) for k, v in base.items()}
+    for name in ("E1", "E2", "E3", "E4", "FAR", "NEAR1", "NEAR2", "NEAR3"):
+        scale, share = (0.3 if name == "FAR" else 0.02), (4.0 if name.startswith("NEAR") else 1.0)
+        moved = {k: v + scale * (share * together[k] + rng.normal(size=v.shape)) for k, v in base.items()}
         (folder / name).mkdir()
         (folder / name / "config.json").write_bytes((folder / "BASE" / "config.json").read_bytes())
         save_file(folder / name / "model.safetensors", {k: v.astype(np.float32) for k, v in moved.items()})

@@ -1,6 +1,6 @@
 """Recipes that mergekit and mergewise both run: a table of what people write, and random mixtures of it.
 
-``BASE`` and ``E1`` … ``E4`` stand for model folders.
+``BASE``, ``E1`` … ``E4``, ``NEAR1`` … ``NEAR3`` and ``FAR`` stand for model folders.
 """
 
 import copy
@@ -70,7 +70,7 @@ TABLE = {
     "ties of one expert": recipe("ties", weighted(1.0), {"density": 0.3}),
     "ties of four experts": recipe("ties", weighted(0.4, 0.3, 0.2, 0.1), {"density": 0.3}),
     "ties, parameters of the recipe alone": recipe("ties", ["E1", "E2"], {"density": 0.5, "weight": 0.4}),
-    "ties, parameters of a model first": recipe("ties", [("E1", {"weight": 0.9}), "E2"], {"density": 0.5, "weight": 0.2}),
+    "ties, parameters of a model first": recipe("ties", [("E1", {"weight": 0.9}), "E2"], {"weight": 0.2}),
     "dare_linear, nothing dropped": recipe("dare_linear", weighted(0.5, 0.8, -0.3), {"density": 1.0}),
     "dare_linear, normalised": recipe("dare_linear", weighted(0.5, 0.8, -0.3), {"normalize": True, "lambda": 0.5}),
     "dare_ties, nothing dropped": recipe("dare_ties", weighted(0.5, 0.8, -0.3), {"density": 1.0}),
@@ -96,7 +96,8 @@ TABLE = {
     "karcher of unrelated models": recipe("karcher", ["E1", "FAR", "E3"], base=None),
     "karcher, few steps": recipe("karcher", ["E1", "FAR"], {"max_iter": 2, "tol": 1e-9}, base=None),
     "model stock": recipe("model_stock", ["E1", "E2", "E3"]),
-    "model stock by filters": recipe("model_stock", ["BASE", "E1", "E2", "E3"], {"filter_wise": True}),
+    # of experts that agree: mergekit extrapolates past the base where they do not, and mergewise stops there
+    "model stock by filters": recipe("model_stock", ["BASE", "NEAR1", "NEAR2", "NEAR3"], {"filter_wise": True}),
 }  # fmt: skip
 
 

@@ -142,6 +142,12 @@ class TestGradients:
         found = values({"weight": [7, 1, 2]})
         assert [found[n] for n in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")] == [7, 7, 7]
 
+    def test_a_gradient_passes_through_its_values_however_far_apart_they_are(self):
+        found = values({"weight": [1e308, -1e308]})
+        ends = [found[f"model.layers.{i}.norm.weight"] for i in (0, 4)]
+        assert ends == [1e308, -1e308]
+        assert found["model.layers.2.norm.weight"] == 0
+
     def test_a_gradient_of_one_value_is_that_value(self):
         assert set(values({"weight": [3]}).values()) == {3}
 

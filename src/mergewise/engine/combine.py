@@ -10,7 +10,7 @@ from mergewise.errors import MergeError
 from mergewise.kernels.linear import combine_linear
 from mergewise.kernels.sparsify import SPARSIFY
 from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
-from mergewise.kernels.voting import ELECT, NORMALIZE, combine_voting
+from mergewise.kernels.voting import NORMALIZE, combine_voting
 from mergewise.method import GeometricProgram, LinearProgram, VotingProgram, WholeProgram
 
 __all__ = ["Known", "combine", "copy_exact"]
@@ -58,7 +58,8 @@ def combine(
             finite = combine_voting(
                 raw, codes, piece.start, piece.count, np.array(program.weights, np.float64), SPARSIFY[program.sparsify],
                 known.thresholds, known.ties_left[index].copy(), keys, keep_below, known.rescale[index],
-                ELECT[program.elect], NORMALIZE[program.normalize], program.total, program.scale, out, out_code, limit,
+                program.elect != "none", np.array(program.ballots(known.rescale[index].tolist()), np.float64),
+                NORMALIZE[program.normalize], program.total, program.tiny, program.scale, out, out_code, limit,
             )  # fmt: skip
         case WholeProgram(), _:
             finite = _combine_whole(raw, piece, program, out)

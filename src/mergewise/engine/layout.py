@@ -106,16 +106,16 @@ def parse_size(size: str | int, name: str) -> int:
     Raises:
         RecipeError: It is not a size.
     """
-    if isinstance(size, int):
+    if isinstance(size, int) and not isinstance(size, bool):
         return size
-    match = _SIZE.match(size)
+    match = _SIZE.match(size) if isinstance(size, str) else None
     if not match:
-        raise RecipeError(f"The {name} must be a size such as '1GiB' or '800MB', found {size[:40]!r}.")
+        raise RecipeError(f"The {name} must be a size such as '1GiB' or '800MB', found {str(size)[:40]!r}.")
     unit = match[2].upper()
     factor = 1 << (10 * "BKMGT".index(unit or "B")) if match[3] else _UNITS[unit]
     nbytes = float(match[1]) * factor
     if nbytes >= 1 << 63:
-        raise RecipeError(f"The {name} must be a size such as '1GiB', found {size[:40]!r}, which no machine has.")
+        raise RecipeError(f"The {name} must be a size such as '1GiB', found {str(size)[:40]}, which no machine has.")
     return int(nbytes)
 
 

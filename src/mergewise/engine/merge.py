@@ -22,6 +22,7 @@ from mergewise.engine.provenance import (
     provenance_texts,
     require_unchanged,
 )
+from mergewise.errors import RecipeError
 from mergewise.recipe import Expert, Recipe
 
 __all__ = ["MergeReport", "merge", "merge_arrays", "merge_to_arrays"]
@@ -159,7 +160,8 @@ def merge_arrays(
         dtype: Everyday name of the dtype of the result; ``None`` keeps each array's own.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the process without inputs and result.
-        parameters: Of the method. A list gives one value per expert; ``lambda_`` stands for ``lambda``.
+        parameters: Of the method. A list of values gives one per expert, a list of ``{filter, value}`` chooses by name of
+            the tensor; ``lambda_`` stands for ``lambda``.
 
     Returns:
         Merged arrays by name.
@@ -171,7 +173,9 @@ def merge_arrays(
     own: list[dict[str, Any]] = [{} for _ in experts]
     for given, value in parameters.items():
         name = given.rstrip("_")
-        if isinstance(value, list | tuple) and len(value) == len(own):
+        if isinstance(value, list | tuple) and not any(isinstance(one, dict | list) for one in value):
+            if len(value) != len(own):
+                raise RecipeError(f"'{name}' has {len(value)} values for {len(own)} experts; expected one for each.")
             for mine, one in zip(own, value, strict=True):
                 mine[name] = one
         else:

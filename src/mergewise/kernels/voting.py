@@ -6,34 +6,32 @@ from numba import njit
 from mergewise.kernels.sparsify import sparsify_tile
 from mergewise.kernels.storage import TILE, decode, decode_difference, encode, within
 
-__all__ = ["ELECT", "NORMALIZE", "combine_voting"]
+__all__ = ["NORMALIZE", "combine_voting"]
 
-ELECT = {"none": 0, "weighted": 1, "unweighted": 2}
 NORMALIZE = {"none": 0, "weights": 1, "agreeing": 2, "count": 3}
 
-_NO_ELECTION, _WEIGHTED = ELECT["none"], ELECT["weighted"]
 _BY_WEIGHTS, _BY_AGREEING, _BY_COUNT = NORMALIZE["weights"], NORMALIZE["agreeing"], NORMALIZE["count"]
 
 
 @njit(cache=True, nogil=True)
-def _add_agreeing(tau, positive, vote, weight, ballot, acc, share, count):
-    """Add the weighted elements on the majority's side, and their ballots; a zero is on neither side."""
+def _add_agreeing(tau, positive, ballot, weight, rescale, share_of_one, acc, share, count):
+    """Add the weighted elements on the majority's side, and their shares; a zero is on neither side."""
     for j in range(count):
-        side = tau[j] * vote
+        side = tau[j] * ballot
         agrees = (side > 0.0) if positive[j] == np.uint32(1) else (side < 0.0)
-        acc[j] += weight * tau[j] if agrees else 0.0
-        share[j] += ballot if agrees else 0.0
+        acc[j] += weight * (tau[j] * rescale) if agrees else 0.0
+        share[j] += share_of_one if agrees else 0.0
 
 
 @njit(cache=True, nogil=True)
-def _divide(acc, share, mode, total, count):
+def _divide(acc, share, mode, total, tiny, count):
     """Normalise the votes of one tile in place."""
     if mode == _BY_WEIGHTS:
         for j in range(count):
             acc[j] /= total
     elif mode == _BY_AGREEING:
         for j in range(count):
-            acc[j] /= share[j] if share[j] != 0.0 else 1.0
+            acc[j] /= share[j] if abs(share[j]) > tiny else 1.0
     elif mode == _BY_COUNT:
         for j in range(count):
             acc[j] /= max(share[j], 1.0)
@@ -42,7 +40,7 @@ def _divide(acc, share, mode, total, count):
 @njit(cache=True, nogil=True)
 def combine_voting(
     raw, codes, offset, count, weights, sparsify, thresholds, ties_left, keys, keep_below, rescale,
-    elect, normalize, total, scale, out, out_code, limit,
+    elect, ballots, normalize, total, tiny, scale, out, out_code, limit,
 ):  # fmt: skip
     """Write ``θ_0 + scale · normalise(Σ w_i s(τ_i) A_i)`` for one chunk of a tensor.
 
@@ -58,9 +56,11 @@ def combine_voting(
         keys: (experts,) uint64 keys of the random masks.
         keep_below: (experts,) uint64, density · 2**32.
         rescale: (experts,) float64, multiplies what is kept.
-        elect: One of ``ELECT``.
+        elect: Whether a sign is elected.
+        ballots: (experts,) float64, what an element of each expert counts in the election.
         normalize: One of ``NORMALIZE``.
         total: Divisor for ``NORMALIZE["weights"]``.
+        tiny: Weights of those that agree divide by one if they sum to no more than this.
         scale: Multiplies the merged delta (λ).
         out: (out_row_bytes,) uint8, written.
         out_code: Kernel code of the output dtype.
@@ -87,21 +87,24 @@ def combine_voting(
             ties_left[i] = sparsify_tile(
                 t, sparsify, offset + start, size, thresholds[i], ties_left[i], keys[i], keep_below[i], bits
             )
-            w = 1.0 if elect > _WEIGHTED else weights[i]
-            r = rescale[i]
-            for j in range(size):
-                t[j] *= r
-                acc[j] += w * t[j]
-        if elect != _NO_ELECTION:
+            if elect:
+                ballot = ballots[i]
+                for j in range(size):
+                    acc[j] += ballot * t[j]
+            else:
+                w = weights[i]
+                r = rescale[i]
+                for j in range(size):
+                    acc[j] += w * (t[j] * r)
+        if elect:
             for j in range(size):
                 bits[j] = np.uint32(acc[j] >= 0.0)
             acc[:] = 0.0
             share[:] = 0.0
             for i in range(experts):
-                w = weights[i]
-                vote = 1.0 if elect > _WEIGHTED or w > 0.0 else (-1.0 if w < 0.0 else 0.0)
-                _add_agreeing(tau[i], bits, vote, w, 1.0 if normalize == _BY_COUNT else w, acc, share, size)
-        _divide(acc, share, normalize, total, size)
+                one = 1.0 if normalize == _BY_COUNT else weights[i]
+                _add_agreeing(tau[i], bits, ballots[i], weights[i], rescale[i], one, acc, share, size)
+        _divide(acc, share, normalize, total, tiny, size)
         for j in range(size):
             acc[j] = base[j] + acc[j] * scale
         finite &= within(acc, size, limit)

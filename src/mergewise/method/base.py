@@ -78,6 +78,23 @@ class VotingProgram:
         """Whether something of the whole tensor must be known before its first element can be combined."""
         return self.sparsify == "magnitude" or (self.sparsify != "none" and self.rescale == "l1")
 
+    def ballots(self, rescale: Sequence[float]) -> tuple[float, ...]:
+        """Return what an element of each expert counts in the election, given the factors that rescale them.
+
+        Only the sign of the sum matters, so where all factors are equal they are left out: opposed experts then cancel
+        exactly, as they do on paper.
+        """
+        weights = self.weights if self.elect == "weighted" else (1.0,) * len(self.weights)
+        factors = [w * r for w, r in zip(weights, rescale, strict=True)]
+        if len({abs(w) for w in weights}) == 1 and len(set(rescale)) == 1:
+            return tuple(math.copysign(1.0, f) if f else 0.0 for f in factors)
+        return tuple(factors)
+
+    @property
+    def tiny(self) -> float:
+        """Weights of agreeing experts that sum to no more than this cancel, but for rounding; they divide by one."""
+        return 1e-12 * sum(abs(w) for w in self.weights)
+
     @property
     def total(self) -> float:
         """Divisor of ``normalize="weights"``; a vanishing sum divides by one."""

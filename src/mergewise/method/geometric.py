@@ -55,11 +55,11 @@ def _nuslerp(gram: Grams, t: float) -> Coefficients:
 def _multislerp(gram: Grams, weights: tuple[float, ...], eps: float) -> Coefficients:
     w = np.array(weights)
     norms = _norms(gram)
-    lengths = norms + eps
+    lengths = np.where(norms > 0.0, norms + eps, 1.0)
     units = gram / (lengths[:, :, None] * lengths[:, None, :])
     mean = np.broadcast_to(w, norms.shape)
     mean_norm = _length(mean, units)
-    undirected = mean_norm < eps  # directions cancel, or there are none: the tangent space has no origin
+    undirected = mean_norm <= eps  # directions cancel, or there are none: the tangent space has no origin
     mean = mean / np.where(undirected, 1.0, mean_norm)[:, None]
     cosines = np.einsum("rij,rj->ri", units, mean)
     tangent = w - np.sum(w * cosines, axis=1, keepdims=True) * mean
@@ -79,10 +79,10 @@ def _karcher(gram: Grams, max_iter: int, tol: float) -> Coefficients:
     for _ in range(max_iter):
         cosines = np.clip(np.einsum("rij,rj->ri", units, mean), -1.0, 1.0)
         angles = np.arccos(cosines)
-        apart = angles >= tol
+        apart = (angles >= tol) & (np.sin(angles) > 0.0)
         pull = share * np.where(apart, angles / np.where(apart, np.sin(angles), 1.0), 0.0)
         tangent = pull - np.sum(pull * cosines, axis=1, keepdims=True) * mean
-        moving &= _length(tangent, units) >= tol
+        moving &= (_length(tangent, units) >= tol) & (_length(tangent, units) > 0.0)
         if not moving.any():
             break
         moved = _exponential(mean, tangent, units, 0.0)
@@ -158,9 +158,9 @@ def _nuslerp_t(settings: Settings) -> float:
 def _nuslerp_columns(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:  # noqa: ARG001
     program = GeometricProgram(delta=False, solve=partial(_nuslerp, t=_nuslerp_t(settings)), row="last")
     xp = array_api_compat.array_namespace(*arrays)
-    flipped = [xp.moveaxis(a, -1, 0) if a.ndim > 1 else a for a in arrays]
-    merged = _combine([xp.reshape(a, (a.shape[0], -1)) if a.ndim > 1 else a for a in flipped], program)
-    return xp.moveaxis(xp.reshape(merged, flipped[0].shape), 0, -1) if arrays[0].ndim > 1 else merged
+    if arrays[0].ndim < 2:
+        return _combine(arrays, program)
+    return xp.moveaxis(_combine([xp.moveaxis(a, 0, -1) for a in arrays], program), -1, 0)
 
 
 def _lower_nuslerp(settings: Settings, experts: int) -> Program:  # noqa: ARG001
@@ -201,7 +201,7 @@ METHODS = (
         (
             WEIGHT,
             Parameter("nuslerp_flatten", True, "one arc per tensor, not per slice of it"),
-            Parameter("nuslerp_row_wise", False, "without flattening: slices along the last axis, not across it"),
+            Parameter("nuslerp_row_wise", False, "without flattening: slices along the first axis, not the last"),
         ),
         _definition(_lower_nuslerp), _lower_nuslerp, min_experts=2, max_experts=2,
     ),

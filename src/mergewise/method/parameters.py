@@ -72,6 +72,8 @@ class Parameter:
         for spelling, choice in self.aliases:
             if value is spelling:
                 return choice
+        if type(value).__module__ == "numpy" and hasattr(value, "item"):
+            value = value.item()
         accepted = False
         if self.choices:
             accepted = isinstance(value, str) and value in self.choices
@@ -81,7 +83,8 @@ class Parameter:
             whole = not isinstance(self.default, int) or isinstance(value, int)
             low_ok = self.low is None or value >= self.low
             high_ok = self.high is None or value <= self.high
-            accepted = abs(value) <= _LARGEST and whole and low_ok and high_ok
+            finite = not isinstance(self.default, float) or abs(value) <= _LARGEST
+            accepted = finite and value == value and whole and low_ok and high_ok  # noqa: PLR0124 - NaN is not itself
         if not accepted:
             at = f" at {where}" if where else ""
             raise RecipeError(

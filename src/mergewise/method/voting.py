@@ -10,7 +10,7 @@ from mergewise.method.linear import LAMBDA, WEIGHT, inert, weighted_sum
 from mergewise.method.parameters import Parameter
 from mergewise.statistics.magnitude import kept_count
 
-__all__ = ["METHODS", "disjoint_sum", "keep_largest", "rescaled"]
+__all__ = ["METHODS", "keep_largest", "vote"]
 
 
 def keep_largest(tau: Any, density: float) -> Any:
@@ -24,63 +24,52 @@ def keep_largest(tau: Any, density: float) -> Any:
     return xp.reshape(xp.where(rank < k, flat, xp.zeros_like(flat)), tau.shape)
 
 
-def rescaled(sparse: Any, tau: Any, density: float, rescale: str) -> Any:
-    """Make up for what sparsification removed: by the ratio of the L1 norms, by 1/ρ, or not at all."""
+def rescale_factor(sparse: Any, tau: Any, density: float, rescale: str) -> float:
+    """Return what makes up for what sparsification removed: the ratio of the L1 norms, 1/ρ, or one."""
     xp = array_api_compat.array_namespace(tau)
     if rescale == "expected":
-        return sparse / density if density > 0 else sparse
+        return 1.0 / density if density > 0 else 1.0
     if rescale == "l1":
         whole, kept = float(xp.sum(xp.abs(tau))), float(xp.sum(xp.abs(sparse)))
-        return sparse if whole < 1e-7 or kept < 1e-7 else sparse * (whole / kept)
-    return sparse
+        return 1.0 if whole < 1e-7 or kept < 1e-7 else whole / kept
+    return 1.0
 
 
-def disjoint_sum(arrays: Sequence[Any], weights: Sequence[float], *, weighted: bool) -> tuple[Any, Any, Any]:
-    """Add up, element by element, the experts on the majority's side.
-
-    Args:
-        arrays: Sparsified task vectors.
-        weights: One per expert.
-        weighted: Whether the election and the sides count weighted values.
-
-    Returns:
-        The sum of the weighted values that agree, of their weights, and their number.
-    """
-    xp = array_api_compat.array_namespace(*arrays)
-    votes = [a * w for a, w in zip(arrays, weights, strict=True)] if weighted else list(arrays)
-    positive = weighted_sum(votes, [1.0] * len(votes)) >= 0  # a zero sum elects +
-    total = share = voters = xp.zeros_like(arrays[0])
-    for array, weight, vote in zip(arrays, weights, votes, strict=True):
-        agrees = xp.astype(xp.where(positive, vote > 0, vote < 0), array.dtype)
-        total = total + array * weight * agrees
-        share = share + agrees * weight
-        voters = voters + agrees
-    return total, share, voters
-
-
-def _sparse(arrays: Sequence[Any], program: VotingProgram, masks: Masks) -> list[Any]:
-    sparse = []
-    for i, (tau, density) in enumerate(zip(arrays, program.densities, strict=True)):
-        kept = tau
-        if program.sparsify == "magnitude":
-            kept = keep_largest(tau, density)
-        elif program.sparsify == "bernoulli":
-            xp = array_api_compat.array_namespace(tau)
-            kept = xp.where(masks(i, density), tau, xp.zeros_like(tau))
-        sparse.append(rescaled(kept, tau, density, program.rescale))
-    return sparse
+def sparsified(tau: Any, program: VotingProgram, expert: int, masks: Masks) -> Any:
+    """Zero the elements of a task vector that a program does not keep."""
+    density = program.densities[expert]
+    if program.sparsify == "magnitude":
+        return keep_largest(tau, density)
+    if program.sparsify == "bernoulli":
+        xp = array_api_compat.array_namespace(tau)
+        return xp.where(masks(expert, density), tau, xp.zeros_like(tau))
+    return tau
 
 
 def vote(arrays: Sequence[Any], program: VotingProgram, masks: Masks) -> Any:
     """Merge whole task vectors as a voting program says, in tensor scope; return the merged delta."""
-    sparse = _sparse(arrays, program, masks)
+    xp = array_api_compat.array_namespace(*arrays)
+    sparse = [sparsified(tau, program, i, masks) for i, tau in enumerate(arrays)]
+    rescale = program.rescale if program.sparsify != "none" else "none"
+    factors = [
+        rescale_factor(kept, tau, density, rescale)
+        for kept, tau, density in zip(sparse, arrays, program.densities, strict=True)
+    ]
+    values = [kept * factor for kept, factor in zip(sparse, factors, strict=True)]
     if program.elect == "none":
-        total = weighted_sum(sparse, program.weights)
+        total = weighted_sum(values, program.weights)
         return total / (program.total if program.normalize == "weights" else 1.0) * program.scale
-    xp = array_api_compat.array_namespace(*sparse)
-    total, share, voters = disjoint_sum(sparse, program.weights, weighted=program.elect == "weighted")
+    ballots = program.ballots(factors)
+    positive = weighted_sum(sparse, ballots) >= 0  # a zero sum elects +
+    total = share = voters = xp.zeros_like(arrays[0])
+    for value, kept, ballot, weight in zip(values, sparse, ballots, program.weights, strict=True):
+        side = kept * ballot
+        agrees = xp.astype(xp.where(positive, side > 0, side < 0), value.dtype)  # a zero is on neither side
+        total = total + value * weight * agrees
+        share = share + agrees * weight
+        voters = voters + agrees
     if program.normalize == "agreeing":
-        total = total / xp.where(share != 0, share, xp.ones_like(share))
+        total = total / xp.where(xp.abs(share) > program.tiny, share, xp.ones_like(share))
     elif program.normalize == "count":
         total = total / xp.where(voters > 1, voters, xp.ones_like(voters))
     return total * program.scale

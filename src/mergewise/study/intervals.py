@@ -1,0 +1,87 @@
+"""95% intervals by the bootstrap, over test items and over draws of experts.
+
+One set of resampled items per task serves every model scored on that task, so a merged model and the expert or base
+that it is divided by always meet the same items, and so do two methods whose difference is taken: all comparisons are
+paired.
+
+Replicates are arrays whose element 0 is the estimate itself (every item counted once) and whose other elements are
+resamples. A score computed elementwise on them therefore carries its own estimate and its own interval.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.study.errors import StudyError
+
+__all__ = ["Interval", "accuracy", "interval", "resample"]
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the two ends of its 95% interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def above(self, value: float) -> bool:
+        """Say whether the whole interval lies above a value."""
+        return self.low > value
+
+    def below(self, value: float) -> bool:
+        """Say whether the whole interval lies below a value."""
+        return self.high < value
+
+
+def resample(size: int, replicates: int, seed: int, name: str) -> NDArray[np.int64]:
+    """Draw how often each of `size` things is counted: ones in row 0, bootstrap resamples in the others.
+
+    The stream depends on the seed and the name only, so that no interval moves when a task or a method is added.
+
+    Returns:
+        (replicates + 1, size), every row summing to `size`.
+    """
+    if size < 1:
+        raise StudyError(f"Resampling needs at least one item. Got {size} for '{name}'.")
+    stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    rng = np.random.default_rng([seed, stream])
+    counts = rng.multinomial(size, np.full(size, 1 / size), size=replicates)
+    return np.concatenate([np.ones((1, size), np.int64), counts])
+
+
+def accuracy(correct: NDArray[np.bool_], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the share of right answers in every replicate.
+
+    Args:
+        correct: (items,) whether each item was answered rightly.
+        counts: (replicates + 1, items) as from `resample`.
+    """
+    if correct.shape != counts.shape[1:]:
+        raise StudyError(f"Expected one answer for each of the {counts.shape[1]} items. Got shape {correct.shape}.")
+    # Integers far below 2^53: the product is exact, so equal answers give equal accuracies in every replicate.
+    return np.asarray(counts @ correct.astype(np.float64) / len(correct), np.float64)
+
+
+def interval(replicates: NDArray[np.float64], level: float = LEVEL) -> Interval:
+    """Sum up replicates as the estimate (element 0) and the percentile interval of the others.
+
+    Resamples without a value (a reference that got nothing right) are left out. The interval is widened where needed to
+    hold the estimate: with a handful of items or draws, percentiles are too coarse to promise that.
+
+    Raises:
+        StudyError: if the estimate itself has no value.
+    """
+    estimate = float(replicates[0])
+    if not np.isfinite(estimate):
+        raise StudyError("A normalised score needs a reference that answers at least one item rightly. Got none.")
+    resamples = replicates[1:]
+    resamples = resamples[np.isfinite(resamples)]
+    if not len(resamples):
+        return Interval(estimate, estimate, estimate)
+    low, high = np.quantile(resamples, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, min(float(low), estimate), max(float(high), estimate))

@@ -1,0 +1,58 @@
+"""Tuning: once per method and number of experts, on validation items of the merged experts' own tasks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mergewise.study.protocol import Method, Value
+from mergewise.study.scores import normalised
+
+__all__ = ["Trial", "Tuned", "choose", "validation_score"]
+
+Accuracies = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting that was tried, with its normalised held-in score on validation items, averaged over the draws."""
+
+    parameters: Mapping[str, Value]
+    score: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The setting chosen for a method and a number of experts, with all that were tried.
+
+    Attributes:
+        parameters: the chosen setting, complete.
+        trials: in the order of the grid; a single one without a score where there was nothing to tune.
+        at_edge: tuned parameters whose chosen value is the smallest or largest tried, so that the best may lie beyond.
+    """
+
+    method: str
+    count: int
+    parameters: Mapping[str, Value]
+    trials: tuple[Trial, ...]
+    at_edge: tuple[str, ...]
+
+
+def validation_score(draws: Sequence[Accuracies], expert: Accuracies, category: Mapping[str, str]) -> float:
+    """Return the mean over draws of the normalised held-in score on validation items.
+
+    Args:
+        draws: per draw, the merged model's accuracy on the task of each merged expert.
+        expert: each task's accuracy by its own expert, on the same items.
+        category: the category of every task.
+    """
+    return sum(float(normalised(merged, expert, category)) for merged in draws) / len(draws)
+
+
+def choose(method: Method, count: int, trials: Sequence[Trial]) -> Tuned:
+    """Choose the setting with the highest score; among equals the first in the grid."""
+    best = max(trials, key=lambda trial: trial.score)
+    at_edge = tuple(
+        name
+        for name, values in method.grid.items()
+        if len(values) > 1 and best.parameters[name] in {min(values), max(values)}
+    )
+    return Tuned(method.name, count, best.parameters, tuple(trials), at_edge)
