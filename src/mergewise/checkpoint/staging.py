@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from mergewise.checkpoint.folder import INDEX_NAME
+from mergewise.checkpoint.journal import JOURNAL_NAME
 from mergewise.errors import CheckpointError
 
 __all__ = ["Staging", "cannot_write", "require_free"]
@@ -69,14 +70,16 @@ class Staging:
             OSError: The system refuses.
         """
         require_free(self._out)
-        (self.folder / _LOCK_NAME).unlink()
+        marks = [self.folder / name for name in (_LOCK_NAME, JOURNAL_NAME)]
         if self._out.is_dir():
             # it may be a mounted volume, a link, or where somebody stands: it is filled rather than replaced
-            files = sorted(self.folder.iterdir(), key=lambda path: (path.name in _LAST, path.name))
-            for path in files:
-                path.rename(self._out / path.name)
+            self._move_out([path for path in self.folder.iterdir() if path not in marks])
+            for mark in marks:
+                mark.unlink()
             self.folder.rmdir()
         else:
+            for mark in marks:
+                mark.unlink()
             self.folder.rename(self._out)
         _sync(self._out.absolute().parent)
 
@@ -90,6 +93,18 @@ class Staging:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _move_out(self, files: list[Path]) -> None:
+        """Move files into the output, what loaders look for last; if one cannot be moved, none is."""
+        moved: list[Path] = []
+        try:
+            for path in sorted(files, key=lambda path: (path.name in _LAST, path.name)):
+                path.rename(self._out / path.name)
+                moved.append(path)
+        except OSError:
+            for path in moved:
+                (self._out / path.name).rename(path)
+            raise
 
     def _remove_made(self) -> None:
         for path in self._made:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mergewise.checkpoint.dtypes import STORAGE_DTYPES
 from mergewise.checkpoint.folder import INDEX_NAME, SINGLE_NAME
 from mergewise.checkpoint.header import encode_header
-from mergewise.checkpoint.journal import JOURNAL_NAME, Journal
+from mergewise.checkpoint.journal import Journal
 from mergewise.checkpoint.source import Writable
 from mergewise.checkpoint.staging import Staging, cannot_write, require_free
 from mergewise.errors import CheckpointError
@@ -82,8 +82,8 @@ class FolderTarget:
         self._places: dict[str, tuple[int, int]] = {}
         self._staging = Staging(self.out)
         self._write_behind = WriteBehind()
+        self._journal = Journal(self._staging.folder, work)
         try:
-            self._journal = Journal(self._staging.folder, work)
             headers = [
                 encode_header([(t.name, t.dtype, t.shape, t.nbytes) for t in s], _METADATA) for s in self._shards
             ]
@@ -95,10 +95,10 @@ class FolderTarget:
                 self._allocate(name, shard, header, size)
             self._journal.open()
         except OSError as error:
-            self.discard()
+            self._leave()
             raise cannot_write(self.out, error) from error
         except BaseException:
-            self.discard()
+            self._leave()
             raise
         self.resumed = frozenset(name for name, i in self._numbers.items() if i in self._journal.finished)
 
@@ -106,9 +106,9 @@ class FolderTarget:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or not issubclass(kind, _RESUMABLE) or not self._journal.finished:
-            self.discard()
-        self._close()
+        if kind is not None and issubclass(kind, _RESUMABLE):
+            self._leave()
+        self.discard()
 
     def write(self, name: str, offset: int, data: Writable) -> None:
         """Put bytes at an offset of a tensor.
@@ -152,7 +152,6 @@ class FolderTarget:
             for descriptor in self._descriptors:
                 os.fsync(descriptor)
             require_free(self.out)
-            (folder / JOURNAL_NAME).unlink()
             self._staging.publish()
         except OSError as error:
             raise self._fault(error) from error
@@ -163,6 +162,12 @@ class FolderTarget:
         if self._staging.open:
             self._staging.remove()
             self._close()
+
+    def _leave(self) -> None:
+        """Stop, and keep what is finished for the next try, if anything is."""
+        if self._journal.finished:
+            self._close()
+        self.discard()
 
     def _intact(self, headers: list[bytes], sizes: list[int]) -> bool:
         """Whether the shards of an interrupted merge are as they were laid out."""
@@ -200,8 +205,7 @@ class FolderTarget:
     def _close(self) -> None:
         if self._staging.open:
             self._write_behind.close()
-            if hasattr(self, "_journal"):
-                self._journal.close()
+            self._journal.close()
             while self._descriptors:
                 os.close(self._descriptors.pop())
             self._staging.close()

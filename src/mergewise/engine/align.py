@@ -12,7 +12,7 @@ from mergewise.recipe import Recipe
 
 __all__ = ["align"]
 
-_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$")
+_HEAD = re.compile(r"^([^.\d]+\.)?(lm_head|embed_out|output)\.weight$")  # outside the layers: no number before it
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$")
 
 _Places = dict[str, tuple[Source, TensorInfo]]
@@ -82,7 +82,7 @@ def _with_tied_head(places: _Places, reference: Source, remarks: list[str]) -> _
             found[name] = embedding
             remarks.append(f"{source.location} ties '{name}' to '{embedding[1].name}', which is read in its place.")
     for name in places.keys() - reference.tensors.keys():
-        if _HEAD.search(name) and tied:
+        if _HEAD.search(name) and tied and embedding and places[name][1].shape == embedding[1].shape:
             del found[name]
             remarks.append(f"'{name}' of {source.location} is a copy of its embedding (tied) and is left out.")
     return found

@@ -160,8 +160,8 @@ def merge_arrays(
         dtype: Everyday name of the dtype of the result; ``None`` keeps each array's own.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the process without inputs and result.
-        parameters: Of the method. A list of values gives one per expert, a list of ``{filter, value}`` chooses by name of
-            the tensor; ``lambda_`` stands for ``lambda``.
+        parameters: Of the method. A list of values gives one per expert, a list of ``{filter, value}`` chooses by the
+            tensor's name; ``lambda_`` stands for ``lambda``.
 
     Returns:
         Merged arrays by name.

@@ -152,4 +152,6 @@ def _on_gradient(values: list[Any], position: float) -> Any:
         return values[i]
     j = min(i + 1, len(values) - 1)
     share = scaled - i
-    return values[i] + share * (values[j] - values[i])
+    if share == 0 or values[i] == values[j]:
+        return values[i]
+    return (1 - share) * values[i] + share * values[j]
