@@ -223,3 +223,14 @@ def test_an_exact_tie_elects_plus_also_after_rescaling(name, options, dtype, den
         experts.append({"w": round_once(w, dtype)})
     found = mw.merge_arrays(name, base, experts, density=density, **options)["w"].astype(float)[:30]
     assert (found > 0).all(), "minus was elected where the sum is zero"
+
+
+@pytest.mark.parametrize("density", [0.9, 0.3, 1.0])
+@pytest.mark.parametrize(("weight", "deltas"), [((1, 3), (3, -1)), ((1, 2, 4), (4, 2, -2)), ((0.5, 5), (5, -0.5))])
+def test_an_exact_tie_of_unequal_weights_elects_plus_also_after_rescaling(weight, deltas, density):
+    # 1 · 3 − 3 · 1 = 0, and a factor that is common to all experts changes no sum's sign
+    base = {"w": np.zeros(1000)}
+    experts = [{"w": np.pad(d * np.arange(1.0, 31.0), (0, 970))} for d in deltas]
+    chosen = {"density": density, "rescale": "expected", "weight": [float(w) for w in weight]}
+    found = mw.merge_arrays("ties", base, experts, **chosen)["w"][:30]
+    assert (found > 0).all(), "minus was elected where the sum is zero"

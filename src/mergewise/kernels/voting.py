@@ -18,9 +18,10 @@ def _add_agreeing(tau, positive, ballot, weight, rescale, share_of_one, acc, sha
     """Add the weighted elements on the majority's side, and their shares; a zero is on neither side."""
     for j in range(count):
         side = tau[j] * ballot
-        agrees = (side > 0.0) if positive[j] == np.uint32(1) else (side < 0.0)
-        acc[j] += weight * (tau[j] * rescale) if agrees else 0.0
-        share[j] += share_of_one if agrees else 0.0
+        # a factor of one or nought instead of a branch, which no processor could predict
+        agrees = np.float64((side > 0.0) & (positive[j] == np.uint32(1)) | (side < 0.0) & (positive[j] == np.uint32(0)))
+        acc[j] += weight * (tau[j] * rescale) * agrees
+        share[j] += share_of_one * agrees
 
 
 @njit(cache=True, nogil=True)
@@ -31,7 +32,8 @@ def _divide(acc, share, mode, total, tiny, count):
             acc[j] /= total
     elif mode == _BY_AGREEING:
         for j in range(count):
-            acc[j] /= share[j] if abs(share[j]) > tiny else 1.0
+            divides = np.float64(abs(share[j]) > tiny)  # one or nought, for the same reason as above
+            acc[j] /= share[j] * divides + (1.0 - divides)
     elif mode == _BY_COUNT:
         for j in range(count):
             acc[j] /= max(share[j], 1.0)

@@ -1,6 +1,6 @@
-"""Read the raw data sets out of their packages: one function each, from bytes to rows, nothing random.
+"""Read the raw data sets out of their packages: one function each, from bytes to rows.
 
-Answers are indices into the label tuples that stand beside each reader.
+Answers are indices into the label tuples below, or into a row's own choices; wrong choices are drawn with fixed seeds.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ on tasks it was not trained for, without a classifier.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -93,16 +94,13 @@ class Encoder:
             ZooError: a name is missing or unknown, or a shape differs; the model is then unchanged.
         """
         parameters = dict(self.model.named_parameters())
-        for kind, names in (
-            ("misses", parameters.keys() - tensors.keys()),
-            ("has", tensors.keys() - parameters.keys()),
-        ):
-            if names:
-                what = "needed" if kind == "misses" else "unknown"
-                raise ZooError(
-                    f"the encoder needs exactly its {len(parameters)} tensors, but what it got {kind} "
-                    f"{len(names)} {what} ones such as {min(names)}; merge checkpoints of the zoo's own base"
-                )
+        missing, unknown = parameters.keys() - tensors.keys(), tensors.keys() - parameters.keys()
+        if missing or unknown:
+            found = f"lacks {len(missing)} of them, such as {min(missing)}" if missing else f"also has {min(unknown)}"
+            raise ZooError(
+                f"the encoder needs exactly its own {len(parameters)} tensors, but the checkpoint {found}; "
+                f"merge checkpoints of the zoo's own base"
+            )
         for name, parameter in parameters.items():
             if tensors[name].shape != tuple(parameter.shape):
                 raise ZooError(
@@ -158,6 +156,15 @@ def choice_embeddings(encoder: Encoder, task: Task, examples: Sequence[Example])
     return flat.reshape(len(examples), -1, encoder.width)
 
 
+@dataclass(frozen=True)
+class _Items:
+    """The examples of one split, ready to score."""
+
+    tokens: list[list[int]]
+    choices: NDArray[np.float32]
+    answers: NDArray[np.int64]
+
+
 class Scorer:
     """Scores encoders on the tasks of the zoo, against choices embedded by the base.
 
@@ -201,12 +208,3 @@ class Scorer:
                 np.array([example.answer for example in examples]),
             )
         return self._prepared[key]
-
-
-class _Items:
-    """The examples of one split, ready to score."""
-
-    def __init__(self, tokens: list[list[int]], choices: NDArray[np.float32], answers: NDArray[np.int64]) -> None:
-        self.tokens = tokens
-        self.choices = choices
-        self.answers = answers
