@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoder", "Scorer", "choice_embeddings", "fast_precision", "padded", "pool"]
 
-BATCH_TOKENS = 1024  # of one padded batch; larger ones leave the CPU's caches and run no faster
+BATCH_TOKENS = 1024  # of one padded batch; larger ones are no faster and need more memory
 CHOICE_TOKENS = 64
 
 
