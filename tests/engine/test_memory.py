@@ -1,6 +1,7 @@
 """The memory budget is kept: sampled anonymous memory of a process that merges a model larger than its budget."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ def watch():
     while not done.is_set():
         peak = max(peak, anonymous())
         time.sleep(0.004)
-watcher = threading.Thread(target=watch)
+watcher = threading.Thread(target=watch, daemon=True)
 watcher.start()
 report = mw.merge(mw.Recipe(**recipe), out, memory=memory, threads=threads)
 done.set()
@@ -57,13 +58,18 @@ def mebibytes_at_the_peak(models, tmp_path, method, parameters, memory, threads=
     return json.loads(found.stdout)["peak"]
 
 
+def enough(values, size):
+    """Repeat or cut values to a size, without holding on to more than that."""
+    return np.tile(values, -(-size // values.size))[:size] if size > values.size else values[:size]
+
+
 def family(folder, shapes, experts, dtype=ml_dtypes.bfloat16):
     rng = np.random.default_rng(0)
     tile = rng.normal(size=1 << 20) * 0.02
     paths = []
     for number in range(experts + 1):
         values = (tile + (rng.normal(size=tile.size) * 0.002 if number else 0.0)).astype(dtype)
-        model = {k: np.resize(values, int(np.prod(s))).reshape(s) for k, s in shapes.items()}
+        model = {k: enough(values, math.prod(s)).reshape(s) for k, s in shapes.items()}
         paths.append(save_model(folder / f"m{number}", model))
     return paths
 

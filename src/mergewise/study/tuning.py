@@ -26,7 +26,8 @@ class Tuned:
     Attributes:
         parameters: the chosen setting, complete.
         trials: in the order of the grid; a single one without a score where there was nothing to tune.
-        at_edge: tuned parameters whose chosen value is the smallest or largest tried, so that the best may lie beyond.
+        at_edge: parameters of more than two tried values whose chosen one is the smallest or largest: the best may lie
+            beyond.
     """
 
     method: str
@@ -53,6 +54,6 @@ def choose(method: Method, count: int, trials: Sequence[Trial]) -> Tuned:
     at_edge = tuple(
         name
         for name, values in method.grid.items()
-        if len(values) > 1 and best.parameters[name] in {min(values), max(values)}
+        if len(values) > 2 and best.parameters[name] in {min(values), max(values)}
     )
     return Tuned(method.name, count, best.parameters, tuple(trials), at_edge)
