@@ -53,7 +53,8 @@ def mebibytes_at_the_peak(models, tmp_path, method, parameters, memory, threads=
     }  # fmt: skip
     command = [sys.executable, "-c", SCRIPT, json.dumps([recipe, str(tmp_path / "out"), memory, threads])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600, env=environment)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert found.returncode == 0, found.stderr
     shutil.rmtree(tmp_path / "out")
     return json.loads(found.stdout)["peak"]
 
@@ -109,14 +110,14 @@ def test_trimming_over_a_model_of_very_many_tensors_keeps_to_the_budget(tmp_path
 
 def test_coefficients_by_short_slices_keep_to_the_budget(tmp_path):
     # two million slices of two elements: their inner products must not be held all at once
-    models = family(tmp_path, {"conv": (2 << 20, 2)}, 2)[1:]
+    models = family(tmp_path, {"conv": (2 << 20, 2)}, 2)
     recipe = {"nuslerp_flatten": False}
-    peak = mebibytes_at_the_peak([models[0], *models], tmp_path, "nuslerp", recipe, "200MiB")
+    peak = mebibytes_at_the_peak(models, tmp_path, "nuslerp", recipe, "200MiB")
     assert peak <= 200
 
 
 def test_a_method_that_needs_whole_tensors_keeps_to_the_budget_it_accepted(tmp_path):
-    models = family(tmp_path, {f"w{i}": (1024, 1024) for i in range(8)}, 2)[1:]
+    models = family(tmp_path, {f"w{i}": (1024, 1024) for i in range(8)}, 2)
     recipe = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
-    peak = mebibytes_at_the_peak([models[0], *models], tmp_path, "nuslerp", recipe, "300MiB")
+    peak = mebibytes_at_the_peak(models, tmp_path, "nuslerp", recipe, "300MiB")
     assert peak <= 300
