@@ -77,8 +77,10 @@ def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, 
     arrays = [_values(row, info, piece.count).reshape(info.shape) for row, info in zip(raw, job.inputs, strict=True)]
     base = arrays.pop(0) if program.delta else None
     if base is not None:
-        arrays = [array - base for array in arrays]
-    merged = np.asarray(program.definition(arrays, program.settings, _no_masks), np.float64)
+        with np.errstate(all="ignore"):
+            arrays = [array - base for array in arrays]
+    with np.errstate(all="ignore"):
+        merged = np.asarray(program.definition(arrays, program.settings, _no_masks), np.float64)
     result = merged.reshape(-1) if base is None else (base + merged).reshape(-1)
     if not np.all(np.abs(result) < ENCODE_LIMIT[job.output.dtype]):
         return False
@@ -110,7 +112,8 @@ def copy_exact(workspace: Workspace, piece: Piece, target: Target) -> bool:
 def _values(row: NDArray[np.uint8], info: TensorInfo, count: int) -> NDArray[np.float64]:
     """Return the values of a raw row in float64."""
     size = count * STORAGE_DTYPES[info.dtype].bits // 8
-    return row[:size].view(numpy_dtype(info.dtype)).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of signalling NaN, which are reported
+        return row[:size].view(numpy_dtype(info.dtype)).astype(np.float64)
 
 
 def _not_finite(raw: NDArray[np.uint8], piece: Piece, sources: tuple[Source, ...]) -> MergeError:

@@ -6,6 +6,7 @@ A scope is a list of pieces that magnitudes are ranked over: one tensor, or all 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -71,9 +72,13 @@ def gather(program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> G
     else:
         thresholds = np.full(experts, KEEP_ALL, np.uint32)
         ties = [np.zeros(experts, np.int64) for _ in pieces]
-    rescale = [_expected(program)] * len(pieces)
-    if program.rescale == "l1" and program.sparsify != "none":
-        rescale = _l1_ratios(program, pieces, thresholds, ties, runner)
+    programs = [p if isinstance(p, VotingProgram) else program for p in (piece.job.program for piece in pieces)]
+    rescale = [_expected(own) for own in programs]
+    by_norm = [i for i, own in enumerate(programs) if own.rescale == "l1"]
+    if by_norm and program.sparsify != "none":
+        ratios = _l1_ratios(program, [pieces[i] for i in by_norm], thresholds, [ties[i] for i in by_norm], runner)
+        for i, ratio in zip(by_norm, ratios, strict=True):
+            rescale[i] = ratio
     return Gathered(thresholds, ties, rescale)
 
 
@@ -107,7 +112,8 @@ def gather_coefficients(program: GeometricProgram, pieces: Sequence[Piece], runn
     rows = GramRows(row)
     for starts, part in runner.each(products, pieces):
         rows.update(starts, part)
-    return np.ascontiguousarray(program.solve(rows.result()))
+    with np.errstate(all="ignore"):  # what is not finite is found, and named, when pieces are combined
+        return np.ascontiguousarray(program.solve(rows.result()))
 
 
 def mask_keys(program: VotingProgram, tensor: str) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -150,14 +156,15 @@ def _thresholds(
 def _keys(experts: int, pieces: Sequence[Piece], runner: Runner, every: int) -> NDArray[np.uint32]:
     """Collect the magnitude keys of all elements, or of one run of elements out of ``every``, evenly spread."""
 
-    def collect(workspace: Workspace, _: int, piece: Piece) -> NDArray[np.uint32]:
+    def collect(workspace: Workspace, index: int, piece: Piece) -> NDArray[np.uint32]:
         if every == 1:
             raw, codes = workspace.rows(piece)
             keys = np.empty((experts, piece.count), np.uint32)
             counting.collect_keys(raw, codes, 0, keys)
             return keys
-        runs = []
-        for start in range(0, piece.count, every * _SAMPLE_RUN):
+        runs = [np.empty((experts, 0), np.uint32)]
+        stride = every * _SAMPLE_RUN
+        for start in range(-before[index] % stride, piece.count, stride):
             run = Piece(piece.job, piece.start + start, min(_SAMPLE_RUN, piece.count - start))
             keys = np.empty((experts, run.count), np.uint32)
             # a tensor that is one piece stays in hand for the stages to come; of others only the runs are read
@@ -166,6 +173,7 @@ def _keys(experts: int, pieces: Sequence[Piece], runner: Runner, every: int) -> 
             runs.append(keys)
         return np.concatenate(runs, axis=1)
 
+    before = [0, *accumulate(piece.count for piece in pieces)]
     return np.concatenate(runner.each(collect, pieces), axis=1)
 
 

@@ -85,10 +85,11 @@ class VotingProgram:
         exactly, as they do on paper.
         """
         weights = self.weights if self.elect == "weighted" else (1.0,) * len(self.weights)
-        factors = [w * r for w, r in zip(weights, rescale, strict=True)]
-        if len({abs(w) for w in weights}) == 1 and len(set(rescale)) == 1:
-            return tuple(math.copysign(1.0, f) if f else 0.0 for f in factors)
-        return tuple(factors)
+        if len(set(rescale)) > 1:
+            return tuple(w * r for w, r in zip(weights, rescale, strict=True))
+        if len({abs(w) for w in weights}) == 1:
+            return tuple(math.copysign(1.0, w) if w else 0.0 for w in weights)
+        return tuple(weights)
 
     @property
     def tiny(self) -> float:

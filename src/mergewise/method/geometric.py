@@ -59,7 +59,8 @@ def _multislerp(gram: Grams, weights: tuple[float, ...], eps: float) -> Coeffici
     units = gram / (lengths[:, :, None] * lengths[:, None, :])
     mean = np.broadcast_to(w, norms.shape)
     mean_norm = _length(mean, units)
-    undirected = mean_norm <= eps  # directions cancel, or there are none: the tangent space has no origin
+    # directions cancel, but for what inner products can resolve, or there are none: the tangent space has no origin
+    undirected = mean_norm <= max(eps, 1e-7 * float(np.sum(np.abs(w))))
     mean = mean / np.where(undirected, 1.0, mean_norm)[:, None]
     cosines = np.einsum("rij,rj->ri", units, mean)
     tangent = w - np.sum(w * cosines, axis=1, keepdims=True) * mean
