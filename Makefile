@@ -27,8 +27,9 @@ lint: $(VENV)/dev  ## Style, types and the direction of imports
 core: $(VENV)-core/ready  ## Install the core alone, without torch, and merge with it
 	$(VENV)-core/bin/python tests/core_alone.py
 
-bench: $(VENV)/dev  ## Measure the engine on this machine
-	$(BIN)/python benchmarks/merge.py
+bench: $(VENV)/dev  ## Measure the kernels, and a plan of eight 405B experts, on this machine
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/plan.py
 
 clean:  ## Remove the virtual environments and what the tools left
 	rm -rf $(VENV) $(VENV)-core $(VENV)-mergekit .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out
