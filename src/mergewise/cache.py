@@ -10,5 +10,5 @@ def cache_folder() -> Path:
     """Return the folder for what can be made again: ``$MERGEWISE_CACHE``, or ``mergewise`` in the user's cache."""
     own = os.environ.get("MERGEWISE_CACHE")
     if own:
-        return Path(own)
+        return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergewise"

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.source import Source, Writable
+from mergewise.checkpoint.wrapped import WrappedCheckpoint
 
 __all__ = ["AlignedCheckpoint"]
 
 
-class AlignedCheckpoint:
+class AlignedCheckpoint(WrappedCheckpoint):
     """A source whose tensors are those of others under new names.
 
     Args:
@@ -20,28 +19,9 @@ class AlignedCheckpoint:
     """
 
     def __init__(self, own: Source, tensors: Mapping[str, tuple[Source, TensorInfo]]) -> None:
-        self.own = own
+        super().__init__(own)
         self._places = dict(tensors)
         self.tensors = {name: replace(info, name=name) for name, (_, info) in tensors.items()}
-
-    @property
-    def location(self) -> str:
-        """Where it is."""
-        return self.own.location
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files of the checkpoint that it stands for."""
-        return self.own.files
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of the checkpoint that it stands for."""
-        return self.own.folder
-
-    def config(self) -> dict[str, Any]:
-        """Return the configuration of the checkpoint that it stands for."""
-        return self.own.config()
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""

@@ -1,7 +1,6 @@
 """Checkpoints with eight-bit floating weights, read as float32: value times the scale of its block."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from mergewise.checkpoint.dtypes import numpy_dtype
 from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.source import Source, Writable
+from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.errors import CheckpointError
 
 __all__ = ["DequantisedCheckpoint", "is_fp8"]
@@ -25,7 +25,7 @@ def is_fp8(info: TensorInfo) -> bool:
     return info.dtype in _FP8
 
 
-class DequantisedCheckpoint:
+class DequantisedCheckpoint(WrappedCheckpoint):
     """A source that shows eight-bit weights as float32, and hides their scales.
 
     Args:
@@ -39,7 +39,7 @@ class DequantisedCheckpoint:
     """
 
     def __init__(self, own: Source) -> None:
-        self.own = own
+        super().__init__(own)
         self._scales: dict[str, tuple[TensorInfo, tuple[int, int]] | None] = {}
         self._tables = {
             name: np.arange(256, dtype=np.uint8).view(numpy_dtype(name)).astype(np.float32) for name in _FP8
@@ -57,24 +57,9 @@ class DequantisedCheckpoint:
             if name not in hidden
         }
 
-    @property
-    def location(self) -> str:
-        """Where it is."""
-        return self.own.location
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that hold the tensors."""
-        return self.own.files
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder that holds it."""
-        return self.own.folder
-
     def config(self) -> dict[str, Any]:
         """Return the configuration, without what it says of quantisation."""
-        return {key: value for key, value in self.own.config().items() if key != "quantization_config"}
+        return {key: value for key, value in super().config().items() if key != "quantization_config"}
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on; eight-bit weights as float32."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -12,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mergewise.cache import cache_folder
 from mergewise.zoo.tasks import Example, Task
 from mergewise.zoo.wheels import sha256_of
 
@@ -27,11 +27,7 @@ ABANDONED_SECONDS = 86_400
 
 def default_cache() -> Path:
     """Return the cache folder: $MERGEWISE_CACHE, else mergewise in $XDG_CACHE_HOME, else ~/.cache/mergewise."""
-    if chosen := os.environ.get("MERGEWISE_CACHE"):
-        return Path(chosen).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "mergewise"
-    return Path.home() / ".cache" / "mergewise"
+    return cache_folder()
 
 
 def is_whole(entry: Path) -> bool:

@@ -1,0 +1,38 @@
+"""A checkpoint that shows another in some other way."""
+
+from pathlib import Path
+from typing import Any
+
+from mergewise.checkpoint.source import Source
+
+__all__ = ["WrappedCheckpoint"]
+
+
+class WrappedCheckpoint:
+    """What a view of a checkpoint takes from it unchanged.
+
+    Args:
+        own: The checkpoint that it stands for.
+    """
+
+    def __init__(self, own: Source) -> None:
+        self.own = own
+
+    @property
+    def location(self) -> str:
+        """Where it is."""
+        return self.own.location
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the checkpoint that it stands for."""
+        return self.own.files
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the checkpoint that it stands for."""
+        return self.own.folder
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration of the checkpoint that it stands for."""
+        return self.own.config()
