@@ -1,9 +1,9 @@
-"""The exact k-th largest magnitude by counting: bracket it from a sample, count inside the bracket, done.
+"""The exact k-th largest magnitude by counting: bracket it from a sample, and count inside the bracket.
 
 Magnitudes are compared as float32 bit patterns (*keys*), which are unsigned integers in the order of the values. A
-sample brackets the k-th key so narrowly that usually every key inside gets a bin of its own, and then one pass over
-the data settles threshold and ties exactly. Whatever the sample says, the answer is exact: a bracket that misses, or
-that is too wide for one bin per key, only costs another pass.
+sample brackets the k-th key so narrowly that one pass over the data leaves a few keys, and a second settles threshold
+and ties. Whatever the sample says, the answer is exact: a bracket that misses only costs another pass, and one in which
+every key has a bin of its own saves one.
 """
 
 from dataclasses import dataclass
