@@ -6,10 +6,11 @@ from collections.abc import Callable  # noqa: TC003 - annotates a local variable
 import ml_dtypes
 import numpy as np
 
-from mergewise.kernels import counting
 from mergewise.kernels.gram import gram
 from mergewise.kernels.linear import combine_linear
-from mergewise.kernels.sparsify import SPARSIFY
+from mergewise.kernels.magnitude import count_magnitudes
+from mergewise.kernels.norms import sparsified_l1
+from mergewise.kernels.sparsify import keep_by_rank, keep_by_row_rank, keep_random
 from mergewise.kernels.storage import CODES, ENCODE_LIMIT
 from mergewise.kernels.voting import NORMALIZE, combine_voting
 
@@ -28,33 +29,43 @@ def main() -> None:
     codes = np.full(1 + EXPERTS, CODES["BF16"], np.int64)
     out = np.empty(COUNT * 2, np.uint8)
     weights, ones = np.full(EXPERTS, 0.3), np.ones(EXPERTS)
-    thresholds = np.full(EXPERTS, np.float32(0.0025).view(np.uint32), np.uint32)
-    ties = np.full(EXPERTS, 1 << 40, np.int64)
-    keys, keep = np.arange(EXPERTS, dtype=np.uint64), np.full(EXPERTS, int(0.3 * 2**32), np.uint64)
+    floors = np.full(EXPERTS, np.float32(0.0025).view(np.uint32), np.uint32)
+    ceilings = np.full(EXPERTS, 0xFFFFFFFF, np.uint32)
+    ties, owners = np.full(EXPERTS, 1 << 40, np.int64), np.arange(EXPERTS)
+    keys, keep_below = np.arange(EXPERTS, dtype=np.uint64), np.full(EXPERTS, int(0.3 * 2**32), np.uint64)
+    marks = np.empty((EXPERTS, COUNT), np.uint8)
+    keep_random(keys, keep_below, 0, COUNT, marks)
     code, limit = CODES["BF16"], ENCODE_LIMIT["BF16"]
 
-    def vote(sparsify: str) -> None:
+    def vote(*, sparse: bool, elect: bool) -> None:
         combine_voting(
-            raw, codes, 0, COUNT, weights, SPARSIFY[sparsify], thresholds, ties.copy(), keys, keep, ones, True, ones,
-            NORMALIZE["agreeing"], 1.0, 0.0, 1.0, out, code, limit,
+            raw, codes, COUNT, weights, sparse, marks, ones, elect, ones, NORMALIZE["agreeing" if elect else "none"],
+            1.0, 0.0, 1.0, out, code, limit,
         )  # fmt: skip
 
     lower = np.full(EXPERTS, np.float32(0.00249).view(np.uint32), np.uint32)
-    histogram, above = np.zeros((EXPERTS, 1 << 17), np.int64), np.zeros(EXPERTS, np.int64)
-    whole, kept = np.empty((4, EXPERTS)), np.empty((4, EXPERTS))
+    shift = np.zeros(EXPERTS, np.uint32)
+    histogram, above = np.zeros((EXPERTS, 1 << 12), np.int64), np.zeros(EXPERTS, np.int64)
+    other_marks = np.empty_like(marks)
+    blocks = np.arange(0, COUNT + 1, 65536)
+    whole, kept = np.empty((blocks.size - 1, EXPERTS)), np.empty((blocks.size - 1, EXPERTS))
     products, bounds = np.empty((1, EXPERTS, EXPERTS)), np.array([0, COUNT])
     row = weights[None]
+    lows, spreads = np.full(EXPERTS, 0.15), np.full(EXPERTS, 0.3)
     measured: dict[str, Callable[[], object]] = {
         "linear": lambda: combine_linear(raw, codes, True, 0, COUNT, COUNT, row, 1.0, 1.0, out, code, limit),
-        "voting, no sparsifier": lambda: vote("none"),
-        "voting, by magnitude": lambda: vote("magnitude"),
-        "voting, at random": lambda: vote("bernoulli"),
-        "count magnitudes": lambda: counting.count_magnitudes(
-            raw, codes, COUNT, lower, np.zeros(EXPERTS, np.uint32), histogram, above
+        "voting": lambda: vote(sparse=False, elect=True),
+        "voting, sparse": lambda: vote(sparse=True, elect=True),
+        "voting, sparse, no election": lambda: vote(sparse=True, elect=False),
+        "count magnitudes": lambda: count_magnitudes(raw, codes, COUNT, owners, lower, shift, histogram, above),
+        "keep by rank": lambda: keep_by_rank(
+            raw, codes, COUNT, floors, ties.copy(), ceilings, ties.copy(), other_marks
         ),
-        "L1 norms": lambda: counting.sparsified_l1(
-            raw, codes, 0, COUNT, SPARSIFY["bernoulli"], thresholds, ties.copy(), keys, keep, whole, kept
+        "keep at random": lambda: keep_random(keys, keep_below, 0, COUNT, other_marks),
+        "keep by rank in the row": lambda: keep_by_row_rank(
+            raw, codes, 0, COUNT, 4096, lows, spreads, keys, other_marks
         ),
+        "L1 norms": lambda: sparsified_l1(raw, codes, blocks, marks, whole, kept),
         "inner products": lambda: gram(raw, codes, True, bounds, products),
     }
     for name, run in measured.items():
@@ -64,7 +75,7 @@ def main() -> None:
             began = time.perf_counter()
             run()
             walls.append(time.perf_counter() - began)
-        print(f"{name:24s} {EXPERTS * COUNT / sorted(walls)[RUNS // 2] / 1e9:5.2f} G elements/s")
+        print(f"{name:28s} {EXPERTS * COUNT / sorted(walls)[RUNS // 2] / 1e9:5.2f} G elements/s")
 
 
 if __name__ == "__main__":

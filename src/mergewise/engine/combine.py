@@ -4,11 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo, numpy_dtype
-from mergewise.engine.gather import Gathered, mask_keys
+from mergewise.engine.gather import Gathered, coefficients, fill_marks
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.errors import MergeError
 from mergewise.kernels.linear import combine_linear
-from mergewise.kernels.sparsify import SPARSIFY
 from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
 from mergewise.kernels.voting import NORMALIZE, combine_voting
 from mergewise.method import GeometricProgram, LinearProgram, VotingProgram, WholeProgram
@@ -17,7 +16,7 @@ __all__ = ["Known", "combine", "copy_exact"]
 
 
 Known = Gathered | NDArray[np.float64] | None
-"""What was gathered for a program: for voting, for geometric programs (their coefficients), nothing for others."""
+"""What was gathered: for voting; coefficients, where geometric programs see rows in parts; nothing for others."""
 
 
 def combine(
@@ -48,17 +47,19 @@ def combine(
                 raw, codes, program.delta, piece.start, piece.count, job.numel, weights, program.divisor, program.scale,
                 out, out_code, limit,
             )  # fmt: skip
-        case GeometricProgram(), np.ndarray():
-            row = program.row_elements(job.output.shape)
+        case GeometricProgram(), _:
+            if isinstance(known, np.ndarray):
+                offset, weights = piece.start, known
+            else:  # rows that are in hand as a whole
+                offset, weights = 0, coefficients(workspace, piece, program)
             finite = combine_linear(
-                raw, codes, program.delta, piece.start, piece.count, row, known, 1.0, 1.0, out, out_code, limit
+                raw, codes, program.delta, offset, piece.count, job.row, weights, 1.0, 1.0, out, out_code, limit
             )
         case VotingProgram(), Gathered():
-            keys, keep_below = mask_keys(program, job.name)
+            marks, rescale = fill_marks(workspace, index, piece, known), known.rescale[job.name]
             finite = combine_voting(
-                raw, codes, piece.start, piece.count, np.array(program.weights, np.float64), SPARSIFY[program.sparsify],
-                known.thresholds, known.ties_left[index].copy(), keys, keep_below, known.rescale[index],
-                program.elect != "none", np.array(program.ballots(known.rescale[index].tolist()), np.float64),
+                raw, codes, piece.count, np.array(program.weights, np.float64), program.sparse, marks, rescale,
+                program.elect != "none", np.array(program.ballots(rescale.tolist()), np.float64),
                 NORMALIZE[program.normalize], program.total, program.tiny, program.scale, out, out_code, limit,
             )  # fmt: skip
         case WholeProgram(), _:
@@ -84,10 +85,9 @@ def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, 
     result = merged.reshape(-1) if base is None else (base + merged).reshape(-1)
     if not np.all(np.abs(result) < ENCODE_LIMIT[job.output.dtype]):
         return False
-    bits = np.empty(TILE, np.uint32)
     for start in range(0, piece.count, TILE):
         tile = result[start : start + TILE]
-        encode(CODES[job.output.dtype], tile, tile.size, bits, out, start)
+        encode(CODES[job.output.dtype], tile, tile.size, out, start)
     return True
 
 

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from mergewise.checkpoint import STORAGE_DTYPES
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.errors import RecipeError
-from mergewise.method import GeometricProgram, VotingProgram, WholeProgram
-from mergewise.statistics.magnitude import BINS
+from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram
 
-__all__ = ["BLOCK", "FIXED_BYTES", "Layout", "bytes_per_element", "default_threads", "lay_out", "parse_size"]
+__all__ = [
+    "BLOCK",
+    "FIXED_BYTES",
+    "Layout",
+    "bytes_per_element",
+    "count_bins",
+    "default_threads",
+    "lay_out",
+    "parse_size",
+]
 
 BLOCK = 65536
 """Pieces start at multiples of this many elements, the block of all sums."""
@@ -38,17 +46,21 @@ class Layout:
     arena_bytes: int
 
     def piece_elements(self, job: TensorJob) -> int:
-        """Return how many elements of a tensor a worker takes in hand at once."""
+        """Return how many elements of a tensor a worker takes in hand at once.
+
+        Pieces begin at multiples of ``BLOCK``, or at rows where rows are dealt with one by one and fit.
+        """
         if isinstance(job.program, WholeProgram):
             return max(1, job.numel)
-        window = (self.arena_bytes // bytes_per_element(job)) // BLOCK * BLOCK
-        several_stages = isinstance(job.program, VotingProgram | GeometricProgram) and job.program.gathers
-        return max(BLOCK, min(window, _WINDOW_ELEMENTS if several_stages else _STREAM_ELEMENTS))
+        window = min(self.arena_bytes // bytes_per_element(job), _most_elements(job))
+        if _by_row(job) and job.row <= max(window, _least_elements(job)):
+            return max(1, window // job.row) * job.row
+        return max(BLOCK, window // BLOCK * BLOCK)
 
     def peak_bytes(self, plan: Plan) -> int:
         """Return the most memory that the process takes, in bytes."""
         largest = max((min(self.piece_elements(j), j.numel) * bytes_per_element(j) for j in plan.jobs), default=0)
-        counting = max((_counting_bytes(job) for job in plan.jobs), default=0)
+        counting = _counting_bytes(plan)
         return FIXED_BYTES + self.threads * (largest + counting)
 
 
@@ -67,7 +79,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     if threads is not None and threads < 1:
         raise RecipeError(f"--threads must be at least 1, found {threads}.")
     wanted = threads or default_threads()
-    counting = max((_counting_bytes(job) for job in plan.jobs), default=0)
+    counting = _counting_bytes(plan)
     least = max((_least_elements(job) * bytes_per_element(job) for job in plan.jobs), default=0) + counting
     room = budget - FIXED_BYTES
     if room < least:
@@ -80,15 +92,43 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
 
 
 def bytes_per_element(job: TensorJob) -> int:
-    """Return the bytes of working memory that one element of a tensor takes: a row per input, and the output."""
+    """Return the bytes of working memory that one element of a tensor takes, in all rows of a workspace."""
+    inputs = len(job.inputs)
     widest = max(STORAGE_DTYPES[info.dtype].bits for info in job.inputs) // 8
-    stored = len(job.inputs) * widest + STORAGE_DTYPES[job.output.dtype].bits // 8
-    # a definition sees float64 arrays, and makes about as many on its way
-    return stored + (2 * len(job.inputs) + 4) * 8 if isinstance(job.program, WholeProgram) else stored
+    stored = inputs * widest + STORAGE_DTYPES[job.output.dtype].bits // 8
+    if isinstance(job.program, WholeProgram):
+        # a definition sees float64 arrays, and makes about as many on its way
+        return stored + (2 * inputs + 4) * 8
+    if job.sparse:
+        return stored + inputs  # a byte per expert for what is kept
+    if _by_row(job):
+        # Gram matrices, and what is made of them on the way to coefficients
+        return stored + -(-(6 * inputs * inputs + 24 * inputs) * 8 // max(1, job.row))
+    return stored
+
+
+def count_bins(in_hand: bool) -> int:
+    """Return how many bins magnitudes are counted in: many where a second count would be a second read."""
+    return 1 << 12 if in_hand else 1 << 18
+
+
+def _by_row(job: TensorJob) -> bool:
+    """Whether rows are dealt with one by one."""
+    program = job.program
+    return isinstance(program, VotingProgram | GeometricProgram) and program.row is not None and job.numel > 0
+
+
+def _most_elements(job: TensorJob) -> int:
+    several_stages = isinstance(job.program, VotingProgram | GeometricProgram) and job.program.gathers
+    return _WINDOW_ELEMENTS if several_stages else _STREAM_ELEMENTS
 
 
 def _least_elements(job: TensorJob) -> int:
-    return job.numel if isinstance(job.program, WholeProgram) else BLOCK
+    if isinstance(job.program, WholeProgram):
+        return job.numel
+    if isinstance(job.program, VotingProgram) and job.program.row is not None:
+        return max(1, job.row)  # ranked as a whole
+    return min(BLOCK, max(1, job.numel))
 
 
 def default_threads() -> int:
@@ -119,7 +159,9 @@ def parse_size(size: str | int, name: str) -> int:
     return int(nbytes)
 
 
-def _counting_bytes(job: TensorJob) -> int:
-    """Return what the histograms of a counting pass take, for one worker."""
-    counts = isinstance(job.program, VotingProgram) and job.program.sparsify == "magnitude"
-    return len(job.inputs) * BINS * 8 if counts else 0
+def _counting_bytes(plan: Plan) -> int:
+    """Return what the histograms of a count take, for one worker: large ones only where a scope is not in hand."""
+    programs: list[Program | None] = [job.program for job in plan.jobs]
+    ranked = [p for p in programs if isinstance(p, VotingProgram) and p.sparsify == "magnitude"]
+    ranks = max((len(p.weights) + len(p.outliers) for p in ranked), default=0)
+    return ranks * count_bins(in_hand=False) * 8

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mergewise.checkpoint import Target
 from mergewise.engine.combine import Known, combine, copy_exact
-from mergewise.engine.gather import gather, gather_coefficients, ungathered
+from mergewise.engine.gather import Gathered, gather, gather_coefficients
 from mergewise.engine.layout import Layout
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.plan import Plan, TensorJob
@@ -55,18 +55,21 @@ def run_local(
     )
     apart = [job for job in merged if not job.ranked_over_model]
     fair_share = plan.parameters // (2 * layout.threads)
-    shared = [job for job in apart if len(pieces[job.name]) > 1 and (_gathers(job) or job.numel > fair_share)]
-    alone = [job for job in apart if job not in shared] if shared else apart
+    large = {
+        job.name
+        for job in apart
+        if len(pieces[job.name]) > 1 and (_gathers(pieces[job.name]) or job.numel > fair_share)
+    }
     with _Crew(plan, layout) as crew:
         merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
-        for group in [ranked_together, *([job] for job in shared)]:
+        for group in [ranked_together, *([job] for job in apart if job.name in large)]:
             scope = [piece for job in group for piece in pieces[job.name]]
             if scope:
-                crew.each(merge.finisher(_gather(group[0], scope, crew)), scope)
+                crew.each(merge.finisher(_gather(scope, crew)), scope)
 
         def merge_alone(workspace: Workspace, _: int, job: TensorJob) -> None:
             runner = _Alone(workspace)
-            runner.each(merge.finisher(_gather(job, pieces[job.name], runner)), pieces[job.name])
+            runner.each(merge.finisher(_gather(pieces[job.name], runner)), pieces[job.name])
 
         def copy_alone(workspace: Workspace, _: int, job: TensorJob) -> str | None:
             agreed = [copy_exact(workspace, piece, target) for piece in pieces[job.name]]
@@ -74,7 +77,7 @@ def run_local(
             advance(job.output.nbytes)
             return None if all(agreed) else job.name
 
-        crew.each(merge_alone, alone)
+        crew.each(merge_alone, [job for job in apart if job.name not in large])
         copied = crew.each(copy_alone, [job for job in by_size if job.program is None or not job.numel])
     return [name for name in copied if name is not None]
 
@@ -94,8 +97,10 @@ class _Merge:
 
         def finish(workspace: Workspace, index: int, piece: Piece) -> None:
             name = piece.job.name
-            if name not in self._missing:
-                return  # ranked with the others, but already written
+            if name not in self._missing:  # ranked with the others, but already written
+                if isinstance(known, Gathered) and known.ties:
+                    known.ties.of(workspace, index, piece)
+                return
             combine(workspace, piece, index, known, self._plan.sources, self._target)
             with self._lock:
                 self._missing[name] -= 1
@@ -107,16 +112,20 @@ class _Merge:
         return finish
 
 
-def _gathers(job: TensorJob) -> bool:
-    return isinstance(job.program, VotingProgram | GeometricProgram) and job.program.gathers
+def _gathers(pieces: Sequence[Piece]) -> bool:
+    """Whether something of all these pieces must be known before any can be combined."""
+    program = pieces[0].job.program
+    if isinstance(program, GeometricProgram):
+        return not pieces[0].whole_rows
+    return isinstance(program, VotingProgram) and program.gathers
 
 
-def _gather(job: TensorJob, pieces: Sequence[Piece], runner: "_Alone | _Crew") -> Known:
-    match job.program:
-        case VotingProgram():
-            return gather(job.program, pieces, runner) if job.program.gathers else ungathered(job.program, pieces)
-        case GeometricProgram():
-            return gather_coefficients(job.program, pieces, runner)
+def _gather(pieces: Sequence[Piece], runner: "_Alone | _Crew") -> Known:
+    match pieces[0].job.program:
+        case VotingProgram() as program:
+            return gather(program, pieces, runner)
+        case GeometricProgram() as program if _gathers(pieces):
+            return gather_coefficients(program, pieces, runner)
         case _:
             return None
 
@@ -201,7 +210,9 @@ class _Crew:
         futures: list[Future[None]] = [self._pool.submit(work) for _ in range(self._threads)]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            fault = next((f.exception() for f in done if f.exception() is not None), None)
+            faults = [f.exception() for f in done if f.exception() is not None]
+            # a worker that waited for another's piece is not the one that failed
+            fault = next((f for f in faults if not isinstance(f, InterruptedError)), None) or next(iter(faults), None)
         except BaseException:
             self._stop.set()  # Ctrl-C: no worker begins another piece
             wait(futures)

@@ -20,7 +20,7 @@ class Piece:
 
     Attributes:
         job: The tensor.
-        start: First element, a multiple of ``BLOCK``.
+        start: First element: a multiple of ``BLOCK``, or the first of a row.
         count: Number of elements.
     """
 
@@ -28,15 +28,25 @@ class Piece:
     start: int
     count: int
 
+    @property
+    def whole_rows(self) -> bool:
+        """Whether it holds rows of its tensor from their first to their last elements."""
+        return self.start % self.job.row == 0 and self.count % self.job.row == 0
+
 
 def cut(job: TensorJob, layout: Layout) -> list[Piece]:
-    """Cut a tensor into pieces that fit a worker's memory; an empty tensor has none."""
+    """Cut a tensor into pieces that fit a worker's memory: of whole rows, or of parts of one; an empty one has none."""
     step = layout.piece_elements(job)
-    return [Piece(job, start, min(step, job.numel - start)) for start in range(0, job.numel, step)]
+    span = job.row if step < job.row else job.numel  # rows too large to be in hand are cut one by one
+    return [
+        Piece(job, start, min(step, first + span - start))
+        for first in range(0, job.numel, max(1, span))
+        for start in range(first, first + span, step)
+    ]
 
 
 class Workspace:
-    """The working memory of one worker: a row of raw bytes per source, an output row, and counters.
+    """The working memory of one worker: a row of raw bytes per source, an output row, and a row of marks per expert.
 
     Args:
         sources: The checkpoints of the plan.
@@ -46,6 +56,7 @@ class Workspace:
         self._sources = sources
         self._arena = np.empty(0, np.uint8)
         self._held: Piece | None = None
+        self._marked: Piece | None = None
 
     def rows(self, piece: Piece) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return a piece's raw bytes, (sources, row_bytes), and kernel codes; they are read unless already in hand.
@@ -58,7 +69,7 @@ class Workspace:
         room = len(inputs) * row_bytes
         raw = self._room(piece)[:room].reshape(len(inputs), row_bytes)
         if self._held is not piece:
-            self._held = None
+            self._held = self._marked = None
             for row, source, info in zip(raw, self._sources, inputs, strict=True):
                 width = STORAGE_DTYPES[info.dtype].bits // 8
                 source.read_into(info, piece.start * width, row[: piece.count * width])
@@ -67,13 +78,24 @@ class Workspace:
 
     def output(self, piece: Piece) -> NDArray[np.uint8]:
         """Return the row that the merged bytes of a piece go to."""
-        return self._room(piece)[len(piece.job.inputs) * _row_bytes(piece) :]
+        start = len(piece.job.inputs) * _row_bytes(piece)
+        return self._room(piece)[start : start + _output_bytes(piece)]
+
+    def marks(self, piece: Piece) -> tuple[NDArray[np.uint8], bool]:
+        """Return rows for what is kept of each expert, (experts, ≥ count), and whether they were filled already.
+
+        Whoever is told that they were not is to fill them; they are good until another piece is read.
+        """
+        filled = self._marked is piece
+        self._marked = piece
+        start = len(piece.job.inputs) * _row_bytes(piece) + _output_bytes(piece)
+        return self._room(piece)[start:].reshape(len(piece.job.inputs) - 1, -1), filled
 
     def _room(self, piece: Piece) -> NDArray[np.uint8]:
-        width = STORAGE_DTYPES[piece.job.output.dtype].bits // 8
-        needed = len(piece.job.inputs) * _row_bytes(piece) + _aligned(piece.count * width)
+        marks = (len(piece.job.inputs) - 1) * _aligned(piece.count) if piece.job.sparse else 0
+        needed = len(piece.job.inputs) * _row_bytes(piece) + _output_bytes(piece) + marks
         if self._arena.nbytes < needed:
-            self._held = None
+            self._held = self._marked = None
             self._arena = np.empty(0, np.uint8)  # let go of the old one first
             self._arena = np.empty(needed, np.uint8)
         return self._arena[:needed]
@@ -81,6 +103,10 @@ class Workspace:
 
 def _row_bytes(piece: Piece) -> int:
     return _aligned(piece.count * max(STORAGE_DTYPES[info.dtype].bits for info in piece.job.inputs) // 8)
+
+
+def _output_bytes(piece: Piece) -> int:
+    return _aligned(piece.count * STORAGE_DTYPES[piece.job.output.dtype].bits // 8)
 
 
 def _aligned(nbytes: int) -> int:

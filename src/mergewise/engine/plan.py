@@ -17,7 +17,7 @@ from mergewise.checkpoint import (
 )
 from mergewise.engine.align import align
 from mergewise.errors import CheckpointError, RecipeError
-from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram, find_method
+from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram, find_method, row_elements
 from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
 
 __all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "open_sources", "plan"]
@@ -43,6 +43,17 @@ class TensorJob:
     def numel(self) -> int:
         """Number of elements."""
         return self.inputs[0].numel
+
+    @property
+    def row(self) -> int:
+        """Elements of a row, for programs that see rows one by one; all of them for others."""
+        kind = self.program.row if isinstance(self.program, VotingProgram | GeometricProgram) else None
+        return row_elements(self.output.shape, kind)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether only part of its task vectors is kept."""
+        return isinstance(self.program, VotingProgram) and self.program.sparse
 
     @property
     def ranked_over_model(self) -> bool:
@@ -99,7 +110,7 @@ class Plan:
         if ranked:
             scope = "the whole model" if ranked[0].scope == "model" else "each tensor"
             steps.append(f"gather magnitude thresholds over {scope}")
-        if any(p.rescale == "l1" and p.sparsify != "none" for p in voting):
+        if any(p.by_norm for p in voting):
             steps.append("gather L1 norms")
         return (*steps, "combine")
 

@@ -3,26 +3,13 @@
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.storage import TILE, decode, decode_difference
+from mergewise.kernels.intrinsics import LANES, dot
+from mergewise.kernels.storage import COMPILE, TILE, decode, decode_difference
 
 __all__ = ["gram"]
 
-_LANES = 16
 
-
-@njit(cache=True, nogil=True)
-def _dot(x, y, count, lanes):
-    """Add up products in a fixed order that still vectorises; beyond ``count`` both rows hold zeros."""
-    lanes[:] = 0.0
-    for j in range(0, count, _LANES):
-        a = x[j : j + _LANES]
-        b = y[j : j + _LANES]
-        for lane in range(_LANES):
-            lanes[lane] += a[lane] * b[lane]
-    return lanes.sum()
-
-
-@njit(cache=True, nogil=True)
+@njit(**COMPILE)
 def gram(raw, codes, delta, bounds, out):
     """Write the Gram matrix of each segment of a piece.
 
@@ -35,22 +22,21 @@ def gram(raw, codes, delta, bounds, out):
     """
     first = 1 if delta else 0
     experts = out.shape[1]
-    bits = np.empty(TILE, np.uint32)
     base = np.zeros(TILE, np.float64)
     x = np.zeros((experts, TILE), np.float64)
-    lanes = np.empty(_LANES, np.float64)
     out[:] = 0.0
     for s in range(bounds.size - 1):
         for start in range(bounds[s], bounds[s + 1], TILE):
             size = min(TILE, bounds[s + 1] - start)
+            padded = -(-size // LANES) * LANES
             if delta:
-                decode(codes[0], raw[0], start, size, bits, base)
+                decode(codes[0], raw[0], start, size, base)
             for i in range(experts):
-                decode_difference(codes[first + i], raw[first + i], start, size, bits, base, x[i])
-                x[i, size:] = 0.0
+                decode_difference(codes[first + i], raw[first + i], start, size, base, x[i])
+                x[i, size:padded] = 0.0
             for i in range(experts):
                 for j in range(i + 1):
-                    out[s, i, j] += _dot(x[i], x[j], size, lanes)
+                    out[s, i, j] += dot(x[i], x[j], padded)
         for i in range(experts):
             for j in range(i):
                 out[s, j, i] = out[s, i, j]

@@ -3,12 +3,12 @@
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.storage import TILE, decode, decode_add, encode, within
+from mergewise.kernels.storage import COMPILE, TILE, decode, decode_add, encode, within
 
 __all__ = ["combine_linear"]
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILE)
 def combine_linear(raw, codes, delta, offset, count, row, weights, divisor, scale, out, out_code, limit):
     """Write ``θ_0 + scale · (Σ w_i τ_i) / divisor``, or ``scale · (Σ w_i θ_i) / divisor`` without a base.
 
@@ -16,10 +16,10 @@ def combine_linear(raw, codes, delta, offset, count, row, weights, divisor, scal
         raw: (rows, row_bytes) uint8; with ``delta`` the base is row 0 and the experts follow.
         codes: (rows,) int64 kernel codes of the storage dtypes.
         delta: Whether row 0 is a base that the others are taken relative to.
-        offset: Index in the tensor of the first element.
+        offset: Index of the first element, counted from where the first row of ``weights`` begins.
         count: Elements of the piece.
         row: Elements of the tensor that share weights.
-        weights: (tensor elements / row, experts) float64.
+        weights: (rows of the tensor, experts) float64.
         divisor: Divides the weighted sum.
         scale: Multiplies it afterwards.
         out: (out_row_bytes,) uint8, written.
@@ -29,7 +29,6 @@ def combine_linear(raw, codes, delta, offset, count, row, weights, divisor, scal
     Returns:
         Whether every result is finite in the output dtype.
     """
-    bits = np.empty(TILE, np.uint32)
     base = np.zeros(TILE, np.float64)
     acc = np.empty(TILE, np.float64)
     first = 1 if delta else 0
@@ -39,16 +38,16 @@ def combine_linear(raw, codes, delta, offset, count, row, weights, divisor, scal
         group = (offset + start) // row
         size = min(TILE, count - start, (group + 1) * row - offset - start)
         if delta:
-            decode(codes[0], raw[0], start, size, bits, base)
+            decode(codes[0], raw[0], start, size, base)
         acc[:] = 0.0
         for i in range(weights.shape[1]):
-            decode_add(codes[first + i], raw[first + i], start, size, bits, base, weights[group, i], acc)
+            decode_add(codes[first + i], raw[first + i], start, size, base, weights[group, i], acc)
         if divisor != 1.0:
             for j in range(size):
                 acc[j] /= divisor
         for j in range(size):
             acc[j] = base[j] + acc[j] * scale
         finite &= within(acc, size, limit)
-        encode(out_code, acc, size, bits, out, start)
+        encode(out_code, acc, size, out, start)
         start += size
     return finite

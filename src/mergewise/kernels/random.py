@@ -8,7 +8,7 @@ element e reads word (e mod 1024) // 256 of counter (e // 1024) · 256 + e mod 2
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.storage import TILE
+from mergewise.kernels.storage import COMPILE, TILE
 
 __all__ = ["random_words"]
 
@@ -21,7 +21,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILE)
 def random_words(key, start, words):
     """Write the random words of ``TILE`` consecutive elements.
 

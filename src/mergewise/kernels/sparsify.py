@@ -1,62 +1,255 @@
-"""Sparsifying one tile of a task vector: by exact magnitude rank, or by a random mask."""
+"""Which elements of a task vector survive sparsification: a byte per element, one or nought.
+
+By exact magnitude rank over a tensor or a model, by a coin with one probability for all elements, or by a coin whose
+probability grows with the element's rank in its row.
+"""
+
+from typing import Any
 
 import numpy as np
 from numba import njit
 
+from mergewise.kernels.intrinsics import as_single
 from mergewise.kernels.random import random_words
-from mergewise.kernels.storage import magnitude_keys
+from mergewise.kernels.storage import COMPILE, TILE, difference_keys
 
-__all__ = ["SPARSIFY", "sparsify_tile"]
+__all__ = ["keep_by_rank", "keep_by_row_rank", "keep_random"]
 
-SPARSIFY = {"none": 0, "magnitude": 1, "bernoulli": 2}
+_KEEP_NONE = np.uint32(0xFFFFFFFF)
+_ROW_BINS = 1024
+_FEW = 48  # elements of a row whose ranks are counted one by one
 
-_MAGNITUDE, _BERNOULLI = SPARSIFY["magnitude"], SPARSIFY["bernoulli"]
 
-
-@njit(cache=True, nogil=True)
-def _drop_small(tau, keys, count, threshold, ties_left):
-    """Zero what lies below the k-th magnitude; of those equal to it keep the first ``ties_left``. Return the rest."""
+@njit(**COMPILE)
+def _mark_largest(keys, count, threshold, ties_left, mark, flip):
+    """Mark what reaches a threshold, of what equals it only the first ``ties_left``; return how many are left."""
     ties = np.uint32(0)
     for j in range(count):
         ties += np.uint32(keys[j] == threshold)
-    if ties <= ties_left:
+    if flip:
         for j in range(count):
-            tau[j] = tau[j] if keys[j] >= threshold else 0.0
+            mark[j] ^= np.uint8(keys[j] >= threshold)
+    else:
+        for j in range(count):
+            mark[j] = np.uint8(keys[j] >= threshold)
+    if ties <= ties_left:
         return ties_left - ties
     for j in range(count):
         if keys[j] == threshold:
             if ties_left > 0:
                 ties_left -= 1
             else:
-                tau[j] = 0.0
-    for j in range(count):
-        tau[j] = tau[j] if keys[j] >= threshold else 0.0
+                mark[j] ^= np.uint8(1)
     return ties_left
 
 
-@njit(cache=True, nogil=True)
-def sparsify_tile(tau, mode, offset, count, threshold, ties_left, key, keep_below, scratch):
-    """Zero the elements of one tile of a task vector that do not survive.
+@njit(**COMPILE)
+def keep_by_rank(raw, codes, count, floors, floor_ties, ceilings, ceiling_ties, keep):
+    """Keep the elements between two ranks by magnitude; among equal magnitudes lower positions rank higher.
 
     Args:
-        tau: (TILE,) float64, changed in place.
-        mode: One of ``SPARSIFY``.
+        raw: (1 + experts, row_bytes) uint8, base first.
+        codes: (1 + experts,) int64 kernel codes of the storage dtypes.
+        count: Elements per row.
+        floors: (experts,) uint32, key of the smallest magnitude that is kept.
+        floor_ties: (experts,) int64, how many elements at the floor rank high enough; updated.
+        ceilings: (experts,) uint32, key of the smallest magnitude that is too large; 0xFFFFFFFF for none.
+        ceiling_ties: (experts,) int64, how many elements at the ceiling are too large; updated.
+        keep: (experts, ≥ count) uint8, written.
+    """
+    keys = np.empty(TILE, np.uint32)
+    for i in range(floors.size):
+        for start in range(0, count, TILE):
+            size = min(TILE, count - start)
+            difference_keys(raw, codes, i, start, size, keys)
+            mark = keep[i, start : start + size]
+            floor_ties[i] = _mark_largest(keys, size, floors[i], floor_ties[i], mark, False)
+            if ceilings[i] != _KEEP_NONE:
+                ceiling_ties[i] = _mark_largest(keys, size, ceilings[i], ceiling_ties[i], mark, True)
+
+
+@njit(**COMPILE)
+def keep_random(keys, keep_below, offset, count, keep):
+    """Keep elements at random.
+
+    Args:
+        keys: (experts,) uint64 keys of the random masks.
+        keep_below: (experts,) uint64, density · 2**32.
         offset: Index in the tensor of the first element, a multiple of ``TILE``.
         count: Number of elements.
-        threshold: Key of the smallest magnitude that is kept.
-        ties_left: How many elements at the threshold may still be kept.
-        key: Key of the random mask.
-        keep_below: Density · 2**32.
-        scratch: (TILE,) uint32.
-
-    Returns:
-        How many elements at the threshold may be kept after this tile.
+        keep: (experts, ≥ count) uint8, written.
     """
-    if mode == _MAGNITUDE:
-        magnitude_keys(tau, count, scratch)
-        ties_left = _drop_small(tau, scratch, count, threshold, ties_left)
-    elif mode == _BERNOULLI and keep_below < np.uint64(0x100000000):
-        random_words(key, offset, scratch)
-        for j in range(count):
-            tau[j] = tau[j] if np.uint64(scratch[j]) < keep_below else 0.0
-    return ties_left
+    words = np.empty(TILE, np.uint32)
+    for i in range(keys.size):
+        limit = np.uint32(min(keep_below[i], np.uint64(0xFFFFFFFF)))
+        for start in range(0, count, TILE):
+            size = min(TILE, count - start)
+            mark = keep[i, start : start + size]
+            if keep_below[i] > np.uint64(0xFFFFFFFF):
+                mark[:] = np.uint8(1)
+            else:
+                random_words(keys[i], offset + start, words)
+                for j in range(size):
+                    mark[j] = np.uint8(words[j] < limit)
+
+
+@njit(**COMPILE)
+def _random_run(key, first, words):
+    """Write the random words of a run of elements that may begin anywhere."""
+    tile = np.empty(TILE, np.uint32)
+    done = 0
+    while done < words.size:
+        skip = (first + done) % TILE
+        size = min(TILE - skip, words.size - done)
+        random_words(key, first + done - skip, tile)
+        words[done : done + size] = tile[skip : skip + size]
+        done += size
+
+
+@njit(**COMPILE)
+def _limit(rank, low, spread, last):
+    """Return below which random word an element is kept at this rank, counted from zero."""
+    return np.uint32(min(np.rint((low + spread * rank / last) * 2.0**32), 4294967295.0))
+
+
+@njit(**COMPILE)
+def _slots(keys, slots, bins):
+    """Sort a row coarsely by magnitude, into bins of equal width; any width will do, this one mostly parts values."""
+    sample = 0.0
+    step = 1 + keys.size // 64
+    for j in range(0, keys.size, step):
+        sample += as_single(keys[j])
+    mean = np.float32(sample / (1 + (keys.size - 1) // step))
+    scale = np.float32(bins) / (np.float32(8.0) * mean) if mean > np.float32(0.0) else np.float32(0.0)
+    top = np.float32(bins - 1)
+    for j in range(keys.size):
+        place = as_single(keys[j]) * scale
+        slots[j] = np.int32(place if place < top else top)  # also NaN, which is reported later
+
+
+@njit(**COMPILE)
+def _rank_by_scan(keys, j):
+    """Count the elements of a row that rank below one of them; among equals lower positions rank higher."""
+    below: Any = np.uint32(0)
+    own = keys[j]
+    for k in range(keys.size):
+        below += np.uint32(keys[k] < own)
+    after = keys[j + 1 :]
+    for k in range(after.size):
+        below += np.uint32(after[k] == own)
+    return np.int64(below)
+
+
+@njit(**COMPILE)
+def _sort_members(keys, members):
+    """Put elements into the order of their ranks; shell sort, since most bins are small or in order already."""
+    gap = members.size // 2
+    while gap > 0:
+        for i in range(gap, members.size):
+            moving = members[i]
+            k = i
+            while k >= gap:
+                other = members[k - gap]
+                if keys[other] < keys[moving] or (keys[other] == keys[moving] and other > moving):
+                    break
+                members[k] = other
+                k -= gap
+            members[k] = moving
+        gap //= 2
+
+
+@njit(**COMPILE)
+def _rank_by_sort(slots, keys, uncertain, counts, ranks):
+    """Write the exact rank of every element that shares a bin with an uncertain one.
+
+    Args:
+        slots: (row,) int32, the bin of every element.
+        keys: (row,) uint32.
+        uncertain: Positions of uncertain elements.
+        counts: (bins + 1,) int64, where bins begin; changed.
+        ranks: (row,) int64, written.
+    """
+    order = np.empty(keys.size, np.int64)
+    wanted = np.zeros(counts.size, np.bool_)
+    for j in uncertain:
+        wanted[slots[j]] = True
+    for j in range(keys.size - 1, -1, -1):
+        order[counts[slots[j]]] = j
+        counts[slots[j]] += 1  # afterwards: where the next bin begins
+    for b in range(counts.size - 1):
+        if wanted[b]:
+            first = counts[b - 1] if b > 0 else 0
+            members = order[first : counts[b]]
+            _sort_members(keys, members)
+            for i in range(members.size):
+                ranks[members[i]] = first + i
+
+
+@njit(**COMPILE)
+def _keep_row(keys, words, low, spread, scratch, mark):
+    """Keep elements of one row by chance and rank.
+
+    Where an element's bin begins and ends bounds its rank, and so the probability that it is kept with. Only if its
+    random word lies between the two limits is its exact rank counted.
+    """
+    slots, counts, limits, uncertain, ranks = scratch
+    bins = limits.shape[1]
+    size = keys.size
+    last = max(1, size - 1)
+    _slots(keys, slots, bins)
+    counts[:] = 0
+    for j in range(size):
+        counts[slots[j] + 1] += 1
+    for b in range(bins):
+        counts[b + 1] += counts[b]
+    certain, possible = limits[0], limits[1]
+    for b in range(bins):
+        certain[b] = _limit(counts[b], low, spread, last)
+    for b in range(bins):
+        possible[b] = _limit(max(counts[b], counts[b + 1] - 1), low, spread, last)
+    found: Any = 0
+    for j in range(size):
+        limit = certain[slots[j]]
+        mark[j] = np.uint8(words[j] < limit)
+        uncertain[found] = j
+        found += np.int64((words[j] >= limit) & (words[j] < possible[slots[j]]))
+    if found > _FEW:
+        _rank_by_sort(slots, keys, uncertain[:found], counts, ranks)
+    for i in range(found):
+        j = uncertain[i]
+        rank = ranks[j] if found > _FEW else _rank_by_scan(keys, j)
+        mark[j] = np.uint8(words[j] < _limit(rank, low, spread, last))
+
+
+@njit(**COMPILE)
+def keep_by_row_rank(raw, codes, offset, count, row, lows, spreads, keys, keep):
+    """Keep elements at random, the larger magnitudes of each row with the larger probability.
+
+    The r-th smallest of the m magnitudes of a row, from zero, is kept with probability low + spread · r / (m - 1).
+
+    Args:
+        raw: (1 + experts, row_bytes) uint8, base first; whole rows of the tensor.
+        codes: (1 + experts,) int64 kernel codes of the storage dtypes.
+        offset: Index in the tensor of the first element.
+        count: Number of elements.
+        row: Elements per row.
+        lows: (experts,) float64, ρ - ε.
+        spreads: (experts,) float64, 2ε.
+        keys: (experts,) uint64 keys of the random masks.
+        keep: (experts, ≥ count) uint8, written.
+    """
+    magnitudes = np.empty(row, np.uint32)
+    words = np.empty(row, np.uint32)
+    bins = min(_ROW_BINS, max(2, row))
+    scratch = (
+        np.empty(row, np.int32), np.empty(bins + 1, np.int64), np.empty((2, bins), np.uint32),
+        np.empty(row + 1, np.int64), np.empty(row, np.int64),
+    )  # fmt: skip
+    for i in range(lows.size):
+        for start in range(0, count, row):
+            for first in range(0, row, TILE):
+                size = min(TILE, row - first)
+                difference_keys(raw, codes, i, start + first, size, magnitudes[first : first + size])
+            _random_run(keys[i], offset + start, words)
+            mark = keep[i, start : start + row]
+            _keep_row(magnitudes, words, lows[i], spreads[i], scratch, mark)

@@ -9,6 +9,7 @@ from mergewise.method.base import (
     VotingProgram,
     WholeProgram,
     mask_limit,
+    row_elements,
 )
 from mergewise.method.parameters import Parameter
 from mergewise.method.registry import find_method, methods
@@ -25,4 +26,5 @@ __all__ = [
     "find_method",
     "mask_limit",
     "methods",
+    "row_elements",
 ]

@@ -17,17 +17,22 @@ __all__ = [
     "Masks",
     "Method",
     "Program",
+    "RowKind",
     "Settings",
     "VotingProgram",
     "WholeProgram",
     "mask_limit",
+    "row_elements",
 ]
 
 Settings = Mapping[str, Any]
 """Parameters of one tensor: a tuple with a value per expert for per-model parameters, the value itself for others."""
 
-Masks = Callable[[int, float], Any]
-"""``masks(i, density)`` gives expert i's boolean keep-mask in the shape of the tensor, as an array of its library."""
+Masks = Callable[[int, Any], Any]
+"""``masks(i, density)`` gives expert i's boolean keep-mask in the shape of the tensor, as an array of its library.
+
+The density is a number, or an array of the tensor's shape.
+"""
 
 Definition = Callable[[Sequence[Any], Settings, Masks], Any]
 """``definition(arrays, settings, masks)``: the method on whole tensors of any array-API library.
@@ -35,6 +40,17 @@ Definition = Callable[[Sequence[Any], Settings, Masks], Any]
 ``arrays`` are task vectors for methods in delta space (the result is a delta, added to the base by the caller), and
 weights for methods in weight space.
 """
+
+
+RowKind = Literal["first", "last"] | None
+"""What counts as a row of a tensor: a slice of the first axis, of the last, or all of it."""
+
+
+def row_elements(shape: tuple[int, ...], row: RowKind) -> int:
+    """Return the number of elements of a row; tensors of less than two axes have one row."""
+    if row is None or len(shape) < 2:
+        return math.prod(shape)
+    return shape[-1] if row == "last" else math.prod(shape[1:])
 
 
 @dataclass(frozen=True)
@@ -53,30 +69,50 @@ class VotingProgram:
 
     Attributes:
         weights: One per expert.
-        densities: Share of elements that sparsification keeps, one per expert.
-        sparsify: By magnitude rank, by a random mask, or not at all.
+        densities: ρ, the share of elements that sparsification keeps, one per expert.
+        sparsify: By magnitude rank, by a random mask, by a random mask that favours the larger magnitudes of each row,
+            or not at all.
         rescale: Multiply what is kept by the ratio of the L1 norms, by 1/ρ, or not at all.
         elect: Sign of the weighted or the unweighted sum, or no election.
         normalize: Divide by Σw, by the Σw of those that agree, by their number, or not at all.
         scale: λ.
         scope: What a magnitude is ranked within.
         seed: Of the random masks.
+        outliers: γ, the share of largest magnitudes that ranking drops, one per expert; none for ``()``.
+        spread: ε, how far the probability of a row's largest (smallest) magnitude lies above (below) ρ, one per expert.
     """
 
     weights: tuple[float, ...]
     densities: tuple[float, ...]
-    sparsify: Literal["none", "magnitude", "bernoulli"]
+    sparsify: Literal["none", "magnitude", "bernoulli", "row_rank"]
     rescale: Literal["none", "l1", "expected"]
     elect: Literal["none", "weighted", "unweighted"]
     normalize: Literal["none", "weights", "agreeing", "count"]
     scale: float
     scope: Literal["tensor", "model"] = "tensor"
     seed: int = 0
+    outliers: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+
+    @property
+    def row(self) -> RowKind:
+        """What must be in hand as a whole: rows that are ranked."""
+        return "last" if self.sparsify == "row_rank" else None
+
+    @property
+    def sparse(self) -> bool:
+        """Whether it keeps only part of the task vectors."""
+        return self.sparsify != "none"
+
+    @property
+    def by_norm(self) -> bool:
+        """Whether what is kept is rescaled by the ratio of the L1 norms."""
+        return self.sparse and self.rescale == "l1"
 
     @property
     def gathers(self) -> bool:
         """Whether something of the whole tensor must be known before its first element can be combined."""
-        return self.sparsify == "magnitude" or (self.sparsify != "none" and self.rescale == "l1")
+        return self.sparsify == "magnitude" or self.by_norm
 
     def ballots(self, rescale: Sequence[float]) -> tuple[float, ...]:
         """Return what an element of each expert counts in the election, given the factors that rescale them.
@@ -115,18 +151,12 @@ class GeometricProgram:
 
     delta: bool
     solve: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    row: Literal["first", "last"] | None = None
+    row: RowKind = None
 
     @property
     def gathers(self) -> bool:
         """Whether something of the whole tensor must be known before its first element can be combined."""
-        return True
-
-    def row_elements(self, shape: tuple[int, ...]) -> int:
-        """Return how many elements of a tensor share coefficients: a slice of the first axis, or of the last."""
-        if self.row is None or len(shape) < 2:
-            return math.prod(shape)
-        return shape[-1] if self.row == "last" else math.prod(shape[1:])
+        return self.row is None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,16 @@ import array_api_compat
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.method.base import Definition, GeometricProgram, Masks, Method, Program, Settings, WholeProgram
+from mergewise.method.base import (
+    Definition,
+    GeometricProgram,
+    Masks,
+    Method,
+    Program,
+    Settings,
+    WholeProgram,
+    row_elements,
+)
 from mergewise.method.linear import WEIGHT, weighted_sum
 from mergewise.method.parameters import Parameter
 
@@ -123,7 +132,7 @@ def _exponential(mean: Coefficients, tangent: Coefficients, units: Grams, eps: f
 def _combine(arrays: Sequence[Any], program: GeometricProgram) -> Any:
     """Carry a program out on whole arrays."""
     xp = array_api_compat.array_namespace(*arrays)
-    rows = [xp.reshape(a, (-1, max(1, program.row_elements(a.shape)))) for a in arrays]
+    rows = [xp.reshape(a, (-1, max(1, row_elements(a.shape, program.row)))) for a in arrays]
     gram = np.empty((rows[0].shape[0], len(rows), len(rows)))
     for i, x in enumerate(rows):
         for j, y in enumerate(rows[: i + 1]):

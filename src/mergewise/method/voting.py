@@ -1,27 +1,48 @@
 """The voting family: sparsify every task vector, elect a sign per element, add up the experts that agree."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import array_api_compat
 
-from mergewise.method.base import Masks, Method, Settings, VotingProgram
+from mergewise.method.base import Definition, Masks, Method, Settings, VotingProgram
 from mergewise.method.linear import LAMBDA, WEIGHT, inert, weighted_sum
 from mergewise.method.parameters import Parameter
-from mergewise.statistics.magnitude import kept_count
+from mergewise.statistics.magnitude import kept_count, kept_ranks
 
-__all__ = ["METHODS", "keep_largest", "vote"]
+__all__ = ["METHODS", "keep_largest", "row_probabilities", "vote"]
 
 
-def keep_largest(tau: Any, density: float) -> Any:
-    """Zero all but the int(ρ·n) largest magnitudes; at the threshold, lower positions win."""
+def _ranks(tau: Any) -> Any:
+    """Return places along the last axis, the largest magnitude first; among equals the lower position."""
+    xp = array_api_compat.array_namespace(tau)
+    # magnitudes are ranked as float32; task vectors of stored weights have few distinct values, so ties are common
+    order = xp.argsort(xp.astype(xp.abs(tau), xp.float32), axis=-1, descending=True, stable=True)
+    return xp.argsort(order, axis=-1, stable=True)
+
+
+def keep_largest(tau: Any, density: float, outliers: float | None = None) -> Any:
+    """Zero all but the int(ρ·n) largest magnitudes, or those that follow after the int(γ·n) largest ones."""
     xp = array_api_compat.array_namespace(tau)
     flat = xp.reshape(tau, (-1,))
-    k = kept_count(density, flat.shape[0])
-    # magnitudes are ranked as float32; task vectors of stored weights have few distinct values, so ties are common
-    order = xp.argsort(xp.astype(xp.abs(flat), xp.float32), descending=True, stable=True)
-    rank = xp.argsort(order, stable=True)
-    return xp.reshape(xp.where(rank < k, flat, xp.zeros_like(flat)), tau.shape)
+    low, high = 0, kept_count(density, flat.shape[0])
+    if outliers is not None:
+        low, high = kept_ranks(density, outliers, flat.shape[0])
+    rank = _ranks(flat)
+    return xp.reshape(xp.where((rank >= low) & (rank < high), flat, xp.zeros_like(flat)), tau.shape)
+
+
+def row_probabilities(tau: Any, density: float, spread: float) -> Any:
+    """Return ρ - ε for the smallest magnitude of each row, ρ + ε for the largest, and evenly between (DELLA, eq. 4)."""
+    xp = array_api_compat.array_namespace(tau)
+    flat = tau if tau.ndim > 1 else xp.reshape(tau, (1, -1))
+    size = flat.shape[-1]
+    if size < 2 or density >= 1:
+        return xp.full(tau.shape, density, dtype=xp.float64)
+    ascending = xp.astype(size - 1 - _ranks(flat), xp.float64)
+    return xp.reshape(density - spread + 2.0 * spread * ascending / (size - 1), tau.shape)
 
 
 def rescale_factor(sparse: Any, tau: Any, density: float, rescale: str) -> float:
@@ -39,11 +60,13 @@ def sparsified(tau: Any, program: VotingProgram, expert: int, masks: Masks) -> A
     """Zero the elements of a task vector that a program does not keep."""
     density = program.densities[expert]
     if program.sparsify == "magnitude":
-        return keep_largest(tau, density)
-    if program.sparsify == "bernoulli":
-        xp = array_api_compat.array_namespace(tau)
-        return xp.where(masks(expert, density), tau, xp.zeros_like(tau))
-    return tau
+        return keep_largest(tau, density, program.outliers[expert] if program.outliers else None)
+    if program.sparsify == "none":
+        return tau
+    xp = array_api_compat.array_namespace(tau)
+    by_rank = program.sparsify == "row_rank"
+    chance = row_probabilities(tau, density, program.spread[expert]) if by_rank else density
+    return xp.where(masks(expert, chance), tau, xp.zeros_like(tau))
 
 
 def vote(arrays: Sequence[Any], program: VotingProgram, masks: Masks) -> Any:
@@ -75,8 +98,13 @@ def vote(arrays: Sequence[Any], program: VotingProgram, masks: Masks) -> Any:
     return total * program.scale
 
 
-def _ties(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:
-    return vote(arrays, _lower_ties(settings, len(arrays)), masks)
+def _definition(lower: Callable[[Settings, int], VotingProgram]) -> Definition:
+    """Return the definition on whole arrays of the method that ``lower`` belongs to."""
+
+    def definition(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:
+        return vote(arrays, lower(settings, len(arrays)), masks)
+
+    return definition
 
 
 def _lower_ties(settings: Settings, experts: int) -> VotingProgram:  # noqa: ARG001 - one signature for all
@@ -89,35 +117,41 @@ def _lower_ties(settings: Settings, experts: int) -> VotingProgram:  # noqa: ARG
     )  # fmt: skip
 
 
-def _lower_dare(settings: Settings, *, elect: bool) -> VotingProgram:
-    by: Literal["agreeing", "weights"] = "agreeing" if elect else "weights"
+def _lower_dare(settings: Settings, experts: int, *, elect: bool) -> VotingProgram:  # noqa: ARG001
     return VotingProgram(
         settings["weight"], settings["density"],
         sparsify="none" if min(settings["density"]) >= 1 else "bernoulli",
-        rescale=settings["rescale"], elect="weighted" if elect else "none",
-        normalize=by if settings["normalize"] else "none",
-        scale=settings["lambda"], seed=settings["seed"],
+        rescale=settings["rescale"], seed=settings["seed"], **_agreement(settings, elect=elect),
     )  # fmt: skip
 
 
-def _dare_linear(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:
-    return vote(arrays, _lower_dare(settings, elect=False), masks)
+def _lower_breadcrumbs(settings: Settings, experts: int, *, elect: bool) -> VotingProgram:  # noqa: ARG001
+    return VotingProgram(
+        settings["weight"], settings["density"],
+        sparsify="none" if min(settings["density"]) >= 1 else "magnitude", outliers=settings["gamma"],
+        rescale=settings["rescale"], scope=settings["scope"], **_agreement(settings, elect=elect),
+    )  # fmt: skip
 
 
-def _lower_dare_linear(settings: Settings, experts: int) -> VotingProgram:  # noqa: ARG001
-    return _lower_dare(settings, elect=False)
+def _lower_della(settings: Settings, experts: int, *, elect: bool) -> VotingProgram:  # noqa: ARG001
+    for density, spread in zip(settings["density"], settings["epsilon"], strict=True):
+        if density < 1 and not 0 < density - spread <= density + spread < 1:
+            raise ValueError("0 < density - epsilon and density + epsilon < 1 (they are probabilities), or density 1")
+    return VotingProgram(
+        settings["weight"], settings["density"],
+        sparsify="none" if min(settings["density"]) >= 1 else "row_rank", spread=settings["epsilon"],
+        rescale=settings["rescale"], seed=settings["seed"], **_agreement(settings, elect=elect),
+    )  # fmt: skip
 
 
-def _dare_ties(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:
-    return vote(arrays, _lower_dare(settings, elect=True), masks)
-
-
-def _lower_dare_ties(settings: Settings, experts: int) -> VotingProgram:  # noqa: ARG001
-    return _lower_dare(settings, elect=True)
-
-
-def _rht(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:
-    return vote(arrays, _lower_rht(settings, len(arrays)), masks)
+def _agreement(settings: Settings, *, elect: bool) -> dict[str, Any]:
+    """Return how sparse task vectors are added up, with or without an election."""
+    by = "agreeing" if elect else "weights"
+    return {
+        "elect": "weighted" if elect else "none",
+        "normalize": by if settings["normalize"] else "none",
+        "scale": settings["lambda"],
+    }
 
 
 def _lower_rht(settings: Settings, experts: int) -> VotingProgram:  # noqa: ARG001
@@ -148,36 +182,79 @@ _SCOPE = Parameter(
 )
 _SEED = Parameter("seed", 0, "of the random masks", low=0)
 _INT8_MASK = inert("int8_mask", False)
+_NORMALIZE = Parameter("normalize", False, "divide by the sum of the weights")
+_NORMALIZE_AGREEING = Parameter("normalize", False, "divide by the weights of the experts that agree")
+_GAMMA = Parameter(
+    "gamma", 0.01, "γ, share of largest changes that is dropped, as far as density leaves room", per_model=True,
+    low=0.0, high=1.0,
+)  # fmt: skip
+_EPSILON = Parameter(
+    "epsilon", 0.15, "ε, how far the probabilities of a row's largest and smallest change are from density",
+    per_model=True, low=0.0, high=1.0,
+)  # fmt: skip
+
+
+def _random(
+    name: str, summary: str, source: str, lower: Any, *, elect: bool, more: tuple[Parameter, ...] = ()
+) -> Method:
+    """Declare a method that drops changes at random."""
+    lowered = partial(lower, elect=elect)
+    normalize = _NORMALIZE_AGREEING if elect else _NORMALIZE
+    if elect and more:
+        normalize = replace(normalize, default=True)
+    return Method(
+        name, "voting", "delta", summary, source,
+        (
+            WEIGHT, _density(1.0, "probability that a change is kept"), *more, LAMBDA, normalize,
+            _rescale("l1"), _SEED, _INT8_MASK,
+        ),
+        _definition(lowered), lowered,
+    )  # fmt: skip
+
+
+def _breadcrumbs(name: str, summary: str, *, elect: bool) -> Method:
+    lowered = partial(_lower_breadcrumbs, elect=elect)
+    return Method(
+        name, "voting", "delta", summary, "Davari and Belilovsky 2023, arXiv 2312.06795",
+        (
+            WEIGHT, _density(1.0, "share of each task vector that is kept, by magnitude"), _GAMMA, LAMBDA,
+            _NORMALIZE_AGREEING if elect else _NORMALIZE, _rescale("none"), _SCOPE, _INT8_MASK,
+        ),
+        _definition(lowered), lowered,
+    )  # fmt: skip
+
+
+_TIES = "Yadav et al. 2023, arXiv 2306.01708"
+_DARE = "Yu et al. 2023, arXiv 2311.03099"
+_DELLA = "Deep et al. 2024, arXiv 2406.11617"
 
 METHODS = (
     Method(
         "ties", "voting", "delta", "Keep the largest changes, elect a sign, average the experts that agree.",
-        "Yadav et al. 2023, arXiv 2306.01708",
+        _TIES,
         (
             WEIGHT, _density(1.0, "share of each task vector that is kept, by magnitude"), LAMBDA,
             Parameter("normalize", True, "divide by the weights of the experts that agree"),
             _rescale("none"), _SCOPE, _INT8_MASK,
         ),
-        _ties, _lower_ties,
+        _definition(_lower_ties), _lower_ties,
     ),
-    Method(
-        "dare_linear", "voting", "delta", "Drop changes at random, rescale the rest, add them up.",
-        "Yu et al. 2023, arXiv 2311.03099",
-        (
-            WEIGHT, _density(1.0, "probability that a change is kept"), LAMBDA,
-            Parameter("normalize", False, "divide by the sum of the weights"), _rescale("l1"), _SEED, _INT8_MASK,
-        ),
-        _dare_linear, _lower_dare_linear,
+    _random("dare_linear", "Drop changes at random, rescale the rest, add them up.", _DARE, _lower_dare, elect=False),
+    _random(
+        "dare_ties", "Drop changes at random, rescale the rest, add up those that agree in sign.",
+        f"{_DARE}; {_TIES}", _lower_dare, elect=True,
     ),
-    Method(
-        "dare_ties", "voting", "delta", "Drop changes at random, rescale the rest, add up those that agree in sign.",
-        "Yu et al. 2023, arXiv 2311.03099; Yadav et al. 2023, arXiv 2306.01708",
-        (
-            WEIGHT, _density(1.0, "probability that a change is kept"), LAMBDA,
-            Parameter("normalize", False, "divide by the weights of the experts that agree"),
-            _rescale("l1"), _SEED, _INT8_MASK,
-        ),
-        _dare_ties, _lower_dare_ties,
+    _breadcrumbs("breadcrumbs", "Drop the largest and the smallest changes, add up the rest.", elect=False),
+    _breadcrumbs(
+        "breadcrumbs_ties", "Drop the largest and the smallest changes, add up those that agree in sign.", elect=True
+    ),
+    _random(
+        "della_linear", "Drop changes at random, small ones more often, rescale the rest, add them up.",
+        _DELLA, _lower_della, elect=False, more=(_EPSILON,),
+    ),
+    _random(
+        "della", "Drop changes at random, small ones more often, rescale the rest, average those that agree in sign.",
+        _DELLA, _lower_della, elect=True, more=(_EPSILON,),
     ),
     Method(
         "rht", "voting", "delta", "Keep the largest changes over ρ, elect an unweighted sign, average what agrees.",
@@ -190,6 +267,6 @@ METHODS = (
             ),
             _SCOPE,
         ),
-        _rht, _lower_rht,
+        _definition(_lower_rht), _lower_rht,
     ),
 )  # fmt: skip

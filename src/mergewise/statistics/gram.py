@@ -12,17 +12,19 @@ __all__ = ["GramRows", "segment_bounds"]
 
 
 def segment_bounds(start: int, count: int, row: int, block: int) -> "NDArray[np.int64]":
-    """Return where the segments of a piece begin and end: at rows and at blocks, so that no cut can change a sum.
+    """Return where the segments of a piece begin and end: at rows, and at every block of a row.
+
+    No cut into pieces can change a sum that is taken segment by segment.
 
     Args:
-        start: First element of the piece, a multiple of ``block``.
-        count: Elements of the piece.
+        start: First element of the piece: of a row, or of a block of one.
+        count: Elements of the piece: whole rows, or part of one.
         row: Elements of a row.
         block: Elements of a block.
     """
-    rows = np.arange(-(-start // row) * row, start + count, row)
-    blocks = np.arange(start, start + count, block)
-    return np.unique(np.concatenate([rows, blocks, [start + count]])).astype(np.int64) - start
+    rows = np.arange(0, count, row) if start % row == 0 and count % row == 0 else np.zeros(1, np.int64)
+    blocks = np.arange(0, min(row, count), block)
+    return np.append(np.add.outer(rows, blocks).ravel(), count).astype(np.int64)
 
 
 @dataclass

@@ -1,0 +1,65 @@
+"""Which of the elements at a magnitude threshold a piece may keep, so that the lowest positions of a scope are kept."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.engine.pieces import Piece, Workspace
+from mergewise.kernels.magnitude import count_equal
+from mergewise.statistics.magnitude import MagnitudeSearch
+
+__all__ = ["TieShares"]
+
+
+class TieShares:
+    """Hands every piece of a scope its allowance, counting ties as the pieces come by, in order, for the first time.
+
+    Several workers may have pieces in hand at once. A piece waits until all before it are counted, which their workers
+    do as soon as they have read them.
+
+    Args:
+        search: The thresholds.
+        pieces: The scope, in order.
+    """
+
+    def __init__(self, search: MagnitudeSearch, pieces: Sequence[Piece]) -> None:
+        self._search = search
+        self._needed = search.ambiguous and len(pieces) > 1
+        self._found: dict[int, NDArray[np.int64]] = {}
+        self._before = [np.zeros_like(search.ties_kept)]  # ties in all pieces before the i-th, as far as known
+        self._broken = False
+        self._changed = threading.Condition()
+
+    def of(self, workspace: Workspace, index: int, piece: Piece) -> NDArray[np.int64]:
+        """Return how many elements at each threshold a piece may count to the larger ones, (ranks,) int64.
+
+        Raises:
+            CheckpointError: The piece, or one before it, cannot be read.
+        """
+        if not self._needed:
+            return self._search.ties_kept.copy()
+        if len(self._before) <= index + 1:  # not counted yet
+            self._count(workspace, index, piece)
+        allowance: NDArray[np.int64] = np.maximum(self._search.ties_kept - self._before[index], 0)
+        return allowance
+
+    def _count(self, workspace: Workspace, index: int, piece: Piece) -> None:
+        ties = np.zeros_like(self._search.ties_kept)
+        try:
+            raw, codes = workspace.rows(piece)
+            count_equal(raw, codes, piece.count, self._search.owners, self._search.thresholds, ties)
+        except BaseException:
+            with self._changed:
+                self._broken = True
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            self._found[index] = ties
+            while len(self._before) - 1 in self._found:
+                self._before.append(self._before[-1] + self._found.pop(len(self._before) - 1))
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._broken or index < len(self._before))
+            if index >= len(self._before):
+                raise InterruptedError("another piece of this scope failed")

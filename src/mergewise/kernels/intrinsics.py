@@ -1,0 +1,65 @@
+"""What loops need and numba's Python has no word for: bits as numbers, and sums in lanes that stay in registers."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import extending, types
+from numba.core import cgutils
+
+__all__ = ["LANES", "as_bits", "as_single", "dot"]
+
+_intrinsic: Any = extending.intrinsic  # what it decorates is called without its first argument
+
+LANES = 16
+"""Sums are taken in this many lanes, whatever the width of a machine's registers, so that they are equal everywhere."""
+
+
+@_intrinsic
+def as_single(context: Any, bits: Any) -> Any:  # noqa: ARG001 - numba's signature
+    """Return the float32 that has these 32 bits."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@_intrinsic
+def as_bits(context: Any, single: Any) -> Any:  # noqa: ARG001
+    """Return the 32 bits of a float32."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+@_intrinsic
+def dot(context: Any, x: Any, y: Any, count: Any) -> Any:  # noqa: ARG001
+    """Return Σ x_j y_j over the first ``count`` elements (a multiple of ``LANES``) of contiguous float64 arrays.
+
+    Lane l adds the elements j ≡ l (mod ``LANES``) in their order; then the lanes are added in theirs.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.VectorType(ir.DoubleType(), LANES)
+        x, y = (
+            context.make_array(kind)(context, builder, value).data
+            for kind, value in zip(signature.args[:2], arguments[:2], strict=True)
+        )
+        sums = cgutils.alloca_once_value(builder, ir.Constant(wide, None))
+        step = ir.Constant(arguments[2].type, LANES)
+        start = ir.Constant(arguments[2].type, 0)
+        with cgutils.for_range_slice(builder, start, arguments[2], step, inc=True) as (index, _):
+            parts = []
+            for data in (x, y):
+                at = builder.bitcast(builder.gep(data, [index]), wide.as_pointer())
+                parts.append(builder.load(at, align=8))
+            builder.store(builder.fadd(builder.load(sums), builder.fmul(*parts)), sums)
+        total: Any = ir.Constant(ir.DoubleType(), 0.0)
+        lanes = builder.load(sums)
+        for lane in range(LANES):
+            total = builder.fadd(total, builder.extract_element(lanes, ir.Constant(ir.IntType(32), lane)))
+        return total
+
+    return types.float64(x, y, types.intp), generate
