@@ -201,7 +201,10 @@ def scaling(session: Session) -> None:
     axes: dict[str, dict[str, tuple[str, int, tuple[str, ...]]]] = {
         "experts": {f"{n} experts": (given.size, n, ()) for n in given.counts},
         "size": {size: (size, given.experts, ()) for size in given.sizes},
-        "threads": {f"{n} threads": (given.size, given.experts, ("--threads", str(n))) for n in given.threads},
+        "threads": {
+            f"{n} thread{'s' if n > 1 else ''}": (given.size, given.experts, ("--threads", str(n)))
+            for n in given.threads
+        },
     }
     for axis in given.axes:
         families = {name: bench.family(size, n) for name, (size, n, _) in axes[axis].items()}

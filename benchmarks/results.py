@@ -99,7 +99,7 @@ def _machine(scratch: Path) -> dict[str, Any]:
         "processor": cpu or platform.processor(),
         "processors": len(os.sched_getaffinity(0)),
         "memory": memory,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "filesystem": next((kind for point, kind in mounts if Path(place).is_relative_to(point)), ""),
     }
 
