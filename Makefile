@@ -30,17 +30,17 @@ lint: $(VENV)/dev  ## Style, types and the direction of imports
 core: $(VENV)-core/ready  ## Install the core alone, without torch, and merge with it
 	$(VENV)-core/bin/python tests/core_alone.py
 
-bench: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure kernels, a 405B plan, and merges of 320M: about half an hour
+bench: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure kernels, a 405B plan, and merges of 320M: about half an hour, 6 GB
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/plan.py
 	$(COMPARE) floor --runs $(RUNS) --methods linear,ties
 	$(COMPARE) scaling --runs $(RUNS) --axes threads --methods linear,ties
 	$(COMPARE) memory --runs 1 --larger 320M --size 80M --methods linear,ties
-	$(COMPARE) peers --runs $(RUNS) --methods linear,task_arithmetic,slerp,model_stock,dare_ties
-	$(COMPARE) peers --runs 1 --methods ties
+	$(COMPARE) peers --runs $(RUNS) --methods linear,task_arithmetic,slerp,model_stock
+	$(COMPARE) peers --runs 1 --methods dare_ties,ties
 	@echo "'make bench-all' measures all methods and large models, 'python benchmarks/compare.py --help' what you choose."
 
-bench-all: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure everything in docs/benchmarks.md and write that page: hours, 30 GB, as root
+bench-all: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure everything in docs/benchmarks.md and write that page: hours, 27 GB, as root
 	$(COMPARE) floor --runs $(RUNS) --size 1.3B
 	$(COMPARE) floor --runs $(RUNS) --size 1.3B --cold
 	$(COMPARE) first --runs $(RUNS) --methods linear,ties

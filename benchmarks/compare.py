@@ -33,6 +33,7 @@ from contenders import (
     MERGEKIT_OPTIONS,
     Bench,
     Caches,
+    available_memory,
     drop_page_cache,
     parse_command,
     warm_page_cache,
@@ -72,6 +73,11 @@ class Session:
                 print(f"skipped {method}: 'mergewise methods' does not list it")
         return [CASES[method] for method in asked if method in known]
 
+    def named(self, name: str) -> str:
+        """Return the name of a row, with what is not as usual about it."""
+        unusual = [] if self.given.dtype == "bfloat16" else [self.given.dtype]
+        return "-".join([name, *unusual, *([] if self.given.experts == 4 else [f"{self.given.experts}-experts"])])
+
     def measure(
         self,
         kind: str,
@@ -82,6 +88,7 @@ class Session:
         **row: Any,
     ) -> dict[str, list[Run]]:
         """Measure one row, print it and write it."""
+        name = self.named(name)
         print(f"{kind}, {name}", flush=True)
         found = alternating(contenders, self.given.runs, _print_run)
         about = results.about(self.bench, self.arguments, peers)
@@ -92,7 +99,11 @@ class Session:
 
     def prepare(self, case: Case, family: Sequence[Path]) -> None:
         """Bring inputs into memory, hash them and compile kernels: what every merge but the first finds done."""
-        warm_page_cache(inputs(case, family))
+        read = inputs(case, family)
+        wanted = sum(path.stat().st_size for path in weight_files([*read, family[0]]))
+        if wanted > 0.9 * available_memory():
+            print(f"  {wanted / 1e9:.1f} GB read and written do not fit into memory: not all files will be warm")
+        warm_page_cache(read)
         again = self.bench.run_mergewise(case, family)
         again.before()
         run(again.command, again.environment)
@@ -275,7 +286,9 @@ def kill(session: Session) -> None:
             "kills": killed, "while_writing": staged, "identical": identical,
             "about": results.about(bench, session.arguments),
         }  # fmt: skip
-        results.save(given.results, f"kill-{given.size}-{case.method}", row, {"undisturbed": [undisturbed]})
+        results.save(
+            given.results, f"kill-{session.named(f'{given.size}-{case.method}')}", row, {"undisturbed": [undisturbed]}
+        )
 
 
 def _killed(merge: Contender, after: float) -> bool:
@@ -382,6 +395,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for."""
     arguments = sys.argv[1:] if arguments is None else arguments
     given = _parser().parse_args(arguments)
+    # ended from outside, it must not leave behind what it measures
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     try:
         COMMANDS[given.command](Session(given, arguments))
     except (CommandError, ValueError) as error:

@@ -1,6 +1,7 @@
 """What is measured against each other: mergewise, the peers in environments of their own, and the floor."""
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -16,10 +17,19 @@ from checkpoints import write_family
 from measure import CommandError, Contender
 from recipes import Case, inputs, recipe
 
-__all__ = ["MERGEKIT_OPTIONS", "Bench", "Caches", "drop_page_cache", "parse_command", "warm_page_cache", "weight_files"]
+__all__ = [
+    "MERGEKIT_OPTIONS",
+    "Bench",
+    "Caches",
+    "available_memory",
+    "drop_page_cache",
+    "parse_command",
+    "warm_page_cache",
+    "weight_files",
+]
 
 MERGEKIT_OPTIONS = ("--no-copy-tokenizer", "--no-write-model-card", "--lazy-unpickle", "--random-seed", "1", "--quiet")
-"""The quickest that were found; ``compare.py options`` measures others."""
+"""A merge and nothing beside it; ``compare.py options`` measures others."""
 
 _FLOOR = """
 set -e
@@ -169,6 +179,15 @@ class Bench:
 def weight_files(folders: Sequence[Path]) -> list[Path]:
     """Return the files that hold weights."""
     return [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
+
+
+def available_memory() -> float:
+    """Return bytes that files and processes may take; endless where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def warm_page_cache(folders: Sequence[Path]) -> None:

@@ -70,7 +70,7 @@ def _targets(kinds: Mapping[str, Sequence[Row]]) -> str:
         if row["parameters"] >= 3e8 and "mergekit" in row["runs"]:
             found = _compared(row, "mergekit", "mergewise")
             lines.append(_target(
-                f"{row['method']}, {row['size']}: times as fast as mergekit", f"≥ {row['target']:g}", _times(found),
+                f"{row['method']}, {_size(row)}: times as fast as mergekit", f"≥ {row['target']:g}", _times(found),
                 found.median >= row["target"], found.pairs,
             ))  # fmt: skip
     for row in kinds.get("floor", []):
@@ -78,7 +78,7 @@ def _targets(kinds: Mapping[str, Sequence[Row]]) -> str:
             found = _compared(row, "mergewise", "floor")
             state = "cold" if row["cold"] else "warm"
             lines.append(_target(
-                f"{row['method']}, {row['size']}: times the floor, {state}", f"≤ {row['target']:g}", _times(found),
+                f"{row['method']}, {_size(row)}: times the floor, {state}", f"≤ {row['target']:g}", _times(found),
                 found.median <= row["target"], found.pairs,
             ))  # fmt: skip
     for row in kinds.get("memory", []):
@@ -121,9 +121,10 @@ def _target(what: str, target: str, measured: str, met: bool, runs: int) -> Sequ
 def _peers(rows: Sequence[Row], plots: dict[str, str]) -> str:
     lines = []
     bars = []
+    largest = _size(max(rows, key=lambda row: row["parameters"]))
     for row in rows:
         ours = row["runs"]["mergewise"]
-        line = [row["method"], _settings(row), row["size"], _seconds(ours), _memory_of(ours)]
+        line = [row["method"], _settings(row), _size(row), _seconds(ours), _memory_of(ours)]
         shown = {}
         for peer in ("mergekit", "sd-mecha"):
             if peer in row["runs"]:
@@ -133,16 +134,16 @@ def _peers(rows: Sequence[Row], plots: dict[str, str]) -> str:
             else:
                 line += ["–", "–", "–"]
         lines.append(line)
-        if shown and row["size"] == rows[-1]["size"]:
+        if shown and _size(row) == largest:
             bars.append((row["method"], shown, row["target"]))
     plot = ""
     if bars:
-        title = f"How many times as fast mergewise is, {rows[-1]['size']} parameters, {rows[-1]['experts']} experts"
+        title = f"How many times as fast mergewise is, {largest}"
         plots["peers.svg"] = svg.bars(title, "dashed: target against mergekit", bars)
         plot = "![How many times as fast mergewise is as its peers](benchmarks/peers.svg)\n"
     options = " ".join(rows[0]["mergekit_options"])
     said = (
-        f"{rows[0]['experts']} experts and a base in {rows[0]['dtype']} (slerp: the base and one), warm. mergekit ran "
+        "Four experts and a base in bfloat16 unless a row says otherwise (slerp: the base and one), warm. mergekit ran "
         f"with `{options}`. sd-mecha has no breadcrumbs, and methods that are near, not equal: what it ran is in "
         "`benchmarks/sd_mecha_merge.py`, with its default threads. Memory is the peak of anonymous / resident MB.\n"
     )
@@ -153,7 +154,7 @@ def _peers(rows: Sequence[Row], plots: dict[str, str]) -> str:
 def _floor(rows: Sequence[Row], _plots: dict[str, str]) -> str:
     lines = [
         (
-            row["method"], row["size"], "cold" if row["cold"] else "warm", _seconds(row["runs"]["mergewise"]),
+            row["method"], _size(row), "cold" if row["cold"] else "warm", _seconds(row["runs"]["mergewise"]),
             _seconds(row["runs"]["floor"]), _times(_compared(row, "mergewise", "floor")),
         )
         for row in sorted(rows, key=lambda row: row["cold"])
@@ -164,7 +165,7 @@ def _floor(rows: Sequence[Row], _plots: dict[str, str]) -> str:
 
 def _first(rows: Sequence[Row], _plots: dict[str, str]) -> str:
     names = list(rows[0]["runs"])
-    lines = [(row["method"], row["size"], *(_seconds(row["runs"][name]) for name in names)) for row in rows]
+    lines = [(row["method"], _size(row), *(_seconds(row["runs"][name]) for name in names)) for row in rows]
     said = (
         "The first merge of a checkpoint reads it once more to hash it, while the page cache is warm; the first on a "
         "machine, or of a storage dtype that is new to it, compiles the kernels that it calls.\n"
@@ -221,8 +222,7 @@ def _scaling(rows: Sequence[Row], plots: dict[str, str]) -> str:
 
 def _kill(rows: Sequence[Row], _plots: dict[str, str]) -> str:
     lines = [
-        (row["method"], row["size"], str(row["kills"]), str(row["while_writing"]), str(row["identical"]))
-        for row in rows
+        (row["method"], _size(row), str(row["kills"]), str(row["while_writing"]), str(row["identical"])) for row in rows
     ]
     said = (
         "`kill -9` at moments drawn evenly over the time of an undisturbed merge, then the same command again; every "
@@ -234,7 +234,7 @@ def _kill(rows: Sequence[Row], _plots: dict[str, str]) -> str:
 
 def _options(rows: Sequence[Row], _plots: dict[str, str]) -> str:
     names = list(rows[0]["runs"])
-    lines = [(row["method"], row["size"], *(_seconds(row["runs"][name]) for name in names)) for row in rows]
+    lines = [(row["method"], _size(row), *(_seconds(row["runs"][name]) for name in names)) for row in rows]
     return f"## mergekit with other options\n\n{_table(('method', 'size', *names), lines)}\n"
 
 
@@ -300,6 +300,12 @@ def _times(found: Ratio) -> str:
 
 def _memory_of(runs: Sequence[Mapping[str, float]]) -> str:
     return " / ".join(f"{max(run[key] for run in runs) / 1e6:.0f}" for key in ("anonymous", "rss"))
+
+
+def _size(row: Row) -> str:
+    """Return the size of a row's model, with what is not as usual about the merge."""
+    unusual = [] if row["dtype"] == "bfloat16" else [row["dtype"]]
+    return ", ".join([row["size"], *unusual, *([] if row["experts"] == 4 else [f"{row['experts']} experts"])])
 
 
 def _settings(row: Row) -> str:
