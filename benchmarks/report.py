@@ -17,6 +17,9 @@ __all__ = ["main", "page"]
 Row = Mapping[str, Any]
 ROOT = Path(__file__).parent.parent
 
+RUNS, KILLS = 5, 50
+"""How many runs, and kills, a verdict takes."""
+
 PEAK, PEAK_GROWTH, PER_BYTE = 800e6, 1.05, 1.15
 """Targets: anonymous memory at 512 MiB in bytes; its growth with model or experts; seconds per byte, most to least."""
 
@@ -71,7 +74,7 @@ def _targets(kinds: Mapping[str, Sequence[Row]]) -> str:
             found = _compared(row, "mergekit", "mergewise")
             lines.append(_target(
                 f"{row['method']}, {_size(row)}: times as fast as mergekit", f"≥ {row['target']:g}", _times(found),
-                found.median >= row["target"], found.pairs,
+                found.median >= row["target"], found.pairs, RUNS,
             ))  # fmt: skip
     for row in kinds.get("floor", []):
         if row["parameters"] >= 1e9 and row["target"] is not None:
@@ -79,7 +82,7 @@ def _targets(kinds: Mapping[str, Sequence[Row]]) -> str:
             state = "cold" if row["cold"] else "warm"
             lines.append(_target(
                 f"{row['method']}, {_size(row)}: times the floor, {state}", f"≤ {row['target']:g}", _times(found),
-                found.median <= row["target"], found.pairs,
+                found.median <= row["target"], found.pairs, RUNS,
             ))  # fmt: skip
     for row in kinds.get("memory", []):
         peaks = _peaks(row)
@@ -99,12 +102,12 @@ def _targets(kinds: Mapping[str, Sequence[Row]]) -> str:
             lines.append(_target(
                 f"{row['method']}: seconds per byte over {row['axis']}, most to least", "≤ 1.15",
                 f"{spread:.2f}" if spread < math.inf else "too short to tell", spread <= PER_BYTE,
-                len(next(iter(row["runs"].values()))),
+                len(next(iter(row["runs"].values()))), RUNS,
             ))  # fmt: skip
     lines += [
         _target(
             f"{row['method']}: killed, resumed, byte-identical", "all", f"{row['identical']} of {row['kills']}",
-            row["identical"] == row["kills"] and row["kills"] > 0, row["kills"],
+            row["identical"] == row["kills"], row["kills"], KILLS,
         )
         for row in kinds.get("kill", [])
     ]  # fmt: skip
@@ -114,8 +117,9 @@ def _targets(kinds: Mapping[str, Sequence[Row]]) -> str:
     return f"{head}\n{_table(('what', 'target', 'measured', 'met', 'runs'), lines)}\n"
 
 
-def _target(what: str, target: str, measured: str, met: bool, runs: int) -> Sequence[str]:
-    return what, target, measured, "yes" if met else "**no**", str(runs)
+def _target(what: str, target: str, measured: str, met: bool, runs: int, least: int = 1) -> Sequence[str]:
+    verdict = "yes" if met else "**no**"
+    return what, target, measured, verdict if runs >= least else f"takes {least} runs", str(runs)
 
 
 def _peers(rows: Sequence[Row], plots: dict[str, str]) -> str:

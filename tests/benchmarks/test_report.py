@@ -40,10 +40,18 @@ def verdicts(*rows):
 
 
 def test_a_speed_up_is_the_median_of_ratios_and_meets_its_target_or_not():
-    measured = {"mergewise": runs(1.0, 2.0, 1.0), "mergekit": runs(29.0, 62.0, 35.0)}
+    measured = {"mergewise": runs(1.0, 2.0, 1.0, 1.0, 1.0), "mergekit": runs(29.0, 62.0, 35.0, 30.0, 33.0)}
     what = "ties, 320M: times as fast as mergekit"
     assert verdicts(row("peers", target=30, runs=measured)) == {what: ("31.00 (29.00–35.00)", "yes")}
     assert verdicts(row("peers", target=32, runs=measured)) == {what: ("31.00 (29.00–35.00)", "**no**")}
+
+
+def test_a_verdict_takes_enough_runs():
+    measured = {"mergewise": runs(1.0, 1.0, 1.0, 1.0), "mergekit": runs(40.0, 40.0, 40.0, 40.0)}
+    found = verdicts(
+        row("peers", target=30, runs=measured), row("kill", kills=9, while_writing=9, identical=9, runs={})
+    )
+    assert {met for _, met in found.values()} == {"takes 5 runs", "takes 50 runs"}
 
 
 def test_small_models_meet_no_target():
@@ -53,7 +61,7 @@ def test_small_models_meet_no_target():
 
 
 def test_the_floor_counts_warm_and_cold():
-    measured = {"mergewise": runs(2.6), "floor": runs(2.0)}
+    measured = {"mergewise": runs(*[2.6] * 5), "floor": runs(*[2.0] * 5)}
     rows = [
         row("floor", parameters=2e9, size="3B", cold=cold, target=1.25 if cold else 3, runs=measured) for cold in (0, 1)
     ]
@@ -82,7 +90,9 @@ def test_memory_is_judged_by_its_greatest_peak_and_its_growth():
 def test_time_per_byte_leaves_out_the_start_up(walls, expected):
     start, *others = walls
     points = {"2 experts": {"bytes": 100, "experts": 2}, "4 experts": {"bytes": 200, "experts": 4}}
-    measured = {"start-up": runs(start)} | {name: runs(wall) for name, wall in zip(points, others, strict=True)}
+    measured = {"start-up": runs(*[start] * 5)} | {
+        name: runs(*[wall] * 5) for name, wall in zip(points, others, strict=True)
+    }
     found = verdicts(row("scaling", axis="experts", points=points, runs=measured))
     assert found == {"ties: seconds per byte over experts, most to least": expected}
 
@@ -121,6 +131,6 @@ def test_what_compare_measures_report_shows(tmp_path):
     assert not (tmp_path / "scratch" / "out").exists()
     report.main(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "docs" / "benchmarks.md")])
     text = (tmp_path / "docs" / "benchmarks.md").read_text()
-    assert "| linear: killed, resumed, byte-identical | all | 2 of 2 | yes | 2 |" in text
+    assert "| linear: killed, resumed, byte-identical | all | 2 of 2 | takes 50 runs | 2 |" in text
     assert "python benchmarks/compare.py floor --size tiny --methods linear --runs 2\n" in text
     assert str(tmp_path) not in text
