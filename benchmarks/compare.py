@@ -31,6 +31,7 @@ import results
 from checkpoints import DTYPES, SIZES, parameters
 from contenders import (
     MERGEKIT_OPTIONS,
+    OTHER_OPTIONS,
     Bench,
     Caches,
     available_memory,
@@ -43,14 +44,6 @@ from measure import CommandError, Contender, Run, alternating, ratio, run
 from recipes import CASES, Case, inputs
 
 ROOT = Path(__file__).parent.parent
-OTHER_OPTIONS = {
-    "as peers does": MERGEKIT_OPTIONS,
-    "its defaults": (),
-    "--low-cpu-memory": (*MERGEKIT_OPTIONS, "--low-cpu-memory"),
-    "--async-write": (*MERGEKIT_OPTIONS, "--async-write"),
-    "--num-threads": (*MERGEKIT_OPTIONS, "--num-threads", str(os.cpu_count())),
-    "--clone-tensors": (*MERGEKIT_OPTIONS, "--clone-tensors"),
-}
 
 
 class Session:

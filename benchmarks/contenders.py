@@ -19,6 +19,7 @@ from recipes import Case, inputs, recipe
 
 __all__ = [
     "MERGEKIT_OPTIONS",
+    "OTHER_OPTIONS",
     "Bench",
     "Caches",
     "available_memory",
@@ -30,6 +31,15 @@ __all__ = [
 
 MERGEKIT_OPTIONS = ("--no-copy-tokenizer", "--no-write-model-card", "--lazy-unpickle", "--random-seed", "1", "--quiet")
 """A merge and nothing beside it; ``compare.py options`` measures others."""
+
+OTHER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "as peers does": MERGEKIT_OPTIONS,
+    "its defaults": (),
+    "--low-cpu-memory": (*MERGEKIT_OPTIONS, "--low-cpu-memory"),
+    "--async-write": (*MERGEKIT_OPTIONS, "--async-write"),
+    "--num-threads": (*MERGEKIT_OPTIONS, "--num-threads", str(os.cpu_count())),
+    "--clone-tensors": (*MERGEKIT_OPTIONS, "--clone-tensors"),
+}
 
 _FLOOR = """
 set -e
