@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-all lint core bench clean
+.PHONY: help demo test test-all lint core bench bench-all clean
+
+RUNS ?= 5
+COMPARE = $(BIN)/python benchmarks/compare.py
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -27,12 +30,29 @@ lint: $(VENV)/dev  ## Style, types and the direction of imports
 core: $(VENV)-core/ready  ## Install the core alone, without torch, and merge with it
 	$(VENV)-core/bin/python tests/core_alone.py
 
-bench: $(VENV)/dev  ## Measure the kernels, and a plan of eight 405B experts, on this machine
+bench: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure kernels, a 405B plan, and merges of 320M: about half an hour, 6 GB
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/plan.py
+	$(COMPARE) floor --runs $(RUNS) --methods linear,ties
+	$(COMPARE) scaling --runs $(RUNS) --axes threads --methods linear,ties
+	$(COMPARE) memory --runs 1 --larger 320M --size 80M --methods linear,ties
+	$(COMPARE) peers --runs $(RUNS) --methods linear,task_arithmetic,slerp,model_stock
+	$(COMPARE) peers --runs 1 --methods dare_ties,ties
+	@echo "'make bench-all' measures all methods and large models, 'python benchmarks/compare.py --help' what you choose."
+
+bench-all: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure everything in docs/benchmarks.md and write that page: hours, 27 GB, as root
+	$(COMPARE) floor --runs $(RUNS) --size 1.3B
+	$(COMPARE) floor --runs $(RUNS) --size 1.3B --cold
+	$(COMPARE) first --runs $(RUNS) --methods linear,ties
+	$(COMPARE) scaling --runs $(RUNS) --methods linear,ties,dare_ties,model_stock
+	$(COMPARE) memory --runs $(RUNS)
+	$(COMPARE) kill --methods linear,ties,dare_ties,model_stock
+	$(COMPARE) peers --runs $(RUNS)
+	$(COMPARE) options --runs 3 --methods linear
+	$(BIN)/python benchmarks/report.py
 
 clean:  ## Remove the virtual environments and what the tools left
-	rm -rf $(VENV) $(VENV)-core $(VENV)-mergekit .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out
+	rm -rf $(VENV) $(VENV)-core $(VENV)-mergekit $(VENV)-sd-mecha .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,4 +73,9 @@ $(VENV)-core/ready: pyproject.toml constraints.txt
 $(VENV)-mergekit/ready: constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)-mergekit
 	$(VENV)-mergekit/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'mergekit==0.1.5'
+	touch $@
+
+$(VENV)-sd-mecha/ready: constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)-sd-mecha
+	$(VENV)-sd-mecha/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'sd-mecha==1.1.8'
 	touch $@
