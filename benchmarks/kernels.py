@@ -8,7 +8,7 @@ import numpy as np
 
 from mergewise.kernels.gram import gram
 from mergewise.kernels.linear import combine_linear
-from mergewise.kernels.magnitude import count_magnitudes
+from mergewise.kernels.magnitude import collect_between, count_magnitudes
 from mergewise.kernels.norms import sparsified_l1
 from mergewise.kernels.sparsify import keep_by_rank, keep_by_row_rank, keep_random
 from mergewise.kernels.storage import CODES, ENCODE_LIMIT
@@ -34,17 +34,18 @@ def main() -> None:
     ties, owners = np.full(EXPERTS, 1 << 40, np.int64), np.arange(EXPERTS)
     keys, keep_below = np.arange(EXPERTS, dtype=np.uint64), np.full(EXPERTS, int(0.3 * 2**32), np.uint64)
     marks = np.empty((EXPERTS, COUNT), np.uint8)
-    keep_random(keys, keep_below, 0, COUNT, marks)
+    keep_random(keys, keep_below, 0, 0, COUNT, marks)
     code, limit = CODES["BF16"], ENCODE_LIMIT["BF16"]
 
     def vote(*, sparse: bool, elect: bool) -> None:
         combine_voting(
-            raw, codes, COUNT, weights, sparse, marks, ones, elect, ones, NORMALIZE["agreeing" if elect else "none"],
+            raw, codes, 0, COUNT, weights, sparse, marks, ones, elect, ones, NORMALIZE["agreeing" if elect else "none"],
             1.0, 0.0, 1.0, out, code, limit,
         )  # fmt: skip
 
     lower = np.full(EXPERTS, np.float32(0.00249).view(np.uint32), np.uint32)
-    shift = np.zeros(EXPERTS, np.uint32)
+    shift, widths = np.zeros(EXPERTS, np.uint32), np.full(EXPERTS, 1 << 17, np.uint32)
+    found = np.empty((EXPERTS, COUNT // 16), np.uint32)
     histogram, above = np.zeros((EXPERTS, 1 << 12), np.int64), np.zeros(EXPERTS, np.int64)
     other_marks = np.empty_like(marks)
     blocks = np.arange(0, COUNT + 1, 65536)
@@ -57,13 +58,16 @@ def main() -> None:
         "voting": lambda: vote(sparse=False, elect=True),
         "voting, sparse": lambda: vote(sparse=True, elect=True),
         "voting, sparse, no election": lambda: vote(sparse=True, elect=False),
+        "collect magnitudes": lambda: collect_between(
+            raw, codes, COUNT, owners, lower, widths, found, np.zeros_like(above), above
+        ),
         "count magnitudes": lambda: count_magnitudes(raw, codes, COUNT, owners, lower, shift, histogram, above),
         "keep by rank": lambda: keep_by_rank(
-            raw, codes, COUNT, floors, ties.copy(), ceilings, ties.copy(), other_marks
+            raw, codes, 0, COUNT, floors, ties.copy(), ceilings, ties.copy(), other_marks
         ),
-        "keep at random": lambda: keep_random(keys, keep_below, 0, COUNT, other_marks),
+        "keep at random": lambda: keep_random(keys, keep_below, 0, 0, COUNT, other_marks),
         "keep by rank in the row": lambda: keep_by_row_rank(
-            raw, codes, 0, COUNT, 4096, lows, spreads, keys, other_marks
+            raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, other_marks
         ),
         "L1 norms": lambda: sparsified_l1(raw, codes, blocks, marks, whole, kept),
         "inner products": lambda: gram(raw, codes, True, bounds, products),

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo, numpy_dtype
-from mergewise.engine.gather import Gathered, coefficients, fill_marks
+from mergewise.engine.gather import coefficients
+from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.errors import MergeError
 from mergewise.kernels.linear import combine_linear
@@ -56,12 +57,7 @@ def combine(
                 raw, codes, program.delta, offset, piece.count, job.row, weights, 1.0, 1.0, out, out_code, limit
             )
         case VotingProgram(), Gathered():
-            marks, rescale = fill_marks(workspace, index, piece, known), known.rescale[job.name]
-            finite = combine_voting(
-                raw, codes, piece.count, np.array(program.weights, np.float64), program.sparse, marks, rescale,
-                program.elect != "none", np.array(program.ballots(rescale.tolist()), np.float64),
-                NORMALIZE[program.normalize], program.total, program.tiny, program.scale, out, out_code, limit,
-            )  # fmt: skip
+            finite = _combine_voting(workspace, piece, index, known, program, out)
         case WholeProgram(), _:
             finite = _combine_whole(raw, piece, program, out)
         case _:
@@ -70,6 +66,23 @@ def combine(
         raise _not_finite(raw, piece, sources)
     width = STORAGE_DTYPES[job.output.dtype].bits // 8
     target.write(job.name, piece.start * width, out[: piece.count * width])
+
+
+def _combine_voting(
+    workspace: Workspace, piece: Piece, index: int, known: Gathered, program: VotingProgram, out: NDArray[np.uint8]
+) -> bool:
+    """Mark what each expert keeps and vote on it, block by block."""
+    raw, codes = workspace.rows(piece)
+    dtype, rescale = piece.job.output.dtype, known.rescale[piece.job.name]
+    weights, ballots = np.array(program.weights), np.array(program.ballots(rescale.tolist()))
+    finite = True
+    for first, count, marks in marked_blocks(workspace, index, piece, known):
+        finite &= combine_voting(
+            raw, codes, first, count, weights, program.sparse, marks, rescale, program.elect != "none", ballots,
+            NORMALIZE[program.normalize], program.total, program.tiny, program.scale,
+            out, CODES[dtype], ENCODE_LIMIT[dtype],
+        )  # fmt: skip
+    return finite
 
 
 def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, out: NDArray[np.uint8]) -> bool:

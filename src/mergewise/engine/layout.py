@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from mergewise.checkpoint import STORAGE_DTYPES
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.errors import RecipeError
-from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram
+from mergewise.method import GeometricProgram, VotingProgram, WholeProgram
 
 __all__ = [
     "BLOCK",
     "FIXED_BYTES",
     "Layout",
     "bytes_per_element",
-    "count_bins",
     "default_threads",
     "lay_out",
     "parse_size",
@@ -26,8 +25,14 @@ BLOCK = 65536
 FIXED_BYTES = 192 << 20
 """What the interpreter, its libraries and the compiled kernels take before any data is read."""
 
-_STREAM_ELEMENTS = 1 << 18  # one stage: the inputs of a piece fit the second-level cache
-_WINDOW_ELEMENTS = 1 << 24  # several stages: tensors up to here are read once and kept between stages
+COLLECT_MOST, COLLECT_SHARE = 1 << 25, 16
+"""Up to so many elements the keys that a sample leaves in doubt are collected, at most one of so many, …"""
+
+COUNT_BINS = 1 << 18
+"""… and in larger scopes they are counted in so many bins."""
+
+_STREAM_ELEMENTS = 1 << 18  # the inputs of a piece stay in the caches while it is worked on
+_WINDOW_ELEMENTS = 1 << 20  # tensors up to here stay in hand from one stage to the next; others are read again
 
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*$", re.IGNORECASE)
@@ -52,7 +57,10 @@ class Layout:
         """
         if isinstance(job.program, WholeProgram):
             return max(1, job.numel)
-        window = min(self.arena_bytes // bytes_per_element(job), _most_elements(job))
+        room = self.arena_bytes // bytes_per_element(job)
+        if _gathers(job) and job.numel <= min(room, _WINDOW_ELEMENTS):
+            return job.numel
+        window = min(room, _STREAM_ELEMENTS)
         if _by_row(job) and job.row <= max(window, _least_elements(job)):
             return max(1, window // job.row) * job.row
         return max(BLOCK, window // BLOCK * BLOCK)
@@ -107,20 +115,14 @@ def bytes_per_element(job: TensorJob) -> int:
     return stored
 
 
-def count_bins(in_hand: bool) -> int:
-    """Return how many bins magnitudes are counted in: many where a second count would be a second read."""
-    return 1 << 12 if in_hand else 1 << 18
-
-
 def _by_row(job: TensorJob) -> bool:
     """Whether rows are dealt with one by one."""
     program = job.program
     return isinstance(program, VotingProgram | GeometricProgram) and program.row is not None and job.numel > 0
 
 
-def _most_elements(job: TensorJob) -> int:
-    several_stages = isinstance(job.program, VotingProgram | GeometricProgram) and job.program.gathers
-    return _WINDOW_ELEMENTS if several_stages else _STREAM_ELEMENTS
+def _gathers(job: TensorJob) -> bool:
+    return isinstance(job.program, VotingProgram | GeometricProgram) and job.program.gathers
 
 
 def _least_elements(job: TensorJob) -> int:
@@ -160,8 +162,14 @@ def parse_size(size: str | int, name: str) -> int:
 
 
 def _counting_bytes(plan: Plan) -> int:
-    """Return what the histograms of a count take, for one worker: large ones only where a scope is not in hand."""
-    programs: list[Program | None] = [job.program for job in plan.jobs]
-    ranked = [p for p in programs if isinstance(p, VotingProgram) and p.sparsify == "magnitude"]
-    ranks = max((len(p.weights) + len(p.outliers) for p in ranked), default=0)
-    return ranks * count_bins(in_hand=False) * 8
+    """Return what one worker takes for the keys or the histograms of a scope that magnitudes are ranked over."""
+    most = 0
+    model = sum(job.numel for job in plan.jobs if job.ranked_over_model)
+    for job in plan.jobs:
+        program = job.program
+        if isinstance(program, VotingProgram) and program.sparsify == "magnitude":
+            scope = model if job.ranked_over_model else job.numel
+            collected = scope // COLLECT_SHARE * 4 if scope <= COLLECT_MOST else 0
+            # a collection that finds more than it has room for is followed by a count
+            most = max(most, (len(program.weights) + len(program.outliers)) * (collected + COUNT_BINS * 8))
+    return most

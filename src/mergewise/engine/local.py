@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mergewise.checkpoint import Target
 from mergewise.engine.combine import Known, combine, copy_exact
-from mergewise.engine.gather import Gathered, gather, gather_coefficients
+from mergewise.engine.gather import gather, gather_coefficients
 from mergewise.engine.layout import Layout
+from mergewise.engine.marks import Gathered
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.method import GeometricProgram, VotingProgram
@@ -55,11 +56,7 @@ def run_local(
     )
     apart = [job for job in merged if not job.ranked_over_model]
     fair_share = plan.parameters // (2 * layout.threads)
-    large = {
-        job.name
-        for job in apart
-        if len(pieces[job.name]) > 1 and (_gathers(pieces[job.name]) or job.numel > fair_share)
-    }
+    large = {job.name for job in apart if len(pieces[job.name]) > 1 and job.numel > fair_share}
     with _Crew(plan, layout) as crew:
         merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
         for group in [ranked_together, *([job] for job in apart if job.name in large)]:

@@ -1,30 +1,91 @@
 """Magnitudes of task vectors: sampled, counted by value inside a bracket, and counted at a threshold."""
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 from mergewise.kernels.storage import COMPILE, TILE, difference_keys
 
-__all__ = ["collect_keys", "count_equal", "count_magnitudes"]
+__all__ = ["collect_between", "count_equal", "count_magnitudes", "sample_keys"]
 
-_GROUP = 32
+_BLOCK = 16 * TILE  # stays in the caches while one expert after another is counted
 
 
 @njit(**COMPILE)
-def collect_keys(raw, codes, first, keys):
-    """Write the magnitude keys of a run of elements.
+def sample_keys(raw, codes, first, run, stride, keys):
+    """Write the magnitude keys of runs of elements.
 
     Args:
         raw: (1 + experts, row_bytes) uint8, base first.
         codes: (1 + experts,) int64 kernel codes of the storage dtypes.
-        first: First element of the run within the rows.
-        keys: (experts, count) uint32, written.
+        first: First element of the first run within the rows.
+        run: Elements of a run.
+        stride: Elements from the start of one run to that of the next.
+        keys: (experts, size) uint32, written; the last run may be shorter than the others.
     """
-    count = keys.shape[1]
+    size = keys.shape[1]
     for i in range(keys.shape[0]):
-        for start in range(0, count, TILE):
-            size = min(TILE, count - start)
-            difference_keys(raw, codes, i, first + start, size, keys[i, start : start + size])
+        for at in range(0, size, run):
+            begin = first + at // run * stride
+            for part in range(0, min(run, size - at), TILE):
+                count = min(TILE, run - part, size - at - part)
+                difference_keys(raw, codes, i, begin + part, count, keys[i, at + part : at + part + count])
+
+
+@njit(**COMPILE)
+def _inside(keys, size, low, width, inside, found):
+    """Collect the keys of one tile inside a bracket, relative to it.
+
+    Brackets are narrow: most runs of eight keys have none inside, which one look at eight marks tells.
+
+    Returns:
+        How many keys are inside, and how many above.
+    """
+    top = np.uint32(low + width)
+    above = np.uint32(0)
+    for j in range(size):
+        above += np.uint32(keys[j] >= top)
+        inside[j] = np.uint8(keys[j] - low < width)  # wraps around below the bracket
+    inside[size:] = np.uint8(0)
+    eights = inside.view(np.uint64)
+    count: Any = 0
+    for e in range(eights.size):
+        if eights[e] != np.uint64(0):
+            for j in range(8 * e, 8 * e + 8):
+                found[count] = keys[j] - low
+                count += np.int64(inside[j])
+    return count, np.int64(above)
+
+
+@njit(**COMPILE)
+def collect_between(raw, codes, count, owners, lower, widths, found, filled, above):
+    """Collect the magnitude keys inside brackets, and count those above them.
+
+    Args:
+        raw: (1 + experts, row_bytes) uint8, base first.
+        codes: (1 + experts,) int64 kernel codes of the storage dtypes.
+        count: Elements per row.
+        owners: (brackets,) int64, the expert of each bracket.
+        lower: (brackets,) uint32, first key of each bracket.
+        widths: (brackets,) uint32, keys in each bracket.
+        found: (brackets, capacity) uint32, keys relative to their bracket; written from ``filled`` on if they fit.
+        filled: (brackets,) int64, how many keys are inside, whether or not there was room; added to.
+        above: (brackets,) int64, added to.
+    """
+    keys = np.empty(TILE, np.uint32)
+    inside = np.empty(TILE, np.uint8)
+    some = np.empty(TILE + 1, np.uint32)
+    for block in range(0, count, _BLOCK):
+        for r in range(owners.size):
+            for start in range(block, min(block + _BLOCK, count), TILE):
+                size = min(TILE, count - start)
+                difference_keys(raw, codes, owners[r], start, size, keys)
+                more, higher = _inside(keys, size, lower[r], widths[r], inside, some)
+                if filled[r] + more <= found.shape[1]:
+                    found[r, filled[r] : filled[r] + more] = some[:more]
+                filled[r] += more
+                above[r] += higher
 
 
 @njit(**COMPILE)
@@ -44,33 +105,19 @@ def count_magnitudes(raw, codes, count, owners, lower, shift, histogram, above):
         above: (brackets,) int64, added to.
     """
     keys = np.empty(TILE, np.uint32)
+    inside = np.empty(TILE, np.uint8)
+    some = np.empty(TILE + 1, np.uint32)
     bins = np.uint64(histogram.shape[1])
-    for r in range(owners.size):
-        low = lower[r]
-        s = shift[r]
-        width = np.uint32(min(bins << np.uint64(s), np.uint64(0xFFFFFFFF) - np.uint64(low)))
-        top = np.uint32(low + width)
-        row = histogram[r]
-        higher = np.int64(0)
-        for start in range(0, count, TILE):
-            size = min(TILE, count - start)
-            difference_keys(raw, codes, owners[r], start, size, keys)
-            past = np.uint32(0)
-            for j in range(size):
-                past += np.uint32(keys[j] >= top)
-            higher += np.int64(past)
-            keys[size:] = low - np.uint32(1)  # outside every bracket
-            for first in range(0, size, _GROUP):
-                group = keys[first : first + _GROUP]
-                some = np.uint32(0)
-                for j in range(_GROUP):
-                    some |= np.uint32(group[j] - low < width)  # wraps around below the bracket
-                if some:  # brackets are narrow: most groups have nothing in them
-                    for j in range(_GROUP):
-                        distance = group[j] - low
-                        if distance < width:
-                            row[distance >> s] += 1
-        above[r] += higher
+    for block in range(0, count, _BLOCK):
+        for r in range(owners.size):
+            width = np.uint32(min(bins << np.uint64(shift[r]), np.uint64(0xFFFFFFFF) - np.uint64(lower[r])))
+            for start in range(block, min(block + _BLOCK, count), TILE):
+                size = min(TILE, count - start)
+                difference_keys(raw, codes, owners[r], start, size, keys)
+                more, higher = _inside(keys, size, lower[r], width, inside, some)
+                for j in range(more):
+                    histogram[r, some[j] >> shift[r]] += 1
+                above[r] += higher
 
 
 @njit(**COMPILE)
@@ -86,9 +133,9 @@ def count_equal(raw, codes, count, owners, thresholds, ties):
         ties: (thresholds,) int64, added to.
     """
     keys = np.empty(TILE, np.uint32)
-    for r in range(owners.size):
-        for start in range(0, count, TILE):
-            size = min(TILE, count - start)
+    for start in range(0, count, TILE):
+        size = min(TILE, count - start)
+        for r in range(owners.size):
             difference_keys(raw, codes, owners[r], start, size, keys)
             equal = np.uint32(0)
             for j in range(size):

@@ -44,23 +44,24 @@ def _mark_largest(keys, count, threshold, ties_left, mark, flip):
 
 
 @njit(**COMPILE)
-def keep_by_rank(raw, codes, count, floors, floor_ties, ceilings, ceiling_ties, keep):
+def keep_by_rank(raw, codes, first, count, floors, floor_ties, ceilings, ceiling_ties, keep):
     """Keep the elements between two ranks by magnitude; among equal magnitudes lower positions rank higher.
 
     Args:
         raw: (1 + experts, row_bytes) uint8, base first.
         codes: (1 + experts,) int64 kernel codes of the storage dtypes.
-        count: Elements per row.
+        first: First element within the rows.
+        count: Number of elements.
         floors: (experts,) uint32, key of the smallest magnitude that is kept.
         floor_ties: (experts,) int64, how many elements at the floor rank high enough; updated.
         ceilings: (experts,) uint32, key of the smallest magnitude that is too large; 0xFFFFFFFF for none.
         ceiling_ties: (experts,) int64, how many elements at the ceiling are too large; updated.
-        keep: (experts, ≥ count) uint8, written.
+        keep: (experts, ≥ first + count) uint8, written.
     """
     keys = np.empty(TILE, np.uint32)
     for i in range(floors.size):
-        for start in range(0, count, TILE):
-            size = min(TILE, count - start)
+        for start in range(first, first + count, TILE):
+            size = min(TILE, first + count - start)
             difference_keys(raw, codes, i, start, size, keys)
             mark = keep[i, start : start + size]
             floor_ties[i] = _mark_largest(keys, size, floors[i], floor_ties[i], mark, False)
@@ -69,21 +70,22 @@ def keep_by_rank(raw, codes, count, floors, floor_ties, ceilings, ceiling_ties, 
 
 
 @njit(**COMPILE)
-def keep_random(keys, keep_below, offset, count, keep):
+def keep_random(keys, keep_below, offset, first, count, keep):
     """Keep elements at random.
 
     Args:
         keys: (experts,) uint64 keys of the random masks.
         keep_below: (experts,) uint64, density · 2**32.
-        offset: Index in the tensor of the first element, a multiple of ``TILE``.
+        offset: Index in the tensor of where the rows begin, a multiple of ``TILE``.
+        first: First element within the rows, a multiple of ``TILE``.
         count: Number of elements.
-        keep: (experts, ≥ count) uint8, written.
+        keep: (experts, ≥ first + count) uint8, written.
     """
     words = np.empty(TILE, np.uint32)
     for i in range(keys.size):
         limit = np.uint32(min(keep_below[i], np.uint64(0xFFFFFFFF)))
-        for start in range(0, count, TILE):
-            size = min(TILE, count - start)
+        for start in range(first, first + count, TILE):
+            size = min(TILE, first + count - start)
             mark = keep[i, start : start + size]
             if keep_below[i] > np.uint64(0xFFFFFFFF):
                 mark[:] = np.uint8(1)
@@ -222,7 +224,7 @@ def _keep_row(keys, words, low, spread, scratch, mark):
 
 
 @njit(**COMPILE)
-def keep_by_row_rank(raw, codes, offset, count, row, lows, spreads, keys, keep):
+def keep_by_row_rank(raw, codes, offset, first, count, row, lows, spreads, keys, keep):
     """Keep elements at random, the larger magnitudes of each row with the larger probability.
 
     The r-th smallest of the m magnitudes of a row, from zero, is kept with probability low + spread · r / (m - 1).
@@ -230,13 +232,14 @@ def keep_by_row_rank(raw, codes, offset, count, row, lows, spreads, keys, keep):
     Args:
         raw: (1 + experts, row_bytes) uint8, base first; whole rows of the tensor.
         codes: (1 + experts,) int64 kernel codes of the storage dtypes.
-        offset: Index in the tensor of the first element.
+        offset: Index in the tensor of where the rows of ``raw`` begin.
+        first: First element within them, the first of a row of the tensor.
         count: Number of elements.
         row: Elements per row.
         lows: (experts,) float64, ρ - ε.
         spreads: (experts,) float64, 2ε.
         keys: (experts,) uint64 keys of the random masks.
-        keep: (experts, ≥ count) uint8, written.
+        keep: (experts, ≥ first + count) uint8, written.
     """
     magnitudes = np.empty(row, np.uint32)
     words = np.empty(row, np.uint32)
@@ -246,10 +249,10 @@ def keep_by_row_rank(raw, codes, offset, count, row, lows, spreads, keys, keep):
         np.empty(row + 1, np.int64), np.empty(row, np.int64),
     )  # fmt: skip
     for i in range(lows.size):
-        for start in range(0, count, row):
-            for first in range(0, row, TILE):
-                size = min(TILE, row - first)
-                difference_keys(raw, codes, i, start + first, size, magnitudes[first : first + size])
+        for start in range(first, first + count, row):
+            for part in range(0, row, TILE):
+                size = min(TILE, row - part)
+                difference_keys(raw, codes, i, start + part, size, magnitudes[part : part + size])
             _random_run(keys[i], offset + start, words)
             mark = keep[i, start : start + row]
             _keep_row(magnitudes, words, lows[i], spreads[i], scratch, mark)

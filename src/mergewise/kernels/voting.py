@@ -49,7 +49,7 @@ def _divide(acc, share, mode, total, tiny, count):
 
 @njit(**COMPILE)
 def combine_voting(
-    raw, codes, count, weights, sparse, keep, rescale, elect, ballots, normalize, total, tiny, scale,
+    raw, codes, first, count, weights, sparse, keep, rescale, elect, ballots, normalize, total, tiny, scale,
     out, out_code, limit,
 ):  # fmt: skip
     """Write ``θ_0 + scale · normalise(Σ w_i s(τ_i) A_i)`` for one piece of a tensor.
@@ -57,10 +57,11 @@ def combine_voting(
     Args:
         raw: (1 + experts, row_bytes) uint8, base first.
         codes: (1 + experts,) int64 kernel codes of the storage dtypes.
-        count: Elements per row.
+        first: First element within the rows, of ``out`` too.
+        count: Number of elements.
         weights: (experts,) float64.
         sparse: Whether ``keep`` has a say.
-        keep: (experts, ≥ count) uint8, one for what sparsification keeps of each task vector, nought for the rest.
+        keep: (experts, ≥ first + count) uint8, one for what is kept of each task vector, nought for the rest.
         rescale: (experts,) float64, multiplies what is kept.
         elect: Whether a sign is elected.
         ballots: (experts,) float64, what an element of each expert counts in the election.
@@ -82,11 +83,11 @@ def combine_voting(
     side = np.empty(TILE, np.float64)
     share = np.empty(TILE, np.float64)
     for i in range(1 + experts):
-        if not all_finite(codes[i], raw[i], 0, count):  # a mask may hide them
+        if not all_finite(codes[i], raw[i], first, count):  # a mask may hide them
             return False
     finite = True
-    for start in range(0, count, TILE):
-        size = min(TILE, count - start)
+    for start in range(first, first + count, TILE):
+        size = min(TILE, first + count - start)
         decode(codes[0], raw[0], start, size, base)
         acc[:] = 0.0
         for i in range(experts):

@@ -1,9 +1,9 @@
 """The exact k-th largest magnitude by counting: bracket it from a sample, and count inside the bracket.
 
 Magnitudes are compared as float32 bit patterns (*keys*), which are unsigned integers in the order of the values. A
-sample brackets the k-th key so narrowly that counting the data once leaves a few keys, or one. Whatever the sample
-says, the answer is exact: a bracket that misses only costs another count, and one in which every key has a bin of its
-own saves one.
+sample brackets the k-th key narrowly: what lies inside is collected in one pass over the data and chosen from, or,
+where that would be too much, counted by value. Whatever the sample says, the answer is exact: a bracket that misses
+only costs another pass.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["KEEP_ALL", "KEEP_NONE", "MagnitudeCounts", "MagnitudeSearch", "kept_count", "kept_ranks"]
+__all__ = ["KEEP_ALL", "KEEP_NONE", "MagnitudeCounts", "MagnitudeKeys", "MagnitudeSearch", "kept_count", "kept_ranks"]
 
 _KEY_BITS = 31  # magnitudes have no sign bit
+_TOP = 0xFFFFFFFF
+_DIGIT_BITS = 10
 _SLACK = 5.0  # standard errors of a sampled rank on either side of the bracket
 
 KEEP_ALL = 0
@@ -72,6 +74,51 @@ class MagnitudeCounts:
         self.above += other.above
 
 
+@dataclass
+class MagnitudeKeys:
+    """Keys inside brackets, collected from some part of the data: a monoid under ``combine``.
+
+    Attributes:
+        found: (ranks, capacity) uint32, relative to the brackets.
+        filled: (ranks,) int64, how many there are, be there room for them or not.
+        above: (ranks,) int64, elements past the bracket.
+    """
+
+    found: "NDArray[np.uint32]"
+    filled: "NDArray[np.int64]"
+    above: "NDArray[np.int64]"
+
+    @classmethod
+    def zero(cls, ranks: int, capacity: int) -> "MagnitudeKeys":
+        """Return the keys of no data."""
+        return cls(np.empty((ranks, capacity), np.uint32), np.zeros(ranks, np.int64), np.zeros(ranks, np.int64))
+
+    def combine(self, other: "MagnitudeKeys") -> None:
+        """Add the keys of other data."""
+        for r, (mine, theirs) in enumerate(zip(self.filled, other.filled, strict=True)):
+            if mine + theirs <= self.found.shape[1]:
+                self.found[r, mine : mine + theirs] = other.found[r, :theirs]
+        self.filled += other.filled
+        self.above += other.above
+
+
+def _nth_largest(keys: "NDArray[np.uint32]", n: int) -> tuple[int, int, int]:
+    """Return the n-th largest key, and how many are larger and equal: by counting digits, since many are equal."""
+    value, higher = 0, 0
+    shift = max(0, int(keys.max()).bit_length() - _DIGIT_BITS)
+    while True:
+        digits = keys >> np.uint32(shift)
+        counts = np.bincount(digits)
+        reached = higher + np.cumsum(counts[::-1])
+        digit = counts.size - 1 - int(np.searchsorted(reached, n))
+        higher = int(reached[counts.size - 1 - digit]) - int(counts[digit])
+        value += digit << shift
+        if shift == 0:
+            return value, higher, int(counts[digit])
+        keys = keys[digits == digit] & np.uint32((1 << shift) - 1)
+        shift = max(0, shift - _DIGIT_BITS)
+
+
 class MagnitudeSearch:
     """Finds the keys of the k-th largest magnitudes, and how many elements at each key are among the k largest.
 
@@ -84,7 +131,8 @@ class MagnitudeSearch:
     Attributes:
         owners: (ranks,) int64.
         lower: (ranks,) uint32, first key of the current bracket.
-        shift: (ranks,) uint32, log2 of the keys per bin.
+        width: (ranks,) uint32, keys in the current bracket.
+        shift: (ranks,) uint32, log2 of the keys per bin, for counting it.
         thresholds: (ranks,) uint32, the k-th largest key; final once ``done``.
         ties_kept: (ranks,) int64, how many elements at the threshold are among the k largest.
         ties_found: (ranks,) int64, how many elements at the threshold there are.
@@ -98,6 +146,7 @@ class MagnitudeSearch:
         self._open = [0 < k < total for k in kept]
         self.owners = np.array(owners, np.int64)
         self.lower = np.zeros(ranks, np.uint32)
+        self.width = np.full(ranks, 1 << _KEY_BITS, np.uint32)
         self.shift = np.full(ranks, _KEY_BITS - (bins.bit_length() - 1), np.uint32)
         self.thresholds = np.array([KEEP_NONE if k == 0 else KEEP_ALL for k in kept], np.uint32)
         self.ties_kept = np.array([0 if k == 0 else total for k in kept], np.int64)
@@ -145,32 +194,51 @@ class MagnitudeSearch:
             keys = np.partition(sample[self.owners[r]], ends)
             self._place(int(r), int(keys[ends[0]]), int(keys[ends[1]]) + 1)
 
+    def choose(self, keys: MagnitudeKeys) -> None:
+        """Settle thresholds from all keys inside their brackets, or move these; where there was no room they stay."""
+        for index in np.flatnonzero(self._open):
+            r = int(index)
+            k, above, inside = self._kept[r], int(keys.above[r]), int(keys.filled[r])
+            if self._misses(r, above, inside) or inside > keys.found.shape[1]:
+                continue
+            threshold, higher, found = _nth_largest(keys.found[r, :inside], k - above)
+            self._settle_one(r, int(self.lower[r]) + threshold, k - above - higher, found)
+        self._close_settled()
+
     def refine(self, counts: MagnitudeCounts) -> None:
         """Settle thresholds from the counts of all data, or narrow or move their brackets."""
         for index in np.flatnonzero(self._open):
             r = int(index)
             k, above = self._kept[r], int(counts.above[r])
-            low, shift = int(self.lower[r]), int(self.shift[r])
-            inside = int(counts.histogram[r].sum())
-            if above >= k:
-                self._place(r, low + (self._bins << shift), 1 << _KEY_BITS)
-            elif above + inside < k:
-                self._place(r, 0, low)
+            if self._misses(r, above, int(counts.histogram[r].sum())):
+                continue
+            reached = above + np.cumsum(counts.histogram[r][::-1])
+            b = self._bins - 1 - int(np.searchsorted(reached, k))
+            in_bin, shift = int(counts.histogram[r, b]), int(self.shift[r])
+            start = int(self.lower[r]) + (b << shift)
+            if shift == 0:
+                higher = int(reached[self._bins - 1 - b]) - in_bin
+                self._settle_one(r, start, k - higher, in_bin)
             else:
-                reached = above + np.cumsum(counts.histogram[r][::-1])
-                b = self._bins - 1 - int(np.searchsorted(reached, k))
-                in_bin = int(counts.histogram[r, b])
-                start = low + (b << shift)
-                if shift == 0:
-                    higher = int(reached[self._bins - 1 - b]) - in_bin
-                    self._settle_one(r, start, k - higher, in_bin)
-                else:
-                    self._place(r, start, start + (1 << shift))
+                self._place(r, start, start + (1 << shift))
         self._close_settled()
 
+    def _misses(self, r: int, above: int, inside: int) -> bool:
+        """Move a bracket that the k-th key is not in, and tell whether that was so."""
+        low = int(self.lower[r])
+        if above >= self._kept[r]:
+            self._place(r, low + int(self.width[r]), 1 << _KEY_BITS)
+        elif above + inside < self._kept[r]:
+            self._place(r, 0, low)
+        else:
+            return False
+        return True
+
     def _place(self, r: int, low: int, end: int) -> None:
+        bits = max(0, (max(1, end - low) - 1).bit_length() - (self._bins.bit_length() - 1))
         self.lower[r] = low
-        self.shift[r] = max(0, (max(1, end - low) - 1).bit_length() - (self._bins.bit_length() - 1))
+        self.shift[r] = bits
+        self.width[r] = min(self._bins << bits, _TOP - low)  # whole bins: as wide as it can be counted
 
     def _settle_one(self, r: int, threshold: int, ties_kept: int, ties_found: int) -> None:
         self._open[r] = False
@@ -182,4 +250,4 @@ class MagnitudeSearch:
     def _close_settled(self) -> None:
         for r, still_open in enumerate(self._open):
             if not still_open:
-                self.lower[r] = KEEP_NONE  # an empty bracket: nothing more is counted for this rank
+                self.lower[r], self.width[r] = KEEP_NONE, 0  # an empty bracket: nothing more is counted for this rank

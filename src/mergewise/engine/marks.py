@@ -1,0 +1,108 @@
+"""Which elements of each task vector a piece keeps: marks, made block by block so that they stay in the caches."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.engine.pieces import Piece, Workspace
+from mergewise.engine.ties import TieShares
+from mergewise.kernels import sparsify
+from mergewise.kernels.storage import TILE
+from mergewise.method import VotingProgram, mask_limit
+from mergewise.statistics.magnitude import KEEP_NONE, MagnitudeSearch
+
+__all__ = ["Gathered", "marked_blocks"]
+
+_CACHE_BYTES = 1 << 19
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the kernels need beside a voting program.
+
+    Attributes:
+        search: Magnitude thresholds: of the kept ones by expert, then of those that are too large, if any are.
+        ties: Shares out elements at the thresholds.
+        rescale: (experts,) float64 by tensor, multiplies what is kept.
+    """
+
+    search: MagnitudeSearch | None
+    ties: TieShares | None
+    rescale: dict[str, NDArray[np.float64]]
+
+
+def marked_blocks(
+    workspace: Workspace, index: int, piece: Piece, gathered: Gathered, step: int | None = None
+) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    """Cut a piece into blocks, and give each with what it keeps.
+
+    Args:
+        workspace: Where the piece is read into.
+        index: Its place in the scope.
+        piece: The piece.
+        gathered: What is known of its scope.
+        step: Blocks are a multiple of so many elements, where rows do not say otherwise.
+
+    Yields:
+        The first element of a block, their number, and marks of the piece, (experts, ≥ elements) uint8, one or nought,
+        filled as far as the block's end.
+    """
+    program = piece.job.program
+    assert isinstance(program, VotingProgram)
+    raw, codes = workspace.rows(piece)
+    size = _block_elements(piece, program, step or TILE)
+    blocks = [(first, min(size, piece.count - first)) for first in range(0, piece.count, size)]
+    if not program.sparse:
+        none = np.empty((len(program.weights), 0), np.uint8)
+        yield from ((first, count, none) for first, count in blocks)
+        return
+    allowance = gathered.ties.of(workspace, index, piece) if gathered.ties else None
+    marks, filled = workspace.marks(piece)
+    if filled:
+        yield from ((first, count, marks) for first, count in blocks)
+        return
+    experts = len(program.weights)
+    keys = _mask_keys(program, piece.job.name)
+    limits = np.array([mask_limit(d) for d in program.densities], np.uint64)
+    low, spread = _chances(program, piece.job.row)
+    if gathered.search is not None and allowance is not None:
+        floors, ceilings = gathered.search.thresholds[:experts], np.full(experts, KEEP_NONE, np.uint32)
+        floor_ties, ceiling_ties = allowance[:experts], np.zeros(experts, np.int64)
+        if program.outliers:
+            ceilings, ceiling_ties = gathered.search.thresholds[experts:], allowance[experts:]
+    for first, count in blocks:
+        if program.sparsify == "magnitude":
+            sparsify.keep_by_rank(raw, codes, first, count, floors, floor_ties, ceilings, ceiling_ties, marks)
+        elif program.sparsify == "row_rank":
+            row = piece.job.row
+            sparsify.keep_by_row_rank(raw, codes, piece.start, first, count, row, low, spread, keys, marks)
+        else:
+            sparsify.keep_random(keys, limits, piece.start, first, count, marks)
+        yield first, count, marks
+
+
+def _block_elements(piece: Piece, program: VotingProgram, step: int) -> int:
+    """Return how many elements of a piece stay in the caches from one stage to the next."""
+    row_bytes = sum(info.nbytes for info in piece.job.inputs) // max(1, piece.job.numel) + len(program.weights) + 8
+    step = piece.job.row if program.row else step
+    return max(1, _CACHE_BYTES // row_bytes // step) * step
+
+
+def _chances(program: VotingProgram, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the probability of a row's smallest magnitude, by expert, and how much higher that of the largest is."""
+    spread = np.zeros(len(program.densities))
+    if program.spread and row > 1:  # with a density of one nothing is left to chance
+        spread = np.array([0.0 if d >= 1 else e for d, e in zip(program.densities, program.spread, strict=True)])
+    return np.array(program.densities) - spread, 2.0 * spread
+
+
+def _mask_keys(program: VotingProgram, tensor: str) -> NDArray[np.uint64]:
+    """Return each expert's mask key: from seed, tensor name and expert index."""
+    keys = []
+    for expert in range(len(program.densities)):
+        digest = hashlib.blake2b(f"{program.seed}\0{expert}\0{tensor}".encode(), digest_size=8).digest()
+        keys.append(int.from_bytes(digest, "little"))
+    return np.array(keys, np.uint64)
