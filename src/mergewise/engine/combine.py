@@ -38,6 +38,8 @@ def combine(
         CheckpointError: Reading or writing failed.
     """
     job, program = piece.job, piece.job.program
+    if isinstance(known, Gathered):
+        known.count_ties(workspace, index, piece)
     raw, codes = workspace.rows(piece)
     out = workspace.output(piece)
     out_code, limit = CODES[job.output.dtype], ENCODE_LIMIT[job.output.dtype]

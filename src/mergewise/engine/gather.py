@@ -179,6 +179,7 @@ def _l1_ratios(gathered: Gathered, pieces: Sequence[Piece], runner: Runner) -> d
     """Return ‖τ‖₁ / ‖sparse τ‖₁ of each tensor that is rescaled by it, (experts,) float64 by name."""
 
     def sums(workspace: Workspace, index: int, piece: Piece) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        gathered.count_ties(workspace, index, piece)
         raw, codes = workspace.rows(piece)
         whole, kept = [], []
         for first, count, marks in marked_blocks(workspace, index, piece, gathered, BLOCK):

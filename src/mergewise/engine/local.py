@@ -95,8 +95,8 @@ class _Merge:
         def finish(workspace: Workspace, index: int, piece: Piece) -> None:
             name = piece.job.name
             if name not in self._missing:  # ranked with the others, but already written
-                if isinstance(known, Gathered) and known.ties:
-                    known.ties.of(workspace, index, piece)
+                if isinstance(known, Gathered):
+                    known.count_ties(workspace, index, piece)
                 return
             combine(workspace, piece, index, known, self._plan.sources, self._target)
             with self._lock:

@@ -33,6 +33,11 @@ class Gathered:
     ties: TieShares | None
     rescale: dict[str, NDArray[np.float64]]
 
+    def count_ties(self, workspace: Workspace, index: int, piece: Piece) -> None:
+        """Read a piece and count its ties: before all else, as whoever has a later piece waits for it, or its fault."""
+        if self.ties:
+            self.ties.of(workspace, index, piece)
+
 
 def marked_blocks(
     workspace: Workspace, index: int, piece: Piece, gathered: Gathered, step: int | None = None
