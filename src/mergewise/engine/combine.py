@@ -37,6 +37,7 @@ def combine(
         CheckpointError: Reading or writing failed.
     """
     job, program = piece.job, piece.job.program
+    marks = fill_marks(workspace, index, piece, known) if isinstance(known, Gathered) else None
     raw, codes = workspace.rows(piece)
     out = workspace.output(piece)
     out_code, limit = CODES[job.output.dtype], ENCODE_LIMIT[job.output.dtype]
@@ -56,7 +57,7 @@ def combine(
                 raw, codes, program.delta, offset, piece.count, job.row, weights, 1.0, 1.0, out, out_code, limit
             )
         case VotingProgram(), Gathered():
-            marks, rescale = fill_marks(workspace, index, piece, known), known.rescale[job.name]
+            rescale = known.rescale[job.name]
             finite = combine_voting(
                 raw, codes, piece.count, np.array(program.weights, np.float64), program.sparse, marks, rescale,
                 program.elect != "none", np.array(program.ballots(rescale.tolist()), np.float64),

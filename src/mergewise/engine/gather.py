@@ -98,10 +98,11 @@ def fill_marks(workspace: Workspace, index: int, piece: Piece, gathered: Gathere
     """
     job, program = piece.job, piece.job.program
     assert isinstance(program, VotingProgram)
-    raw, codes = workspace.rows(piece)
     if not program.sparse:
         return np.empty((len(program.weights), 0), np.uint8)
+    # first of all: whoever has a later piece waits for what is counted here, or for word that it failed
     allowance = gathered.ties.of(workspace, index, piece) if gathered.ties else None
+    raw, codes = workspace.rows(piece)
     marks, filled = workspace.marks(piece)
     if filled:
         return marks
@@ -234,8 +235,8 @@ def _l1_ratios(gathered: Gathered, pieces: Sequence[Piece], runner: Runner) -> d
     """Return ‖τ‖₁ / ‖sparse τ‖₁ of each tensor that is rescaled by it, (experts,) float64 by name."""
 
     def sums(workspace: Workspace, index: int, piece: Piece) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        raw, codes = workspace.rows(piece)
         marks = fill_marks(workspace, index, piece, gathered)
+        raw, codes = workspace.rows(piece)
         bounds = segment_bounds(piece.start, piece.count, piece.job.row, BLOCK)
         whole, kept = np.empty((bounds.size - 1, marks.shape[0])), np.empty((bounds.size - 1, marks.shape[0]))
         sparsified_l1(raw, codes, bounds, marks, whole, kept)
