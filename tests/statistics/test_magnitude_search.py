@@ -69,7 +69,7 @@ def count_by_kernel(values, search):
 
 
 def run(search, counter, bins=BINS):
-    """Refine until done; no data and no sample may take more passes than a miss, and then as the bins divide 31 bits."""
+    """Refine until done; no data and no sample may take more passes than a miss and 31 bits in steps of the bins'."""
     most_passes = 1 + math.ceil(31 / math.log2(bins))
     passes = 0
     while not search.done:
@@ -243,7 +243,7 @@ def test_nothing_is_counted_for_ranks_that_are_settled():
 def test_the_collecting_and_the_tie_counting_kernel_see_the_same_keys(case, data):
     keys, kept = case
     keys = np.minimum(keys, INFINITY - 1)
-    experts, size = keys.shape
+    experts = len(keys)
     tiled = np.ascontiguousarray(np.tile(keys, data.draw(st.sampled_from([1, 40, 200]))))
     raw, codes = stored(tiled.view(np.float32))
     first = data.draw(st.integers(0, tiled.shape[1]))

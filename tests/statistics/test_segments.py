@@ -1,5 +1,7 @@
 """Segments of sums: the same ones however a tensor is cut into pieces."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,7 +39,7 @@ def test_any_cut_into_pieces_gives_the_segments_of_the_rows_blocks(case):
         assert bounds.dtype == np.int64
         assert bounds[0] == 0
         assert bounds[-1] == count
-        found += [(start + int(a), start + int(b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+        found += [(start + int(a), start + int(b)) for a, b in itertools.pairwise(bounds)]
     expected = [
         (r * row + s, r * row + min(s + block, row)) for r in range(rows) for s in range(0, row, block)
     ]  # fmt: skip
