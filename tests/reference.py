@@ -74,8 +74,8 @@ def mask_key(seed: int, expert: int, tensor: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def random_mask(seed: int, expert: int, tensor: str, shape: tuple[int, ...], density: float) -> np.ndarray:
-    """Which elements a random mask keeps: those whose word lies below density · 2**32."""
+def random_mask(seed: int, expert: int, tensor: str, shape: tuple[int, ...], density: Any) -> np.ndarray:
+    """Which elements a random mask keeps: those whose word lies below density · 2**32; a density for all, or each."""
     element = np.arange(math.prod(shape), dtype=np.uint64)
     counter = element // np.uint64(1024) * np.uint64(256) + element % np.uint64(256)
     key, low, half = mask_key(seed, expert, tensor), np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -86,7 +86,8 @@ def random_mask(seed: int, expert: int, tensor: str, shape: tuple[int, ...], den
         c = [(p1 >> half) ^ c[1] ^ np.uint64(k0), p1 & low, (p0 >> half) ^ c[3] ^ np.uint64(k1), p0 & low]
         k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
     word = np.choose((element % np.uint64(1024) // np.uint64(256)).astype(int), c)
-    return (word < np.uint64(round(density * 2**32))).reshape(shape)
+    limit = np.rint(np.asarray(density, np.float64) * 2.0**32).astype(np.uint64)
+    return word.reshape(shape) < limit
 
 
 # ---- methods --------------------------------------------------------------------------------------------------------
@@ -117,8 +118,24 @@ def kept_count(density: float, total: int) -> int:
     return 0 if density <= 0 or total == 0 else min(total, max(1, int(density * total)))
 
 
-def keep_largest(tau: Mapping[str, np.ndarray], density: float) -> dict[str, np.ndarray]:
-    """Keep the largest magnitudes (as float32) of all tensors together; lower positions win, in byte order of names."""
+def breadcrumbs_ranks(density: float, gamma: float, total: int) -> tuple[int, int]:
+    """The ranks that are kept, from below: all but int(γ·n) at the top, and at the bottom so that int(ρ·n) remain."""
+    target = int(density * total)
+    top = int(gamma * total)
+    bottom = total - target - top
+    if bottom < 0:
+        top += bottom
+        bottom = 0
+    return bottom, bottom + target
+
+
+def keep_largest(
+    tau: Mapping[str, np.ndarray], density: float, gamma: float | None = None
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Keep the largest magnitudes (as float32) of all tensors together; lower positions win, in byte order of names.
+
+    With γ the very largest are dropped.
+    """
     names = sorted(tau, key=str.encode)
     flat = np.concatenate([np.abs(tau[name]).ravel() for name in names]) if names else np.empty(0)
     magnitude = flat.astype(np.float32)
@@ -126,13 +143,32 @@ def keep_largest(tau: Mapping[str, np.ndarray], density: float) -> dict[str, np.
         sorted(range(flat.size), key=lambda p: (-magnitude[p], p)) if flat.size < 2000 else np.lexsort((-magnitude,))
     )
     kept = np.zeros(flat.size, bool)
-    kept[np.asarray(order[: kept_count(density, flat.size)], int)] = True
+    if gamma is None:
+        chosen = order[: kept_count(density, flat.size)]
+    else:
+        low, high = breadcrumbs_ranks(density, gamma, flat.size)
+        chosen = list(reversed(order))[low:high]
+    kept[np.asarray(chosen, int)] = True
     result, start = {}, 0
     for name in names:
         size = tau[name].size
         result[name] = np.where(kept[start : start + size].reshape(tau[name].shape), tau[name], 0.0)
         start += size
     return result
+
+
+def row_probabilities(tau: np.ndarray, density: float, epsilon: float) -> np.ndarray:
+    """p = (ρ − ε) + 2ε · r / (m − 1) for the r-th smallest magnitude of a row of m, r = 0 … m − 1."""
+    if density >= 1:
+        return np.ones(tau.shape)
+    rows = np.abs(tau).astype(np.float32).reshape(-1, tau.shape[-1] if tau.ndim > 1 else tau.size)
+    found = np.full(rows.shape, density)
+    for magnitude, p in zip(rows, found, strict=True):
+        m = magnitude.size
+        for r, position in enumerate(sorted(range(m), key=lambda j, row=magnitude: (row[j], -j))):
+            if m > 1:
+                p[position] = (density - epsilon) + 2 * epsilon * (r / (m - 1))
+    return found.reshape(tau.shape)
 
 
 def _l1(x: np.ndarray) -> float:
@@ -195,6 +231,8 @@ def merge(
     scope: str = "tensor",
     seed: int = 0,
     lambda_: float = 1.0,
+    gamma: Sequence[float] | float = 0.01,
+    epsilon: Sequence[float] | float = 0.15,
 ) -> dict[str, Merged]:
     """Merge whole models of floating tensors; arguments as in a recipe, with its defaults."""
     n = len(experts)
@@ -217,7 +255,9 @@ def merge(
     assert base is not None
     theta_0 = {name: np.asarray(a, np.float64) for name, a in base.items()}
     tau = [{name: t[name] - theta_0[name] for name in theta_0} for t in theta]
-    how = {True: "l1", False: "none", None: "l1" if method.startswith("dare") else "none"}.get(rescale, rescale)
+    how = {True: "l1", False: "none", None: "l1" if method.startswith(("dare", "della")) else "none"}.get(
+        rescale, rescale
+    )
     if method == "task_arithmetic":
         sparse, how, elect, by = tau, "none", "none", "weights" if normalize else "none"
     elif method in {"ties", "rht"}:
@@ -236,6 +276,26 @@ def merge(
         sparse = [
             {k: np.where(random_mask(seed, i, k, a.shape, d), a, 0.0) for k, a in t.items()}
             for i, (t, d) in enumerate(zip(tau, rho, strict=True))
+        ]
+    elif method in {"breadcrumbs", "breadcrumbs_ties"}:
+        elect = "none" if method == "breadcrumbs" else "weighted"
+        by = ("weights" if method == "breadcrumbs" else "agreeing") if normalize else "none"
+        drop = [gamma] * n if not isinstance(gamma, Sequence) else list(gamma)
+        if scope == "model":
+            sparse = [keep_largest(t, d, g) for t, d, g in zip(tau, rho, drop, strict=True)]
+        else:
+            sparse = [
+                {k: keep_largest({k: a}, d, g)[k] for k, a in t.items()}
+                for t, d, g in zip(tau, rho, drop, strict=True)
+            ]  # fmt: skip
+    elif method in {"della_linear", "della"}:
+        elect = "none" if method == "della_linear" else "weighted"
+        normalize = method == "della" if normalize is None else normalize
+        by = ("weights" if method == "della_linear" else "agreeing") if normalize else "none"
+        spread = [epsilon] * n if not isinstance(epsilon, Sequence) else list(epsilon)
+        sparse = [
+            {k: np.where(random_mask(seed, i, k, a.shape, row_probabilities(a, d, e)), a, 0.0) for k, a in t.items()}
+            for i, (t, d, e) in enumerate(zip(tau, rho, spread, strict=True))
         ]
     else:
         raise NotImplementedError(f"write the formula of {method} here, from its paper")

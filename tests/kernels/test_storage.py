@@ -15,8 +15,8 @@ from mergewise.kernels.storage import (
     decode,
     decode_add,
     decode_difference,
+    difference_keys,
     encode,
-    magnitude_keys,
     within,
 )
 from reference import DTYPES, round_once
@@ -35,11 +35,11 @@ def raw_row(array):
 
 def run_decode(code, array, start=0, count=None):
     count = array.size - start if count is None else count
-    raw, bits, out = raw_row(array), np.empty(TILE, np.uint32), np.full(TILE, np.nan)
+    raw, out = raw_row(array), np.full(TILE, np.nan)
     found = []
     for at in range(start, start + count, TILE):
         size = min(TILE, start + count - at)
-        decode(CODES[code], raw, at, size, bits, out)
+        decode(CODES[code], raw, at, size, out)
         found.append(out[:size].copy())
     return np.concatenate(found) if found else np.empty(0)
 
@@ -48,11 +48,11 @@ def run_encode(code, values):
     values = np.asarray(values, np.float64)
     dtype = DTYPES[NAMES[code]]
     out = np.zeros((values.size * dtype.itemsize + 7) // 8 * 8, np.uint8)
-    bits, tile = np.empty(TILE, np.uint32), np.zeros(TILE)
+    tile = np.zeros(TILE)
     for start in range(0, values.size, TILE):
         size = min(TILE, values.size - start)
         tile[:size] = values[start : start + size]
-        encode(CODES[code], tile, size, bits, out, start)
+        encode(CODES[code], tile, size, out, start)
     return out[: values.size * dtype.itemsize].view(dtype)
 
 
@@ -92,7 +92,7 @@ def test_all_65536_patterns_survive_decoding_and_encoding(code):
 def test_decoding_starts_and_stops_where_it_is_told_and_leaves_the_rest_alone(code):
     array = np.arange(40).astype(DTYPES[NAMES[code]])
     out = np.full(TILE, -7.0)
-    decode(CODES[code], raw_row(array), 13, 11, np.empty(TILE, np.uint32), out)
+    decode(CODES[code], raw_row(array), 13, 11, out)
     assert np.array_equal(out[:11], np.arange(13.0, 24.0))
     assert (out[11:] == -7.0).all()
 
@@ -102,7 +102,7 @@ def test_encoding_starts_and_stops_where_it_is_told_and_leaves_the_rest_alone(co
     dtype = DTYPES[NAMES[code]]
     out = np.full(40 * dtype.itemsize, 0xAB, np.uint8)
     tile = np.full(TILE, 3.0)
-    encode(CODES[code], tile, 11, np.empty(TILE, np.uint32), out, 13)
+    encode(CODES[code], tile, 11, out, 13)
     assert (out.view(dtype)[13:24].astype(float) == 3.0).all()
     assert (np.delete(out.reshape(40, -1), np.s_[13:24], axis=0) == 0xAB).all()
 
@@ -251,22 +251,105 @@ def test_a_million_random_bit_patterns_are_rounded_as_the_reference_does(code):
 @example(base=-0.0, x=0.0, weight=1.0, acc=-0.0)
 def test_fused_decoding_subtracts_and_adds_as_float64_does(code, base, x, weight, acc):
     dtype = DTYPES[NAMES[code]]
-    raw, bits = raw_row(np.full(5, x).astype(dtype)), np.empty(TILE, np.uint32)
+    raw = raw_row(np.full(5, x).astype(dtype))
     stored = float(np.array(x).astype(dtype))
     wide, out, total = np.full(TILE, base), np.full(TILE, 77.0), np.full(TILE, acc)
-    decode_difference(CODES[code], raw, 1, 3, bits, wide, out)
-    decode_add(CODES[code], raw, 1, 3, bits, wide, weight, total)
+    decode_difference(CODES[code], raw, 1, 3, wide, out)
+    decode_add(CODES[code], raw, 1, 3, wide, weight, total)
     assert same_bits(out[:4], np.array([*[stored - base] * 3, 77.0]))
     assert same_bits(total[:4], np.array([*[acc + weight * (stored - base)] * 3, acc]))
+
+
+def bit_patterns(code):
+    """Any stored value but NaN: all exponents, subnormals, both zeros, infinities."""
+    dtype = DTYPES[NAMES[code]]
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+    finite = st.integers(0, 2 ** (8 * dtype.itemsize) - 1).map(lambda b: np.array(b, unsigned).view(dtype))
+    edges = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        1.5,
+        float("inf"),
+        2.0**-14,
+        2.0**-24,
+        2.0**-126,
+        2.0**-133,
+        2.0**-149,
+        65504.0,
+        3e38,
+    ]
+    with np.errstate(over="ignore"):
+        some = [np.array(x).astype(dtype) for x in edges]
+    return (st.sampled_from(some) | finite).filter(lambda x: not np.isnan(wide(x)))
+
+
+def run_difference_keys(base_code, code, base, x, start=0):
+    """Return the keys of expert 1 of 2; expert 0 holds something else."""
+    rows = [raw_row(base), np.full(8, 0x3C, np.uint8), raw_row(x)]
+    raw = np.zeros((3, max(r.size for r in rows)), np.uint8)
+    for row, own in zip(raw, rows, strict=True):
+        row[: own.size] = own
+    found = []
+    for at in range(start, x.size, TILE):
+        keys = np.full(TILE, 77, np.uint32)
+        size = min(TILE, x.size - at)
+        difference_keys(raw, np.array([CODES[base_code], CODES["F32"], CODES[code]]), 1, at, size, keys)
+        assert (keys[size:] == 77).all()
+        found.append(keys[:size])
+    return np.concatenate(found)
+
+
+def difference_bits(base, x):
+    """The float32 bits of the magnitudes of float64 differences; they, too, are rounded once."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.abs(wide(x) - wide(base)).astype(np.float32).view(np.uint32)
+
+
+@pytest.mark.parametrize("base_code", list(CODES))
+@pytest.mark.parametrize("code", list(CODES))
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_difference_keys_are_the_float32_bits_of_the_float64_differences(base_code, code, data):
+    size = data.draw(st.integers(1, 20))
+    base = np.array([data.draw(bit_patterns(base_code)) for _ in range(size)])
+    x = np.array([data.draw(bit_patterns(code)) for _ in range(size)])
+    with np.errstate(invalid="ignore"):
+        keep = ~np.isnan(wide(x) - wide(base))  # infinite weights are reported, whatever their keys
+    base, x = base[keep], x[keep]
+    if x.size:
+        assert np.array_equal(run_difference_keys(base_code, code, base, x), difference_bits(base, x))
+
+
+@pytest.mark.parametrize("base_code", list(CODES))
+@pytest.mark.parametrize("code", list(CODES))
+def test_difference_keys_of_many_random_bit_patterns_are_exact_as_well(base_code, code):
+    # neighbours, where differences are subnormal, and magnitudes so far apart that a difference needs 53 bits and more
+    rng = np.random.default_rng(5)
+    base, x = (
+        rng.integers(0, 2 ** (8 * DTYPES[NAMES[c]].itemsize), 5000, dtype=np.uint64)
+        .astype(f"u{DTYPES[NAMES[c]].itemsize}").view(DTYPES[NAMES[c]])
+        for c in (base_code, code)
+    )  # fmt: skip
+    if base_code == code:
+        unsigned = np.dtype(f"u{x.dtype.itemsize}")
+        x[::2] = (base.view(unsigned)[::2] ^ rng.integers(0, 8, 2500).astype(unsigned)).view(x.dtype)
+    with np.errstate(invalid="ignore"):
+        keep = np.isfinite(wide(x)) & np.isfinite(wide(base))
+    base, x = base[keep], x[keep]
+    for start in (0, 3):
+        found = run_difference_keys(base_code, code, base, x, start)
+        assert np.array_equal(found, difference_bits(base, x)[start:])
 
 
 @given(st.lists(st.floats(allow_nan=False), min_size=2, max_size=50))
 @settings(deadline=None)
 @example([0.0, -0.0, 5e-324, 1e-45, 1e-38, 3.4e38, 1e300, float("inf")])
-def test_magnitude_keys_are_in_the_order_of_the_float32_magnitudes(values):
-    bits = np.empty(TILE, np.uint32)
-    magnitude_keys(np.array(values), len(values), bits)
+def test_difference_keys_are_in_the_order_of_the_float32_magnitudes(values):
+    values = np.array(values)
+    keys = run_difference_keys("F64", "F64", np.zeros_like(values), values)
     with np.errstate(over="ignore"):
-        single = np.abs(np.array(values)).astype(np.float32)
-    assert np.array_equal(bits[: len(values)], single.view(np.uint32))
-    assert np.array_equal(np.argsort(bits[: len(values)], kind="stable"), np.argsort(single, kind="stable"))
+        single = np.abs(values).astype(np.float32)
+    assert np.array_equal(keys, single.view(np.uint32))
+    assert np.array_equal(np.argsort(keys, kind="stable"), np.argsort(single, kind="stable"))

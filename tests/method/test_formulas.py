@@ -34,13 +34,33 @@ SETTINGS = {
         "weight": "any", "density": "any", "normalize": [True, False], "lambda_": [1.0, 0.3],
         "rescale": ["none", "l1", "expected", True, False], "seed": [0, 1, 12345678901234567890],
     },
+    "breadcrumbs": {
+        "weight": "any", "density": "any", "gamma": "any", "normalize": [True, False], "lambda_": [1.0, 0.3],
+        "rescale": ["none", "l1", "expected", True, False], "scope": ["tensor", "model"],
+    },
+    "breadcrumbs_ties": {
+        "weight": "any", "density": "any", "gamma": "any", "normalize": [True, False], "lambda_": [1.0, 0.3],
+        "rescale": ["none", "l1", "expected", True, False], "scope": ["tensor", "model"],
+    },
+    "della_linear": {
+        "weight": "any", "density": "probabilities", "epsilon": "any", "normalize": [True, False],
+        "lambda_": [1.0, 0.3], "rescale": ["none", "l1", True, False], "seed": [0, 1, 12345678901234567890],
+    },
+    "della": {
+        "weight": "any", "density": "probabilities", "epsilon": "any", "normalize": [True, False],
+        "lambda_": [1.0, 0.3], "rescale": ["none", "l1", True, False], "seed": [0, 1, 12345678901234567890],
+    },
     "rht": {
         "weight": "positive", "density": "any", "normalize": ["agreeing", "count", "none"], "lambda_": [1.0, 0.3, -1.5],
         "scope": ["tensor", "model"],
     },
 }  # fmt: skip
+SUMMED = {"task_arithmetic", "dare_linear", "breadcrumbs", "della_linear"}
+ELECTED = {"ties", "dare_ties", "breadcrumbs_ties", "della"}
 WEIGHTS = [0.0, 1.0, 0.5, -0.25, 0.3, 0.7, -1.0, 2.0, 1e-3, 0.1]
 DENSITIES = [0.0, 1e-12, 1e-3, 0.1, 0.2, 0.5, 0.7, 0.999, 1.0]
+GAMMAS = [0.0, 0.01, 0.05, 0.3, 0.5, 1.0]
+PROBABILITIES = [(1.0, 0.15), (0.5, 0.0), (0.5, 0.4999), (0.2, 0.15), (0.85, 0.1), (0.05, 0.01)]
 
 
 def check(name, base, experts, chosen, dtype):
@@ -100,6 +120,13 @@ def chosen_settings(draw, name, experts):
         if parameter == "weight":
             pool = [w for w in WEIGHTS if choices == "any" or w >= 0]
             chosen[parameter] = draw(st.lists(st.sampled_from(pool), min_size=experts, max_size=experts))
+        elif choices == "probabilities":
+            pairs = draw(st.lists(st.sampled_from(PROBABILITIES), min_size=experts, max_size=experts))
+            chosen["density"], chosen["epsilon"] = ([p[i] for p in pairs] for i in (0, 1))
+        elif parameter == "epsilon":
+            continue
+        elif parameter == "gamma":
+            chosen[parameter] = draw(st.lists(st.sampled_from(GAMMAS), min_size=experts, max_size=experts))
         elif parameter == "density":
             chosen[parameter] = draw(st.lists(st.sampled_from(DENSITIES), min_size=experts, max_size=experts))
         else:
@@ -109,8 +136,8 @@ def chosen_settings(draw, name, experts):
         chosen["density"] = [float(d) for d in chosen["density"]]
     total = sum(chosen.get("weight", [1.0]))
     assume(name not in {"linear", "rht"} or abs(total) > 1e-3)
-    assume(name not in {"task_arithmetic", "dare_linear"} or total == 0 or abs(total) > 1e-3)
-    if name in {"ties", "dare_ties"} and chosen["normalize"]:
+    assume(name not in SUMMED or total == 0 or abs(total) > 1e-3)
+    if name in ELECTED and chosen["normalize"]:
         # weights that agree but cancel up to a rounding error are a question of their own, see below
         sums = [sum(s) for k in range(experts + 1) for s in itertools.combinations(chosen["weight"], k)]
         assume(all(s == 0 or abs(s) > 1e-6 for s in sums))
@@ -151,7 +178,7 @@ def test_wide_inputs_are_rounded_once_to_a_narrow_result(name, dtype, data):
     check(name, base, models, chosen, dtype)
 
 
-@pytest.mark.parametrize("name", ["average", "linear", "task_arithmetic", "ties", "dare_ties", "rht"])
+@pytest.mark.parametrize("name", ["average", "linear", *sorted(SUMMED | ELECTED), "rht"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_small_deltas_beside_large_weights_are_not_lost(name, dtype):
     # a step of the storage dtype is the smallest change there is; a thousand experts' worth of halves must add up
@@ -160,6 +187,8 @@ def test_small_deltas_beside_large_weights_are_not_lost(name, dtype):
     base = {"w": round_once(np.full(4, one), dtype)}
     experts = [{"w": round_once(np.full(4, one + k * step), dtype)} for k in (1, 2, 4, 5)]
     chosen = {} if name == "average" else {"weight": [0.25] * 4}
+    if name in ELECTED:
+        chosen["normalize"] = name == "ties"
     if name == "rht":
         chosen["density"] = 1.0
     found = mw.merge_arrays(name, base, experts, **chosen)
@@ -182,7 +211,7 @@ def test_cancelling_experts_leave_the_base_exactly(name, dtype):
         assert np.array_equal(found["w"], round_once(expected, dtype))
 
 
-@pytest.mark.parametrize("name", ["ties", "dare_ties"])
+@pytest.mark.parametrize("name", sorted(ELECTED))
 @pytest.mark.parametrize("weight", [(0.1, 0.2, -0.3), (0.7, 0.1, -0.8), (1.1, 2.2, -3.3)])
 def test_agreeing_weights_that_cancel_as_written_divide_by_one(name, weight):
     # 0.1 + 0.2 − 0.3 is 5.6e-17 in float64; dividing by that instead of by one gives weights of 1e16. Without an
@@ -193,7 +222,7 @@ def test_agreeing_weights_that_cancel_as_written_divide_by_one(name, weight):
     np.testing.assert_allclose(found["w"], sum(abs(w) for w in weight), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["task_arithmetic", "dare_linear"])
+@pytest.mark.parametrize("name", sorted(SUMMED))
 def test_weights_that_cancel_divide_by_one_where_nothing_is_elected(name):
     base = {"w": np.zeros(4, np.float32)}
     experts = [{"w": np.full(4, x, np.float32)} for x in (1, 2, 3)]

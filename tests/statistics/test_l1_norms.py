@@ -7,30 +7,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergewise.kernels import counting
-from mergewise.kernels.sparsify import SPARSIFY
+from mergewise.kernels.norms import sparsified_l1
 from mergewise.kernels.storage import CODES
-from mergewise.statistics.magnitude import KEEP_ALL
+from mergewise.statistics.gram import segment_bounds
 from mergewise.statistics.norms import L1Norms
 
-BLOCK = counting.BLOCK
+BLOCK = 65536
 
 
-def block_sums(raw, code, start, count, mode, density=1.0, threshold=KEEP_ALL, ties=0):
+def segment_sums(raw, code, start, count, keep):
     """Run the kernel over a piece of the rows, as the engine does."""
     experts = len(raw) - 1
     width = {"F64": 8, "F32": 4}[code]
-    blocks = -(-count // BLOCK)
-    whole, kept = np.empty((blocks, experts)), np.empty((blocks, experts))
     piece = np.zeros((len(raw), (count * width + 63) // 64 * 64), np.uint8)
     piece[:, : count * width] = raw[:, start * width : (start + count) * width]
-    ties_left = np.full(experts, ties, np.int64)
-    counting.sparsified_l1(
-        piece, np.full(len(raw), CODES[code], np.int64), start, count, SPARSIFY[mode],
-        np.full(experts, threshold, np.uint32), ties_left, np.arange(experts, dtype=np.uint64) + np.uint64(99),
-        np.full(experts, round(density * 2**32), np.uint64), whole, kept,
-    )  # fmt: skip
-    return whole, kept, ties_left
+    marks = np.full((experts, (count + 63) // 64 * 64), 0xFF, np.uint8)  # what lies past the end is not looked at
+    marks[:, :count] = keep[:, start : start + count]
+    bounds = segment_bounds(start, count, keep.shape[1], BLOCK)
+    whole, kept = np.empty((bounds.size - 1, experts)), np.empty((bounds.size - 1, experts))
+    sparsified_l1(piece, np.full(len(raw), CODES[code], np.int64), bounds, marks, whole, kept)
+    return whole, kept
 
 
 def rows(values):
@@ -46,50 +42,53 @@ def values():
     return np.stack([rng.normal(size=size), np.ldexp(rng.normal(size=size), rng.integers(-60, 60, size))])
 
 
+@pytest.fixture(scope="module")
+def keep(values):
+    return (np.random.default_rng(4).random(values.shape) < 0.3).astype(np.uint8)
+
+
 @given(cuts=st.sets(st.integers(1, 5)), order=st.randoms())
 @settings(deadline=None, max_examples=20)
-def test_norms_do_not_depend_on_the_cut_into_pieces_nor_on_their_order(values, cuts, order):
+def test_norms_do_not_depend_on_the_cut_into_pieces_nor_on_their_order(values, keep, cuts, order):
     size, raw = values.shape[1], rows(values)
     whole = L1Norms()
-    whole.update(*block_sums(raw, "F64", 0, size, "bernoulli", 0.3)[:2])
+    whole.update(*segment_sums(raw, "F64", 0, size, keep))
     starts = [0, *(c * BLOCK for c in sorted(cuts))]
     parts = [
-        block_sums(raw, "F64", start, end - start, "bernoulli", 0.3)[:2]
+        segment_sums(raw, "F64", start, end - start, keep)
         for start, end in zip(starts, [*starts[1:], size], strict=True)
     ]
     order.shuffle(parts)
     cut = L1Norms()
     for part in parts:
         cut.update(*part)
+    assert cut.experts == 2
     assert [cut.ratio(i) for i in range(2)] == [whole.ratio(i) for i in range(2)]
 
 
-def test_block_sums_agree_with_exactly_rounded_sums(values):
-    found, kept, _ = block_sums(rows(values), "F64", 0, values.shape[1], "none")
+def test_segment_sums_agree_with_exactly_rounded_sums(values, keep):
+    found, kept = segment_sums(rows(values), "F64", 0, values.shape[1], keep)
+    assert len(found) == 6
     for i, row in enumerate(np.abs(values)):
         for block in range(len(found)):
-            exact = math.fsum(row[block * BLOCK : (block + 1) * BLOCK].tolist())
-            assert found[block, i] == pytest.approx(exact, rel=1e-12)
-    assert np.array_equal(found, kept)
+            here = slice(block * BLOCK, (block + 1) * BLOCK)
+            assert found[block, i] == pytest.approx(math.fsum(row[here].tolist()), rel=1e-12)
+            assert kept[block, i] == pytest.approx(math.fsum((row * keep[i])[here].tolist()), rel=1e-12)
 
 
-def test_masked_norms_count_what_the_mask_keeps_and_nothing_else(values):
-    _, kept, _ = block_sums(rows(values), "F64", 0, values.shape[1], "bernoulli", 0.0)
+def test_what_is_kept_counts_and_nothing_else(values, keep):
+    whole, kept = segment_sums(rows(values), "F64", 0, values.shape[1], np.zeros_like(keep))
     assert (kept == 0).all()
-    whole, kept, _ = block_sums(rows(values), "F64", 0, values.shape[1], "bernoulli", 1.0)
+    assert (whole > 0).all()
+    whole, kept = segment_sums(rows(values), "F64", 0, values.shape[1], np.ones_like(keep))
     assert np.array_equal(whole, kept)
 
 
-def test_trimmed_norms_keep_the_first_ties_and_say_how_many_are_left():
+def test_sums_of_a_short_tensor_are_exact():
     tau = np.array([[3.0, 1.0, 2.0, 1.0, -1.0, 0.5, 1.0]], np.float32)
-    threshold = int(np.float32(1.0).view(np.uint32))
-    whole, kept, left = block_sums(rows(tau), "F32", 0, 7, "magnitude", threshold=threshold, ties=2)
-    assert whole[0, 0] == 9.5
-    assert kept[0, 0] == 3 + 2 + 1 + 1
-    assert left[0] == 0
-    _, kept, left = block_sums(rows(tau), "F32", 0, 7, "magnitude", threshold=threshold, ties=6)
-    assert kept[0, 0] == 9
-    assert left[0] == 2
+    whole, kept = segment_sums(rows(tau), "F32", 0, 7, np.array([[1, 0, 0, 0, 1, 1, 0]], np.uint8))
+    assert whole.tolist() == [[9.5]]
+    assert kept.tolist() == [[4.5]]
 
 
 @pytest.mark.parametrize(

@@ -207,14 +207,14 @@ class _Crew:
         futures: list[Future[None]] = [self._pool.submit(work) for _ in range(self._threads)]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            faults = [f.exception() for f in done if f.exception() is not None]
-            # a worker that waited for another's piece is not the one that failed
-            fault = next((f for f in faults if not isinstance(f, InterruptedError)), None) or next(iter(faults), None)
+            if any(future.exception() is not None for future in done):
+                self._stop.set()
+                wait(futures)
         except BaseException:
             self._stop.set()  # Ctrl-C: no worker begins another piece
             wait(futures)
             raise
-        if fault is not None:
-            self._stop.set()
-            wait(futures)
-            raise fault
+        faults = [fault for future in futures if (fault := future.exception()) is not None]
+        if faults:
+            # a worker that waited for another's piece is not the one that failed
+            raise min(faults, key=lambda fault: isinstance(fault, InterruptedError))

@@ -255,4 +255,7 @@ def keep_by_row_rank(raw, codes, offset, first, count, row, lows, spreads, keys,
                 difference_keys(raw, codes, i, start + part, size, magnitudes[part : part + size])
             _random_run(keys[i], offset + start, words)
             mark = keep[i, start : start + row]
+            if lows[i] >= 1.0:  # 2**32 is more than a limit holds
+                mark[:] = np.uint8(1)
+                continue
             _keep_row(magnitudes, words, lows[i], spreads[i], scratch, mark)
