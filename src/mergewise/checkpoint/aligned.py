@@ -23,6 +23,11 @@ class AlignedCheckpoint(WrappedCheckpoint):
         self._places = dict(tensors)
         self.tensors = {name: replace(info, name=name) for name, (_, info) in tensors.items()}
 
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Announce a read of the tensor that it stands for."""
+        source, info = self._places[tensor.name]
+        source.will_read(info, offset, nbytes)
+
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""
         source, info = self._places[tensor.name]

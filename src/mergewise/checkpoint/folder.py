@@ -1,5 +1,6 @@
 """Checkpoints on disk: a safetensors file, or a folder of them with or without an index."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -75,6 +76,12 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.files[tensor.file]}: '{tensor.name}' cannot be read: {error.strerror}."
             ) from error
+
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Let the system fetch bytes that will be read soon; a fault that it meets will be met again by the read."""
+        with contextlib.suppress(OSError):
+            at = tensor.start + offset
+            os.posix_fadvise(self._descriptor(tensor.file), at, nbytes, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Close the files; reading opens them again."""

@@ -61,6 +61,12 @@ class DequantisedCheckpoint(WrappedCheckpoint):
         """Return the configuration, without what it says of quantisation."""
         return {key: value for key, value in super().config().items() if key != "quantization_config"}
 
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Announce a read of the bytes as they are stored."""
+        stored = self.own.tensors[tensor.name]
+        packed = 4 if tensor.name in self._scales else 1  # a byte for each float32 that is shown
+        self.own.will_read(stored, offset // packed, nbytes // packed)
+
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on; eight-bit weights as float32."""
         if tensor.name not in self._scales:

@@ -48,6 +48,9 @@ class ArrayCheckpoint:
         """Return an empty configuration: there is none in memory."""
         return {}
 
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Do nothing: the bytes are in memory, or are mapped into it."""
+
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""
         view = np.frombuffer(buffer, np.uint8)

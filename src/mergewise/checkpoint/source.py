@@ -41,6 +41,9 @@ class Source(Protocol):
             CheckpointError: The bytes cannot be had.
         """
 
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Be told that these bytes will be read soon; there is no need to do anything, and nothing to report."""
+
 
 class Target(Protocol):
     """A checkpoint that is being written by byte range, by several threads at once."""

@@ -58,6 +58,9 @@ class TorchCheckpoint:
         """Return its ``config.json``; empty where there is none."""
         return dict(self._config)
 
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Do nothing: the bytes are in memory, or are mapped into it."""
+
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""
         view = memoryview(buffer).cast("B")

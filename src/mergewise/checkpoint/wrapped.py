@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.source import Source
 
 __all__ = ["WrappedCheckpoint"]
@@ -32,6 +33,9 @@ class WrappedCheckpoint:
     def folder(self) -> Path | None:
         """The folder of the checkpoint that it stands for."""
         return self.own.folder
+
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Pass nothing on: what is read elsewhere, or more of it, is not known here."""
 
     def config(self) -> dict[str, Any]:
         """Return the configuration of the checkpoint that it stands for."""

@@ -14,6 +14,7 @@ from mergewise.engine.layout import Layout
 from mergewise.engine.marks import Gathered
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.plan import Plan, TensorJob
+from mergewise.engine.readahead import ReadAhead
 from mergewise.method import GeometricProgram, VotingProgram
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def run_local(
         for group in [ranked_together, *([job] for job in apart if job.name in large)]:
             scope = [piece for job in group for piece in pieces[job.name]]
             if scope:
-                crew.each(merge.finisher(_gather(scope, crew)), scope)
+                crew.ahead.expect(scope)
+                known = _gather(scope, crew)
+                crew.ahead.expect(scope)
+                crew.each(merge.finisher(known), scope)
 
         def merge_alone(workspace: Workspace, _: int, job: TensorJob) -> None:
             runner = _Alone(workspace)
@@ -74,6 +78,7 @@ def run_local(
             advance(job.output.nbytes)
             return None if all(agreed) else job.name
 
+        crew.ahead.expect(piece for job in apart if job.name not in large for piece in pieces[job.name])
         crew.each(merge_alone, [job for job in apart if job.name not in large])
         copied = crew.each(copy_alone, [job for job in by_size if job.program is None or not job.numel])
     return [name for name in copied if name is not None]
@@ -150,9 +155,10 @@ class _Crew:
 
     def __init__(self, plan: Plan, layout: Layout) -> None:
         self._threads = layout.threads
+        self.ahead = ReadAhead(plan.sources)
         self._workspaces: SimpleQueue[Workspace] = SimpleQueue()
         for _ in range(layout.threads):
-            self._workspaces.put(Workspace(plan.sources))
+            self._workspaces.put(Workspace(plan.sources, self.ahead.reached))
         self._stop = threading.Event()
 
     def __enter__(self) -> "_Crew":

@@ -1,6 +1,6 @@
 """Pieces of tensors and the buffers they are read into."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,10 +50,12 @@ class Workspace:
 
     Args:
         sources: The checkpoints of the plan.
+        before_read: Told of every piece that is about to be read.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], before_read: Callable[[Piece], None] = lambda _: None) -> None:
         self._sources = sources
+        self._before_read = before_read
         self._arena = np.empty(0, np.uint8)
         self._held: Piece | None = None
         self._marked: Piece | None = None
@@ -70,6 +72,7 @@ class Workspace:
         raw = self._room(piece)[:room].reshape(len(inputs), row_bytes)
         if self._held is not piece:
             self._held = self._marked = None
+            self._before_read(piece)
             for row, source, info in zip(raw, self._sources, inputs, strict=True):
                 width = STORAGE_DTYPES[info.dtype].bits // 8
                 source.read_into(info, piece.start * width, row[: piece.count * width])

@@ -1,0 +1,53 @@
+"""Telling the sources what will be read next, so that the disk works while the processors do."""
+
+import threading
+from collections.abc import Iterable, Sequence
+
+from mergewise.checkpoint import STORAGE_DTYPES, Source
+from mergewise.engine.pieces import Piece
+
+__all__ = ["ReadAhead"]
+
+_AHEAD_BYTES = 192 << 20
+
+
+class ReadAhead:
+    """Keeps a stretch of announced reads ahead of the workers.
+
+    Args:
+        sources: The checkpoints of the plan.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self._pieces: list[Piece] = []
+        self._ends: dict[int, int] = {}  # bytes up to the end of each piece, by its identity
+        self._announced = 0  # pieces
+        self._lock = threading.Lock()
+
+    def expect(self, pieces: Iterable[Piece]) -> None:
+        """Take note of what a stage will read, in its order."""
+        self._pieces = list(pieces)
+        self._announced = 0
+        self._ends = {}
+        end = 0
+        for piece in self._pieces:
+            end += sum(piece.count * info.nbytes // piece.job.numel for info in piece.job.inputs)
+            self._ends[id(piece)] = end
+
+    def reached(self, piece: Piece) -> None:
+        """Announce what comes after a piece that is about to be read."""
+        end = self._ends.get(id(piece))
+        if end is None:
+            return
+        with self._lock:
+            first = self._announced
+            while self._announced < len(self._pieces):
+                if self._ends[id(self._pieces[self._announced])] > end + _AHEAD_BYTES:
+                    break
+                self._announced += 1
+            due = self._pieces[first : self._announced]
+        for ahead in due:
+            for source, info in zip(self._sources, ahead.job.inputs, strict=True):
+                width = STORAGE_DTYPES[info.dtype].bits // 8
+                source.will_read(info, ahead.start * width, ahead.count * width)
