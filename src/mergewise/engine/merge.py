@@ -206,7 +206,7 @@ def _run(
 ) -> list[str]:
     from mergewise.engine.local import run_local  # noqa: PLC0415 - brings in the compiled kernels, so as late as possible
 
-    done = 0
+    done, whole = 0, planned.bytes_out
     lock = threading.Lock()
 
     def advance(nbytes: int) -> None:
@@ -214,7 +214,7 @@ def _run(
         with lock:
             done += nbytes
             if progress is not None:
-                progress(done, planned.bytes_out)
+                progress(done, whole)
 
     return run_local(planned, layout, target, advance, skip)
 

@@ -9,6 +9,7 @@ from mergewise.engine.pieces import Piece
 __all__ = ["ReadAhead"]
 
 _AHEAD_BYTES = 192 << 20
+_LEAST_ELEMENTS = 1 << 15
 
 
 class ReadAhead:
@@ -27,7 +28,8 @@ class ReadAhead:
 
     def expect(self, pieces: Iterable[Piece]) -> None:
         """Take note of what a stage will read, in its order."""
-        self._pieces = list(pieces)
+        # the system reads on by itself from one small tensor to the next
+        self._pieces = [piece for piece in pieces if piece.count >= _LEAST_ELEMENTS]
         self._announced = 0
         self._ends = {}
         end = 0
