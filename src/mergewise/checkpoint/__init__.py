@@ -1,5 +1,7 @@
 """Checkpoints on disk and in memory: validated headers, byte-range reads, atomic writes."""
 
+from mergewise.checkpoint.adapted import AdaptedCheckpoint, natural_dtype
+from mergewise.checkpoint.adapter import Adapter, LowRank, is_adapter, open_adapter
 from mergewise.checkpoint.aligned import AlignedCheckpoint
 from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtype, numpy_dtype
 from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
@@ -15,12 +17,15 @@ from mergewise.checkpoint.writer import FolderTarget, OutputTensor
 __all__ = [
     "FLOAT_NAMES",
     "STORAGE_DTYPES",
+    "AdaptedCheckpoint",
+    "Adapter",
     "AlignedCheckpoint",
     "ArrayCheckpoint",
     "ArrayTarget",
     "Checkpoint",
     "DequantisedCheckpoint",
     "FolderTarget",
+    "LowRank",
     "OutputTensor",
     "Source",
     "StorageDtype",
@@ -28,7 +33,10 @@ __all__ = [
     "TensorInfo",
     "file_identity",
     "fingerprint",
+    "is_adapter",
+    "natural_dtype",
     "numpy_dtype",
+    "open_adapter",
     "open_checkpoint",
     "open_source",
     "read_header",

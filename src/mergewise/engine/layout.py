@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from mergewise.checkpoint import STORAGE_DTYPES
+from mergewise.checkpoint.adapted import SCRATCH_BYTES, reads_an_adapter
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.errors import RecipeError
 from mergewise.method import GeometricProgram, VotingProgram, WholeProgram
@@ -68,8 +69,7 @@ class Layout:
     def peak_bytes(self, plan: Plan) -> int:
         """Return the most memory that the process takes, in bytes."""
         largest = max((min(self.piece_elements(j), j.numel) * bytes_per_element(j) for j in plan.jobs), default=0)
-        counting = _counting_bytes(plan)
-        return FIXED_BYTES + self.threads * (largest + counting)
+        return FIXED_BYTES + self.threads * (largest + _beside_the_rows(plan))
 
 
 def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
@@ -87,8 +87,8 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     if threads is not None and threads < 1:
         raise RecipeError(f"--threads must be at least 1, found {threads}.")
     wanted = threads or default_threads()
-    counting = _counting_bytes(plan)
-    least = max((_least_elements(job) * bytes_per_element(job) for job in plan.jobs), default=0) + counting
+    beside = _beside_the_rows(plan)
+    least = max((_least_elements(job) * bytes_per_element(job) for job in plan.jobs), default=0) + beside
     room = budget - FIXED_BYTES
     if room < least:
         raise RecipeError(
@@ -96,7 +96,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
             f"{-(-(FIXED_BYTES + least) >> 20)} MiB."
         )
     workers = max(1, min(wanted, room // least))
-    return Layout(workers, room // workers - counting)
+    return Layout(workers, room // workers - beside)
 
 
 def bytes_per_element(job: TensorJob) -> int:
@@ -159,6 +159,11 @@ def parse_size(size: str | int, name: str) -> int:
     if nbytes >= 1 << 63:
         raise RecipeError(f"The {name} must be a size such as '1GiB', found {str(size)[:40]}, which no machine has.")
     return int(nbytes)
+
+
+def _beside_the_rows(plan: Plan) -> int:
+    """Return what a worker needs beside the rows of a piece: histograms, and the factors of an adapter."""
+    return _counting_bytes(plan) + (SCRATCH_BYTES if any(map(reads_an_adapter, plan.sources)) else 0)
 
 
 def _counting_bytes(plan: Plan) -> int:

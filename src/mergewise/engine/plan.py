@@ -9,18 +9,19 @@ from typing import Any
 from mergewise.checkpoint import (
     FLOAT_NAMES,
     STORAGE_DTYPES,
-    DequantisedCheckpoint,
+    AdaptedCheckpoint,
     OutputTensor,
     Source,
     TensorInfo,
-    open_source,
+    natural_dtype,
 )
 from mergewise.engine.align import align
+from mergewise.engine.references import open_sources
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram, find_method, row_elements
 from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
 
-__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "open_sources", "plan"]
+__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +138,6 @@ def as_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
 
 
-def open_sources(recipe: Recipe) -> tuple[Source, ...]:
-    """Open the checkpoints of a recipe: the base first, if the method works on changes to it.
-
-    Raises:
-        CheckpointError: One of them is missing or damaged.
-    """
-    paths = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
-    paths += [expert.model for expert in recipe.merged]
-    opened: dict[str, Source] = {}
-    for path in paths:
-        if path not in opened:
-            opened[path] = open_source(path)
-    return tuple(opened[path] for path in paths)
-
-
 def plan(recipe: Recipe | str | os.PathLike[str]) -> Plan:
     """Plan a merge; only headers and configurations are read.
 
@@ -177,7 +163,8 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
         MergewiseError: As ``plan``.
     """
     remarks = check_parameters(recipe)
-    if recipe.base is not None and recipe.base not in [source.location for source in sources]:
+    used = {s.location for s in sources} | {s.own.location for s in sources if isinstance(s, AdaptedCheckpoint)}
+    if recipe.base is not None and recipe.base not in used:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
     sources, done = align(sources, recipe)
     _check_dtypes(sources)
@@ -204,8 +191,7 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, position: float) 
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
     if isinstance(program, GeometricProgram | WholeProgram):
         program = replace(program, delta=recipe.in_delta_space)
-    own = "BF16" if isinstance(sources[0], DequantisedCheckpoint) and name in sources[0].dequantised else first.dtype
-    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else own
+    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else natural_dtype(sources[0], name)
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))
 

@@ -1,6 +1,7 @@
 """What to merge: the mergekit dialect, checked whole before a weight is read, and resolved tensor by tensor."""
 
 from mergewise.recipe.dialect import load_recipe, parse_recipe, read_yaml
+from mergewise.recipe.reference import Reference, parse_reference
 from mergewise.recipe.resolve import LayerPositions, TensorSettings, check_parameters, tensor_settings
 from mergewise.recipe.schema import Expert, Recipe
 
@@ -8,10 +9,12 @@ __all__ = [
     "Expert",
     "LayerPositions",
     "Recipe",
+    "Reference",
     "TensorSettings",
     "check_parameters",
     "load_recipe",
     "parse_recipe",
+    "parse_reference",
     "read_yaml",
     "tensor_settings",
 ]

@@ -8,23 +8,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method import find_method
+from mergewise.recipe.reference import reference_text
 
 __all__ = ["DtypeName", "Expert", "ModelReference", "Recipe", "first_fault"]
 
 DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
 
 
-def _as_reference(value: Any) -> Any:
-    """Accept paths, and mergekit's long form ``{model: {path: …}}``."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    for key in ("model", "model", "path"):
-        if isinstance(value, dict) and set(value) == {key}:
-            value = value[key]
-    return value
-
-
-ModelReference = Annotated[str, BeforeValidator(_as_reference), Field(min_length=1)]
+ModelReference = Annotated[str, BeforeValidator(reference_text), Field(min_length=1)]
 
 
 def _as_expert(value: Any) -> Any:
@@ -36,7 +27,7 @@ class Expert(BaseModel):
     """One model of a merge, and its own parameters.
 
     Attributes:
-        model: Folder or file of its checkpoint.
+        model: Folder or file of its checkpoint, folder of an adapter of the base, or ``BASE+ADAPTER``.
         parameters: Values that hold for this model, before those of the recipe.
     """
 
