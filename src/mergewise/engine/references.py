@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mergewise.checkpoint import AdaptedCheckpoint, Source, is_adapter, open_adapter, open_source
 from mergewise.errors import CheckpointError
-from mergewise.recipe import Recipe, parse_reference
+from mergewise.recipe import ModelReference, Recipe
 
 __all__ = ["open_sources"]
 
@@ -26,8 +26,10 @@ def open_sources(recipe: Recipe) -> tuple[Source, ...]:
 def _open(name: str, base: str | None, opened: dict[str, Source]) -> Source:
     """Open a model once, however often it is named."""
     if name not in opened:
-        reference = parse_reference(name)
-        own, adapter = reference.model, reference.adapter
+        reference = ModelReference.parse(name)
+        if reference.revision or reference.lora_revision:
+            raise CheckpointError(f"{name}: expected a folder on this machine; revisions are not supported yet.")
+        own, adapter = reference.path, reference.lora
         if adapter is None and is_adapter(Path(own)):
             own, adapter = _base_of(own, None if base == name else base), own
         if adapter is None:

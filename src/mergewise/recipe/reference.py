@@ -1,63 +1,78 @@
-"""How a recipe names a model: ``path``, or a base with an adapter, ``path+adapter``."""
+"""How recipes name models: ``path[@revision][+adapter[@revision]]``, read in this one place."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Self
 
-__all__ = ["Reference", "parse_reference", "reference_text"]
+from mergewise.errors import RecipeError
+
+__all__ = ["ModelReference"]
 
 
-_DEEPEST = 3  # a mapping in YAML may contain itself
+def _is_local(text: str) -> bool:
+    try:
+        return os.path.lexists(text)
+    except ValueError:  # a null byte
+        return False
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A model as a recipe names it.
+class ModelReference:
+    """A model that a recipe names.
 
     Attributes:
-        model: The checkpoint, or the folder of an adapter for the recipe's base.
-        adapter: The adapter that is put on it, or ``None``.
+        path: A folder, a file, a URL, or the name of a repository on a model hub.
+        revision: Branch, tag or commit of the repository.
+        lora: A low-rank adapter that is applied to it: as ``path``.
+        lora_revision: Branch, tag or commit of the adapter's repository.
     """
 
-    model: str
-    adapter: str | None = None
+    path: str
+    revision: str | None = None
+    lora: str | None = None
+    lora_revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, *, is_local: Callable[[str], bool] = _is_local) -> Self:
+        """Read a reference.
+
+        A file or folder on this machine is taken as it is named, whatever signs its name holds.
+
+        Args:
+            text: ``path[@revision][+adapter[@revision]]``.
+            is_local: Whether there is a file or folder of that name.
+
+        Raises:
+            RecipeError: A part of it is empty, or there are two adapters.
+        """
+        if is_local(text):
+            return cls(text)
+        model, plus, adapter = text.partition("+")
+        path, revision = _revision(model, text, is_local)
+        if not plus:
+            return cls(path, revision)
+        if "+" in adapter and not is_local(adapter):
+            raise RecipeError(f"Expected one adapter after '+', found more in the model reference '{text}'.")
+        lora, lora_revision = _revision(adapter, text, is_local)
+        return cls(path, revision, lora, lora_revision)
+
+    def __str__(self) -> str:
+        """Return the short form, which ``parse`` reads."""
+        model = self.path + (f"@{self.revision}" if self.revision else "")
+        if not self.lora:
+            return model
+        return f"{model}+{self.lora}" + (f"@{self.lora_revision}" if self.lora_revision else "")
 
 
-def parse_reference(text: str) -> Reference:
-    """Take a reference apart at its ``+``, unless a file or folder has that whole name.
-
-    Args:
-        text: What the recipe says.
-    """
-    if "+" not in text or _exists(text):
-        return Reference(text)
-    cuts = [i for i, letter in enumerate(text) if letter == "+" and 0 < i < len(text) - 1]
-    # names may hold a plus themselves: the first cut behind which a checkpoint stands, or else the last
-    cut = next((i for i in cuts if _exists(text[:i])), cuts[-1] if cuts else -1)
-    return Reference(text) if cut < 0 else Reference(text[:cut], text[cut + 1 :])
-
-
-def reference_text(value: Any, depth: int = 0) -> Any:
-    """Return the short form of a reference: of a path, or of mergekit's ``{model: {path: …}, lora: {path: …}}``.
-
-    Anything else is returned as it is, for the schema to refuse.
-    """
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if not isinstance(value, dict) or depth > _DEEPEST:
-        return value
-    if set(value) == {"path"}:
-        return value["path"]
-    if "model" in value and set(value) <= {"model", "lora"}:
-        model, adapter = (reference_text(value.get(key), depth + 1) for key in ("model", "lora"))
-        if isinstance(model, str) and isinstance(adapter, str | None):
-            return model if adapter is None else f"{model}+{adapter}"
-    return value
-
-
-def _exists(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):
-        return False
+def _revision(part: str, text: str, is_local: Callable[[str], bool]) -> tuple[str, str | None]:
+    """Cut a path from its revision; an ``@`` in the authority of a URL belongs to the path."""
+    if is_local(part):
+        return part, None
+    scheme, separator, rest = part.partition("://")
+    authority, slash, rest = rest.partition("/") if separator else ("", "", part)
+    before, at, revision = rest.partition("@")
+    path = f"{scheme}{separator}{authority}{slash}{before}" if separator else before
+    if not path or (at and not revision):
+        raise RecipeError(f"Expected 'path[@revision][+adapter[@revision]]' as model reference, found '{text}'.")
+    return path, revision if at else None

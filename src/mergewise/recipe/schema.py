@@ -8,14 +8,30 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method import find_method
-from mergewise.recipe.reference import reference_text
 
 __all__ = ["DtypeName", "Expert", "ModelReference", "Recipe", "first_fault"]
 
 DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
 
 
-ModelReference = Annotated[str, BeforeValidator(reference_text), Field(min_length=1)]
+def _as_reference(value: Any, depth: int = 0) -> Any:
+    """Return the short form of a path, or of mergekit's ``{model: {path: …}, lora: {path: …}}``."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if not isinstance(value, dict) or depth > _DEEPEST:
+        return value
+    if set(value) == {"path"}:
+        return value["path"]
+    if "model" in value and set(value) <= {"model", "lora"}:
+        model, adapter = (_as_reference(value.get(key), depth + 1) for key in ("model", "lora"))
+        if isinstance(model, str) and isinstance(adapter, str | None):
+            return model if adapter is None else f"{model}+{adapter}"
+    return value
+
+
+_DEEPEST = 3  # a mapping in YAML may contain itself
+
+ModelReference = Annotated[str, BeforeValidator(_as_reference), Field(min_length=1)]
 
 
 def _as_expert(value: Any) -> Any:
