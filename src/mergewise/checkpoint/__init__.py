@@ -1,7 +1,8 @@
 """Checkpoints on disk and in memory: validated headers, byte-range reads, atomic writes."""
 
 from mergewise.checkpoint.adapted import AdaptedCheckpoint, natural_dtype
-from mergewise.checkpoint.adapter import Adapter, LowRank, is_adapter, open_adapter
+from mergewise.checkpoint.adapter import ADAPTER_PREFIX, ADAPTER_WEIGHTS, Adapter, LowRank, is_adapter, open_adapter
+from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG
 from mergewise.checkpoint.aligned import AlignedCheckpoint
 from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtype, numpy_dtype
 from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
@@ -15,6 +16,9 @@ from mergewise.checkpoint.staging import require_free
 from mergewise.checkpoint.writer import FolderTarget, OutputTensor
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_PREFIX",
+    "ADAPTER_WEIGHTS",
     "FLOAT_NAMES",
     "STORAGE_DTYPES",
     "AdaptedCheckpoint",

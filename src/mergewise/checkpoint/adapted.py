@@ -36,6 +36,10 @@ class AdaptedCheckpoint(WrappedCheckpoint):
         adapter: The adapter.
         location: What messages call the two.
 
+    Attributes:
+        weights: For every module of the adapter, the weight that it changes.
+        saved: Tensors that the adapter brings whole, by their names in the base.
+
     Raises:
         CheckpointError: The adapter does not fit the base.
     """
@@ -47,14 +51,17 @@ class AdaptedCheckpoint(WrappedCheckpoint):
         self._changed: dict[str, tuple[LowRank, bool]] = {}
         self._biases: dict[str, LowRank] = {}
         found = places([*adapter.low_rank, *_modules(adapter.saved)], own.tensors)
-        under = {name: (own, info) for name, info in own.tensors.items()}
+        self.saved: dict[str, TensorInfo] = {}
         for name, info in adapter.saved.items():
             module, _, leaf = name.rpartition(".")
-            under[f"{found[module]}.{leaf}" if module else name] = (adapter.weights, info)
+            self.saved[f"{found[module]}.{leaf}" if module else name] = info
+        under = {name: (own, info) for name, info in own.tensors.items()}
+        under |= {name: (adapter.weights, info) for name, info in self.saved.items()}
         self._under = AlignedCheckpoint(own, under)  # what the factors are added to
+        self.weights = {module: f"{found[module]}.weight" for module in adapter.low_rank}
         self.tensors = dict(self._under.tensors)
         for module, low_rank in adapter.low_rank.items():
-            info = self._target(f"{found[module]}.weight", low_rank)
+            info = self._target(self.weights[module], low_rank)
             self._changed[info.name] = (low_rank, low_rank.embedding)
             self.tensors[info.name] = _widened(info)
             if low_rank.bias is not None:
@@ -89,6 +96,11 @@ class AdaptedCheckpoint(WrappedCheckpoint):
                 self._read_run(info.name, (offset + start) // width, out[start : start + _RUN_ELEMENTS * width])
         else:
             self._under.read_into(tensor, offset, buffer)
+
+    def read_bytes(self, name: str) -> int:
+        """Return the bytes that reading a tensor takes from the files of the base and of the adapter."""
+        factors = self._changed[name][0] if name in self._changed else None
+        return self._under.tensors[name].nbytes + (factors.a.nbytes + factors.b.nbytes if factors else 0)
 
     def _read_run(self, name: str, first: int, out: NDArray[np.uint8]) -> None:
         """Fill a buffer with the elements of a changed tensor from one on."""

@@ -16,12 +16,14 @@ from mergewise.checkpoint.source import Source
 from mergewise.checkpoint.torch_bin import open_torch
 from mergewise.errors import CheckpointError
 
-__all__ = ["ADAPTER_BIN", "ADAPTER_WEIGHTS", "Adapter", "LowRank", "is_adapter", "open_adapter"]
+__all__ = ["ADAPTER_BIN", "ADAPTER_PREFIX", "ADAPTER_WEIGHTS", "Adapter", "LowRank", "is_adapter", "open_adapter"]
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_BIN = "adapter_model.bin"
 
-_PREFIX = "base_model.model."
+ADAPTER_PREFIX = "base_model.model."
+"""Begins the names of tensors in an adapter."""
+
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.(?P<leaf>weight|bias)$")
 _EMBEDDING = re.compile(r"^(?P<module>.+)\.lora_embedding_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?$")
 _SAVED = re.compile(r"\.modules_to_save(\.[^.]+(?=\.[^.]+$))?(?=\.)")
@@ -87,7 +89,7 @@ class Adapter:
         self.saved: dict[str, TensorInfo] = {}
         factors: dict[str, dict[str, TensorInfo]] = {}
         for info in weights.tensors.values():
-            name = info.name.removeprefix(_PREFIX)
+            name = info.name.removeprefix(ADAPTER_PREFIX)
             match = _FACTOR.match(name) or _EMBEDDING.match(name)
             if _FOREIGN.search(name):
                 raise CheckpointError(
@@ -107,7 +109,7 @@ class Adapter:
                 self.saved[_SAVED.sub("", name).replace(".base_layer.", ".")] = info
         self.low_rank: Mapping[str, LowRank] = {m: self._low_rank(m, found) for m, found in sorted(factors.items())}
         if not self.low_rank and not self.saved:
-            raise CheckpointError(f"{path}: expected factors such as '{_PREFIX}….lora_A.weight', found none.")
+            raise CheckpointError(f"{path}: expected factors such as '{ADAPTER_PREFIX}….lora_A.weight', found none.")
 
     @property
     def files(self) -> tuple[Path, ...]:

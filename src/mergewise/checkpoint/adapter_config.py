@@ -44,7 +44,10 @@ class LoraConfig:
         alpha_pattern: Numerators likewise.
         rslora: Whether the scale is α/√r (arXiv 2312.03732) instead of α/r.
         fan_in_fan_out: Whether weights are stored as (in, out), as in the Conv1D of GPT-2.
-        task: ``task_type``, for an adapter that is made of this one.
+        bias: Which biases are among its tensors, in PEFT's words.
+        targets: Names of the modules that it changes; none where they are not all modules of such a name.
+        modules_to_save: Modules that it brings whole.
+        task: What the model is for, in PEFT's words.
     """
 
     path: Path
@@ -55,6 +58,9 @@ class LoraConfig:
     alpha_pattern: Mapping[str, float]
     rslora: bool
     fan_in_fan_out: bool
+    bias: str
+    targets: tuple[str, ...]
+    modules_to_save: tuple[str, ...]
     task: str | None
 
     def rank_of(self, module: str) -> int:
@@ -104,6 +110,9 @@ def read_lora_config(folder: Path) -> LoraConfig:
         alpha_pattern={k: _alpha(v, path, f"alpha_pattern.{k}") for k, v in _mapping(content, "alpha_pattern", path)},
         rslora=bool(content.get("use_rslora")),
         fan_in_fan_out=bool(content.get("fan_in_fan_out")),
+        bias=content["bias"] if content.get("bias") in {"all", "lora_only"} else "none",
+        targets=() if content.get("layers_to_transform") else _names(content.get("target_modules")),
+        modules_to_save=_names(content.get("modules_to_save")),
         task=content["task_type"] if isinstance(content.get("task_type"), str) else None,
     )
 
@@ -111,6 +120,11 @@ def read_lora_config(folder: Path) -> LoraConfig:
 def _pattern(patterns: Mapping[str, Any], module: str) -> str:
     """Return the first pattern that matches the end of a module's name, at a dot; the name if none does."""
     return next((p for p in patterns if re.match(rf"(.*\.)?({p})$", module)), module)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Return a list of names; nothing for a regular expression or other forms."""
+    return tuple(value) if isinstance(value, list) and all(isinstance(name, str) for name in value) else ()
 
 
 def _mapping(content: Mapping[str, Any], key: str, path: Path) -> list[tuple[str, Any]]:

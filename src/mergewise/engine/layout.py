@@ -162,8 +162,9 @@ def parse_size(size: str | int, name: str) -> int:
 
 
 def _beside_the_rows(plan: Plan) -> int:
-    """Return what a worker needs beside the rows of a piece: histograms, and the factors of an adapter."""
-    return _counting_bytes(plan) + (SCRATCH_BYTES if any(map(reads_an_adapter, plan.sources)) else 0)
+    """Return what a worker needs beside the rows of a piece: for histograms, for adapters, for factoring."""
+    factoring = plan.adapter.space.working_bytes if plan.adapter else 0
+    return _counting_bytes(plan) + factoring + (SCRATCH_BYTES if any(map(reads_an_adapter, plan.sources)) else 0)
 
 
 def _counting_bytes(plan: Plan) -> int:
