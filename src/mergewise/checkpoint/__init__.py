@@ -12,6 +12,7 @@ from mergewise.checkpoint.journal import file_identity, fingerprint
 from mergewise.checkpoint.memory import ArrayCheckpoint, ArrayTarget
 from mergewise.checkpoint.open import open_source
 from mergewise.checkpoint.source import Source, Target
+from mergewise.checkpoint.spill import Spill
 from mergewise.checkpoint.staging import require_free
 from mergewise.checkpoint.writer import FolderTarget, OutputTensor
 
@@ -32,6 +33,7 @@ __all__ = [
     "LowRank",
     "OutputTensor",
     "Source",
+    "Spill",
     "StorageDtype",
     "Target",
     "TensorInfo",
