@@ -1,6 +1,7 @@
 """Adapters as experts: merged as the models would be that they make with their base, but never made."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import mergewise as mw
 from adapters import factors, linear_adapter, materialised, save_adapter
 from engine.models import CASES, arguments, assert_identical
+from mergewise.checkpoint import FolderTarget
 from support import load_model, model_arrays, save_model, write_recipe
 
 
@@ -138,3 +140,29 @@ def test_extra_whole_tensors_follow_the_recipes_policy(family):
     with pytest.raises(mw.CheckpointError, match=r"such as 'score.weight'.*extra_tensors: drop"):
         mw.plan(mw.Recipe(**asked))
     assert "score.weight" not in mw.merge_to_arrays(mw.Recipe(**asked, extra_tensors="drop"))
+
+
+def test_an_interrupted_merge_of_adapters_goes_on_where_it_was_unless_an_adapter_changed(family, monkeypatch):
+    recipe = mw.Recipe(method="ties", base=str(family / "base"), experts=[str(family / "a1"), str(family / "a2")])
+    finish = FolderTarget.finish
+
+    def interrupt():
+        def stop(self, name):
+            finish(self, name)
+            if len(self._journal.finished) == 3:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FolderTarget, "finish", stop)
+            with pytest.raises(KeyboardInterrupt):
+                mw.merge(recipe, family / "out", threads=1)
+
+    interrupt()
+    report = mw.merge(recipe, family / "out")
+    assert any("3 tensors were taken over" in remark for remark in report.remarks)
+    assert_identical(load_model(family / "out"), mw.merge_to_arrays(recipe))
+    shutil.rmtree(family / "out")
+    interrupt()
+    config = json.loads((family / "a1" / "adapter_config.json").read_text())
+    (family / "a1" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 80}))
+    assert not any("taken over" in remark for remark in mw.merge(recipe, family / "out").remarks)

@@ -97,6 +97,11 @@ class AdaptedCheckpoint(WrappedCheckpoint):
         else:
             self._under.read_into(tensor, offset, buffer)
 
+    @property
+    def products(self) -> int:
+        """Multiplications that reading it whole takes."""
+        return sum(self.tensors[name].numel * low_rank.rank for name, (low_rank, _) in self._changed.items())
+
     def read_bytes(self, name: str) -> int:
         """Return the bytes that reading a tensor takes from the files of the base and of the adapter."""
         factors = self._changed[name][0] if name in self._changed else None

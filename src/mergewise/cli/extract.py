@@ -56,6 +56,7 @@ def extract_lora(
     if json:
         print_json(report.summary())
         return
+    print_remarks(report.remarks)
     share = sum(one.share for one in report.left_out)
     if report.left_out:
         names = ", ".join(f"'{one.name}'" for one in report.left_out[:_NAMED])

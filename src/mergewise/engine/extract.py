@@ -92,6 +92,7 @@ class ExtractReport:
         parameters: Elements of the adapter.
         bytes_out: Bytes of its tensors.
         seconds: Wall time.
+        remarks: What a user should know, a sentence each.
     """
 
     out: str
@@ -102,6 +103,7 @@ class ExtractReport:
     parameters: int
     bytes_out: int
     seconds: float
+    remarks: tuple[str, ...]
 
     def summary(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -189,6 +191,7 @@ class _Extraction:
         self.base, self.expert = planned.sources
         self.rank, self.energy, self.dtype = rank, energy, dtype
         self.saved = tuple(saved)
+        self.remarks = planned.remarks
         names = {job.name for job in saved}
         self.jobs = [job for job in planned.jobs if job.program is not None and job.name not in names and job.numel]
         self.turned = self.base.config().get("model_type") == "gpt2"
@@ -339,6 +342,7 @@ def _report(
         parameters=sum(math.prod(output.shape) for output in outputs),
         bytes_out=sum(output.nbytes for output in outputs),
         seconds=time.perf_counter() - began,
+        remarks=work.remarks,
     )
 
 
