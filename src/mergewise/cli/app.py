@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -72,6 +73,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # paths need not be text
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mergewise").setLevel(logging.INFO)
     try:
         app()
     except MergewiseError as fault:

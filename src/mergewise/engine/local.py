@@ -17,6 +17,7 @@ from mergewise.engine.marks import Gathered
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.engine.readahead import ReadAhead
+from mergewise.kernels.compilation import announced_compilation
 from mergewise.method import GeometricProgram, VotingProgram
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def run_local(
     apart = [job for job in merged if not job.ranked_over_model]
     fair_share = plan.parameters // (2 * layout.threads)
     large = {job.name for job in apart if len(pieces[job.name]) > 1 and job.numel > fair_share}
-    with _one_blas_thread(plan), _Crew(plan, layout) as crew:
+    with announced_compilation(), _one_blas_thread(plan), _Crew(plan, layout) as crew:
         merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
         for group in [ranked_together, *([job] for job in apart if job.name in large)]:
             scope = [piece for job in group for piece in pieces[job.name]]
