@@ -12,7 +12,7 @@ import pytest
 import mergewise as mw
 from engine.models import BLOCK, CASES, arguments, assert_identical, digest, integer_model, large_family
 from mergewise.engine import gather
-from mergewise.engine.layout import Layout
+from mergewise.engine.layout import Layout, sum_elements
 from mergewise.method import VotingProgram, WholeProgram
 from support import load_model, save_model
 
@@ -71,11 +71,12 @@ def test_the_cut_into_pieces_does_not_change_a_byte(case, blocks, models, undist
     def piece_elements(self, job):
         if isinstance(job.program, WholeProgram):
             return max(1, job.numel)
-        ranked = isinstance(job.program, VotingProgram) and job.program.row is not None
-        if job.row < job.numel or ranked:  # whole rows, where they fit or have to
-            rows = blocks * BLOCK // job.row if job.row else 0
-            return max(1, rows) * max(1, job.row) if rows or ranked else blocks * BLOCK
-        return blocks * BLOCK
+        unit = job.row
+        if isinstance(job.program, VotingProgram) and job.program.row is not None:
+            unit = sum_elements(job) if job.numel else 1  # rows are ranked as a whole, and summed in groups
+        elif unit > BLOCK or not unit:
+            unit = BLOCK  # what is not dealt with by row, or by long ones, is cut anywhere
+        return max(1, blocks * BLOCK // unit) * unit
 
     monkeypatch.setattr(Layout, "piece_elements", piece_elements)
     assert_identical(merge(case, models, threads=blocks), undisturbed(case))
@@ -86,10 +87,9 @@ def test_the_cut_into_pieces_does_not_change_a_byte(case, blocks, models, undist
 )
 @pytest.mark.parametrize("sample", [1, 5000, 100_000])
 def test_the_size_of_the_sample_does_not_change_a_byte(case, sample, models, undisturbed, monkeypatch):
-    for name in ("_SAMPLE_IN_HAND", "_SAMPLE_READ"):
+    for name in ("_LEAST_SAMPLE", "_LARGEST_SAMPLE"):
         monkeypatch.setattr(gather, name, sample)
-    for name in ("_RUN_IN_HAND", "_RUN_READ"):
-        monkeypatch.setattr(gather, name, max(1, sample // 10))
+    monkeypatch.setattr(gather, "_RUN", max(1, sample // 10))
     assert_identical(merge(case, models, threads=2), undisturbed(case))
     assert_identical(merge(case, models, threads=2, memory=smallest_budget(case, models)), undisturbed(case))
 
@@ -99,7 +99,9 @@ def test_the_size_of_the_sample_does_not_change_a_byte(case, sample, models, und
 )
 @pytest.mark.parametrize("bins", [1 << 4, 1 << 9])
 def test_the_number_of_bins_does_not_change_a_byte(case, bins, models, undisturbed, monkeypatch):
-    monkeypatch.setattr(gather, "count_bins", lambda _: bins)
+    monkeypatch.setattr(gather, "COUNT_BINS", bins)
+    monkeypatch.setattr(gather, "COLLECT_MOST", 0)
+    monkeypatch.setattr(gather, "_LEAST_SAMPLE", 100)
     assert_identical(merge(case, models, threads=2, memory=smallest_budget(case, models)), undisturbed(case))
 
 
