@@ -94,7 +94,6 @@ def large(tmp_path_factory):
         ("ties", {"density": 0.2}),
         ("ties", {"density": 0.2, "scope": "model", "rescale": "l1"}),
         ("dare_ties", {"density": 0.2}),
-        ("breadcrumbs_ties", {"density": 0.2, "scope": "model", "rescale": "l1"}),
         ("della", {"density": 0.3}),
         ("model_stock", {}),
         ("model_stock", {"filter_wise": True}),
@@ -104,6 +103,11 @@ def large(tmp_path_factory):
 )
 def test_a_model_larger_than_the_budget_merges_within_it(large, tmp_path, method, parameters, memory):
     assert mebibytes_at_the_peak(large, tmp_path, method, parameters, f"{memory}MiB") <= memory
+
+
+def test_two_thresholds_per_expert_keep_to_the_budget(large, tmp_path):
+    parameters = {"density": 0.2, "scope": "model", "rescale": "l1"}
+    assert mebibytes_at_the_peak(large, tmp_path, "breadcrumbs_ties", parameters, "256MiB") <= 256
 
 
 def test_trimming_over_a_model_of_very_many_tensors_keeps_to_the_budget(tmp_path):
