@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def large(tmp_path_factory):
         ("ties", {"density": 0.2}),
         ("ties", {"density": 0.2, "scope": "model", "rescale": "l1"}),
         ("dare_ties", {"density": 0.2}),
+        ("della", {"density": 0.3}),
         ("model_stock", {}),
         ("model_stock", {"filter_wise": True}),
         ("karcher", {}),
@@ -101,6 +103,11 @@ def large(tmp_path_factory):
 )
 def test_a_model_larger_than_the_budget_merges_within_it(large, tmp_path, method, parameters, memory):
     assert mebibytes_at_the_peak(large, tmp_path, method, parameters, f"{memory}MiB") <= memory
+
+
+def test_two_thresholds_per_expert_keep_to_the_budget(large, tmp_path):
+    parameters = {"density": 0.2, "scope": "model", "rescale": "l1"}
+    assert mebibytes_at_the_peak(large, tmp_path, "breadcrumbs_ties", parameters, "256MiB") <= 256
 
 
 def test_trimming_over_a_model_of_very_many_tensors_keeps_to_the_budget(tmp_path):
@@ -116,6 +123,23 @@ def test_coefficients_by_short_slices_keep_to_the_budget(tmp_path):
     recipe = {"nuslerp_flatten": False}
     peak = mebibytes_at_the_peak(models, tmp_path, "nuslerp", recipe, "200MiB")
     assert peak <= 200
+
+
+def test_rows_that_are_ranked_keep_to_the_budget_however_short(tmp_path):
+    # what is summed by row must not be held for two million rows at once
+    models = family(tmp_path, {"conv": (2 << 20, 2), "column": (4 << 20, 1)}, 2)
+    assert mebibytes_at_the_peak(models, tmp_path, "della", {"density": 0.3}, "200MiB") <= 200
+
+
+def test_a_row_that_is_ranked_keeps_to_the_budget_however_long(tmp_path):
+    # one row of eight million elements: what it takes to rank it is part of the budget
+    models = family(tmp_path, {"bias": (8 << 20,)}, 2)
+    experts = [mw.Expert(model=m) for m in models[1:]]
+    recipe = mw.Recipe(method="della", base=models[0], experts=experts, parameters={"density": 0.3})
+    with pytest.raises(mw.RecipeError, match="needs at least") as caught:
+        mw.merge(recipe, tmp_path / "out", memory="193MiB")
+    least = int(re.search(r"at least (\d+) MiB", str(caught.value))[1])
+    assert mebibytes_at_the_peak(models, tmp_path, "della", {"density": 0.3}, f"{least}MiB") <= least
 
 
 def test_a_method_that_needs_whole_tensors_keeps_to_the_budget_it_accepted(tmp_path):

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, COUNT_BINS
+from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, COUNT_BINS, sum_elements
 from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.ties import TieShares
@@ -184,8 +184,9 @@ def _l1_ratios(gathered: Gathered, pieces: Sequence[Piece], runner: Runner) -> d
         gathered.count_ties(workspace, index, piece)
         raw, codes = workspace.rows(piece)
         whole, kept = [], []
-        for first, count, marks in marked_blocks(workspace, index, piece, gathered, BLOCK):
-            bounds = first + segment_bounds(piece.start + first, count, piece.job.row, BLOCK)
+        step = sum_elements(piece.job)
+        for first, count, marks in marked_blocks(workspace, index, piece, gathered, step):
+            bounds = first + segment_bounds(piece.start + first, count, max(step, piece.job.row), BLOCK)
             whole.append(np.empty((bounds.size - 1, marks.shape[0])))
             kept.append(np.empty((bounds.size - 1, marks.shape[0])))
             sparsified_l1(raw, codes, bounds, marks, whole[-1], kept[-1])

@@ -18,6 +18,7 @@ __all__ = [
     "default_threads",
     "lay_out",
     "parse_size",
+    "sum_elements",
 ]
 
 BLOCK = 65536
@@ -35,6 +36,8 @@ COUNT_BINS = 1 << 18
 _STREAM_ELEMENTS = 1 << 18  # the inputs of a piece stay in the caches while it is worked on
 # tensors up to here stay in hand from one stage to the next; others are read again, which is better where it is cheap
 _WINDOW_ELEMENTS, _COSTLY_WINDOW_ELEMENTS = 1 << 20, 1 << 24
+_LEAST_ELEMENTS = 1 << 12  # of rows that need much memory per element, since they are short
+_RANKING_BYTES = 36  # what it takes to rank one element of a row, beside a workspace
 
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*$", re.IGNORECASE)
@@ -61,17 +64,21 @@ class Layout:
         """
         if isinstance(job.program, WholeProgram):
             return max(1, job.numel)
-        room = self.arena_bytes // bytes_per_element(job)
+        room = (self.arena_bytes - _ranking_bytes(job)) // bytes_per_element(job)
         if _gathers(job) and job.numel <= min(room, self.window_elements):
             return job.numel
         window = min(room, _STREAM_ELEMENTS)
         if _by_row(job) and job.row <= max(window, _least_elements(job)):
-            return max(1, window // job.row) * job.row
+            unit = sum_elements(job) if isinstance(job.program, VotingProgram) else job.row
+            return max(1, window // unit) * unit
         return max(BLOCK, window // BLOCK * BLOCK)
 
     def peak_bytes(self, plan: Plan) -> int:
         """Return the most memory that the process takes, in bytes."""
-        largest = max((min(self.piece_elements(j), j.numel) * bytes_per_element(j) for j in plan.jobs), default=0)
+        largest = max(
+            (min(self.piece_elements(j), j.numel) * bytes_per_element(j) + _ranking_bytes(j) for j in plan.jobs),
+            default=0,
+        )
         return FIXED_BYTES + self.threads * (largest + _beside_the_rows(plan))
 
 
@@ -91,7 +98,9 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
         raise RecipeError(f"--threads must be at least 1, found {threads}.")
     wanted = threads or default_threads()
     beside = _beside_the_rows(plan)
-    least = max((_least_elements(job) * bytes_per_element(job) for job in plan.jobs), default=0) + beside
+    least = beside + max(
+        (_least_elements(job) * bytes_per_element(job) + _ranking_bytes(job) for job in plan.jobs), default=0
+    )
     room = budget - FIXED_BYTES
     if room < least:
         raise RecipeError(
@@ -119,6 +128,16 @@ def bytes_per_element(job: TensorJob) -> int:
     return stored
 
 
+def sum_elements(job: TensorJob) -> int:
+    """Return how many elements of a tensor are summed at once: a block, or as many short rows as make one."""
+    return job.row * max(1, BLOCK // job.row) if _by_row(job) else BLOCK
+
+
+def _ranking_bytes(job: TensorJob) -> int:
+    """Return the memory that ranking the elements of one row takes, for one worker."""
+    return job.row * _RANKING_BYTES if isinstance(job.program, VotingProgram) and _by_row(job) else 0
+
+
 def _by_row(job: TensorJob) -> bool:
     """Whether rows are dealt with one by one."""
     program = job.program
@@ -132,8 +151,10 @@ def _gathers(job: TensorJob) -> bool:
 def _least_elements(job: TensorJob) -> int:
     if isinstance(job.program, WholeProgram):
         return job.numel
-    if isinstance(job.program, VotingProgram) and job.program.row is not None:
-        return max(1, job.row)  # ranked as a whole
+    if isinstance(job.program, VotingProgram) and _by_row(job):
+        return min(job.numel, sum_elements(job))  # rows are ranked as a whole
+    if _by_row(job) and job.row <= BLOCK:
+        return min(BLOCK, job.numel, max(job.row, _LEAST_ELEMENTS))
     return min(BLOCK, max(1, job.numel))
 
 
