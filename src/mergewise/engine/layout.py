@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mergewise.checkpoint import STORAGE_DTYPES
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.errors import RecipeError
-from mergewise.method import GeometricProgram, VotingProgram, WholeProgram
+from mergewise.method import GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
 __all__ = [
     "BLOCK",
@@ -55,7 +55,7 @@ class Layout:
 
         Pieces begin at multiples of ``BLOCK``, or at rows where rows are dealt with one by one and fit.
         """
-        if isinstance(job.program, WholeProgram):
+        if isinstance(job.program, WholeProgram | MatrixProgram):
             return max(1, job.numel)
         room = self.arena_bytes // bytes_per_element(job)
         if _gathers(job) and job.numel <= min(room, _WINDOW_ELEMENTS):
@@ -67,9 +67,18 @@ class Layout:
 
     def peak_bytes(self, plan: Plan) -> int:
         """Return the most memory that the process takes, in bytes."""
-        largest = max((min(self.piece_elements(j), j.numel) * bytes_per_element(j) for j in plan.jobs), default=0)
+        largest = max(map(self._held_bytes, plan.jobs), default=0)
         counting = _counting_bytes(plan)
         return FIXED_BYTES + self.threads * (largest + counting)
+
+    def holds(self, job: TensorJob) -> bool:
+        """Return whether a worker keeps the stored bytes of a matrix in memory, rather than read them every time."""
+        return _least_bytes(job) + _input_bytes(job) <= self.arena_bytes
+
+    def _held_bytes(self, job: TensorJob) -> int:
+        if isinstance(job.program, MatrixProgram):
+            return _least_bytes(job) + (_input_bytes(job) if self.holds(job) else 0)
+        return min(self.piece_elements(job), job.numel) * bytes_per_element(job)
 
 
 def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
@@ -88,12 +97,13 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
         raise RecipeError(f"--threads must be at least 1, found {threads}.")
     wanted = threads or default_threads()
     counting = _counting_bytes(plan)
-    least = max((_least_elements(job) * bytes_per_element(job) for job in plan.jobs), default=0) + counting
+    largest = max(plan.jobs, key=_least_bytes, default=None)
+    least = (_least_bytes(largest) if largest else 0) + counting
     room = budget - FIXED_BYTES
     if room < least:
         raise RecipeError(
             f"--memory is {budget >> 20} MiB, but this merge of {len(plan.sources)} models needs at least "
-            f"{-(-(FIXED_BYTES + least) >> 20)} MiB."
+            f"{-(-(FIXED_BYTES + least) >> 20)} MiB{_for_a_whole(largest)}."
         )
     workers = max(1, min(wanted, room // least))
     return Layout(workers, room // workers - counting)
@@ -131,6 +141,25 @@ def _least_elements(job: TensorJob) -> int:
     if isinstance(job.program, VotingProgram) and job.program.row is not None:
         return max(1, job.row)  # ranked as a whole
     return min(BLOCK, max(1, job.numel))
+
+
+def _least_bytes(job: TensorJob) -> int:
+    """Return the least working memory that a tensor takes."""
+    if isinstance(job.program, MatrixProgram):
+        rows, columns = job.output.shape
+        # of matrices with more columns than rows, the merged bytes are written in one go
+        return job.program.cost.elements * 8 + (job.output.nbytes if rows < columns else 0)
+    return _least_elements(job) * bytes_per_element(job)
+
+
+def _input_bytes(job: TensorJob) -> int:
+    return sum(info.nbytes for info in job.inputs)
+
+
+def _for_a_whole(job: TensorJob | None) -> str:
+    if job is None or not isinstance(job.program, MatrixProgram | WholeProgram):
+        return ""
+    return f", for tensor '{job.name}' of shape {list(job.output.shape)}, which it merges as a whole"
 
 
 def default_threads() -> int:

@@ -12,10 +12,11 @@ from mergewise.engine.combine import Known, combine, copy_exact
 from mergewise.engine.gather import gather, gather_coefficients
 from mergewise.engine.layout import Layout
 from mergewise.engine.marks import Gathered
+from mergewise.engine.matrices import merge_matrix, one_blas_thread
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.engine.readahead import ReadAhead
-from mergewise.method import GeometricProgram, VotingProgram
+from mergewise.method import GeometricProgram, MatrixProgram, VotingProgram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +59,7 @@ def run_local(
     apart = [job for job in merged if not job.ranked_over_model]
     fair_share = plan.parameters // (2 * layout.threads)
     large = {job.name for job in apart if len(pieces[job.name]) > 1 and job.numel > fair_share}
-    with _Crew(plan, layout) as crew:
+    with one_blas_thread(merged), _Crew(plan, layout) as crew:
         merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
         for group in [ranked_together, *([job] for job in apart if job.name in large)]:
             scope = [piece for job in group for piece in pieces[job.name]]
@@ -69,6 +70,12 @@ def run_local(
                 crew.each(merge.finisher(known), scope)
 
         def merge_alone(workspace: Workspace, _: int, job: TensorJob) -> None:
+            if isinstance(job.program, MatrixProgram):
+                workspace.release()
+                merge_matrix(job, job.program, plan.sources, target, hold=layout.holds(job))
+                target.finish(job.name)
+                advance(job.output.nbytes)
+                return
             runner = _Alone(workspace)
             runner.each(merge.finisher(_gather(pieces[job.name], runner)), pieces[job.name])
 

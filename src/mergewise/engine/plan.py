@@ -199,7 +199,7 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, position: float) 
     method = find_method(recipe.method)
     settings = tensor_settings(recipe, name, position)
     try:
-        program = method.lower(settings.values, len(recipe.merged))
+        program = method.program(settings.values, len(recipe.merged), first.shape)
     except ValueError as error:
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
     if isinstance(program, GeometricProgram | WholeProgram):

@@ -3,6 +3,7 @@
 from mergewise.method.base import (
     GeometricProgram,
     LinearProgram,
+    MatrixProgram,
     Method,
     Program,
     Settings,
@@ -17,6 +18,7 @@ from mergewise.method.registry import find_method, methods
 __all__ = [
     "GeometricProgram",
     "LinearProgram",
+    "MatrixProgram",
     "Method",
     "Parameter",
     "Program",
