@@ -233,6 +233,7 @@ def merge(
     lambda_: float = 1.0,
     gamma: Sequence[float] | float = 0.01,
     epsilon: Sequence[float] | float = 0.15,
+    scale: float = 1.0,
 ) -> dict[str, Merged]:
     """Merge whole models of floating tensors; arguments as in a recipe, with its defaults."""
     n = len(experts)
@@ -240,6 +241,9 @@ def merge(
     default = 0.7 if method == "rht" else 1.0
     rho = [default if density is None else float(density)] * n if not isinstance(density, Sequence) else list(density)
     theta = [{name: np.asarray(a, np.float64) for name, a in e.items()} for e in experts]
+    if method == "passthrough":
+        (only,) = theta
+        return {k: Merged(scale * a, abs(scale * a), np.full(a.shape, np.inf)) for k, a in only.items()}
     if method in {"average", "linear"}:
         if method == "average":
             w, normalize = [1.0] * n, True

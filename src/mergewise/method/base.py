@@ -157,11 +157,13 @@ class GeometricProgram:
         delta: Whether it combines task vectors and adds the result to the base.
         solve: Turns Gram matrices, (rows, experts, experts) float64, into coefficients, (rows, experts) float64.
         row: Elements that have coefficients of their own; ``None`` for the whole tensor.
+        scale: Multiplies the combination.
     """
 
     delta: bool
     solve: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     row: RowKind = None
+    scale: float = 1.0
 
     @property
     def gathers(self) -> bool:
@@ -177,11 +179,13 @@ class WholeProgram:
         delta: Whether it sees task vectors.
         definition: The method.
         settings: Its parameters, resolved.
+        scale: Multiplies what the definition gives.
     """
 
     delta: bool
     definition: Definition
     settings: Settings
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -235,6 +239,7 @@ class Method:
         min_experts: Fewest experts it makes sense for.
         max_experts: Most experts it is defined for; ``None`` for any number.
         base_is_first: Whether the base is one of the models that are merged, and comes first.
+        flat: Whether all singular values of a merged matrix are equal.
         lower_shaped: As ``lower``, where the program depends on the shape of the tensor too.
     """
 
@@ -249,6 +254,7 @@ class Method:
     min_experts: int = 1
     max_experts: int | None = None
     base_is_first: bool = False
+    flat: bool = False
     lower_shaped: Callable[[Settings, int, tuple[int, ...]], Program] | None = None
 
     def program(self, settings: Settings, experts: int, shape: tuple[int, ...]) -> Program:
