@@ -47,7 +47,8 @@ def main() -> None:
 
 def _block(size: str, *, one_of_each: bool) -> dict[str, tuple[int, ...]]:
     block = {n: s for n, s in llama_shapes(size).items() if n.startswith("model.layers.0.") and len(s) == 2}
-    return {name: shape for shape, name in {s: n for n, s in block.items()}.items()} if one_of_each else block
+    last = {shape: name for name, shape in block.items()}
+    return {name: shape for name, shape in block.items() if not one_of_each or last[shape] == name}
 
 
 def _write(folder: Path, shapes: dict[str, tuple[int, ...]], experts: int) -> None:
@@ -75,7 +76,8 @@ def _compare(folder: Path, method: str, threads: int, fusionbench: Path | None) 
     wall, processor = time.perf_counter(), time.process_time()
     mw.merge(recipe, folder / method, threads=threads, memory="16GiB")
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    line = f"{method:10s} mergewise {wall:7.1f} s (processor {processor:7.1f} s), plan {layout.peak_bytes(planned) >> 20} MiB"
+    plan = f"plan {layout.peak_bytes(planned) >> 20} MiB"
+    line = f"{method:10s} mergewise {wall:7.1f} s (processor {processor:7.1f} s), {plan}"
     if fusionbench:
         out = folder / f"{method}.safetensors"
         theirs = _black_box(fusionbench, folder, method, threads, out)
@@ -90,8 +92,9 @@ def _compare(folder: Path, method: str, threads: int, fusionbench: Path | None) 
 
 def _black_box(python: Path, folder: Path, method: str, threads: int, out: Path) -> dict[str, Any]:
     script = Path(__file__).with_name("fusionbench.py")
-    command = [str(python), str(script), str(folder), method, str(threads), str(out)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [str(python), "-P", str(script), str(folder), method, str(threads), str(out)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # it has packages of its own
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if found.returncode:
         sys.exit(found.stderr)
     seconds: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])

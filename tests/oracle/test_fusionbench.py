@@ -39,8 +39,9 @@ def models(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["tsv_m", "iso_c", "iso_cts"])
 def test_a_merge_gives_what_fusionbench_gives(name, python, models, tmp_path):
-    command = [python, SCRIPT, models, name, 1, tmp_path / "theirs.safetensors"]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600)
+    command = [python, "-P", SCRIPT, models, name, 1, tmp_path / "theirs.safetensors"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # it has packages of its own
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     experts = [str(models / f"expert-{i}") for i in range(1, 5)]
     ours = mw.merge_to_arrays(mw.Recipe(method=name, base=str(models / "base"), experts=experts, dtype="float64"))
