@@ -1,7 +1,8 @@
 """FusionBench's spectral methods as a black box: run by a Python that has fusion-bench and torch, not mergewise.
 
-``python -P benchmarks/fusionbench.py FOLDER METHOD THREADS OUT`` reads ``base`` and ``expert-*`` below the folder, merges
-their float32 task vectors, writes the merged delta, and prints seconds of wall and processor time of the merge alone.
+``python -P benchmarks/fusionbench.py FOLDER METHOD THREADS OUT`` reads ``base`` and ``expert-*`` below the folder,
+merges their float32 task vectors, writes the merged delta, and prints seconds of wall and processor time of the merge
+alone.
 """
 
 import contextlib

@@ -103,7 +103,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     if room < least:
         raise RecipeError(
             f"--memory is {budget >> 20} MiB, but this merge of {len(plan.sources)} models needs at least "
-            f"{-(-(FIXED_BYTES + least) >> 20)} MiB{_for_a_whole(largest)}."
+            f"{-(-(FIXED_BYTES + least) >> 20)} MiB{_for_a_whole(largest, counting)}."
         )
     workers = max(1, min(wanted, room // least))
     return Layout(workers, room // workers - counting)
@@ -156,8 +156,9 @@ def _input_bytes(job: TensorJob) -> int:
     return sum(info.nbytes for info in job.inputs)
 
 
-def _for_a_whole(job: TensorJob | None) -> str:
-    if job is None or not isinstance(job.program, MatrixProgram | WholeProgram):
+def _for_a_whole(job: TensorJob | None, counting: int) -> str:
+    whole = job is not None and isinstance(job.program, MatrixProgram | WholeProgram)
+    if job is None or not whole or _least_bytes(job) <= counting:
         return ""
     return f", for tensor '{job.name}' of shape {list(job.output.shape)}, which it merges as a whole"
 

@@ -162,8 +162,7 @@ class _Output:
             )
         flat = np.ascontiguousarray(values).reshape(-1)
         raw = np.empty((flat.size * self._width + 7) & ~7, np.uint8)
-        bits = np.empty(TILE, np.uint32)
         for start in range(0, flat.size, TILE):
             tile = flat[start : start + TILE]
-            encode(CODES[dtype], tile, tile.size, bits, raw, start)
+            encode(CODES[dtype], tile, tile.size, raw, start)
         return raw[: flat.size * self._width]
