@@ -6,9 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mergewise as mw
+from mergewise.engine.layout import Layout
 from mergewise.method import matrix
 from reference import DTYPES, round_once
 from reference_spectral import FORMULAS, knots, wudi
+from support import save_model
 
 SETTINGS = {
     "iso_c": {},
@@ -225,6 +227,21 @@ def test_a_gram_matrix_that_cannot_tell_is_replaced_by_a_qr_factorisation(monkey
     called.clear()
     matrix.right_singular(lambda: iter([x]), 5)  # the first five are far above all that
     assert not called
+
+
+@each_method
+@pytest.mark.parametrize("shape", [(1500, 12), (12, 1500)])
+def test_matrices_kept_in_memory_and_read_panel_by_panel_merge_to_the_same_bytes(name, shape, tmp_path, monkeypatch):
+    monkeypatch.setattr(matrix, "PANEL_ELEMENTS", 1)  # panels of 256 rows
+    rng = np.random.default_rng(0)
+    models = [{"w": round_once(rng.normal(size=shape), "bfloat16")} for _ in range(4)]
+    paths = [save_model(tmp_path / f"m{i}", m) for i, m in enumerate(models)]
+    recipe = mw.Recipe(method=name, base=paths[0], experts=paths[1:])
+    found = []
+    for holds in (True, False):
+        monkeypatch.setattr(Layout, "holds", lambda self, job, holds=holds: holds)
+        found.append(mw.merge_to_arrays(recipe)["w"].tobytes())
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
