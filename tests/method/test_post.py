@@ -176,3 +176,12 @@ def test_svc_after_trimming_over_the_whole_model_is_refused(folders):
     )
     with pytest.raises(mw.RecipeError, match="ties needs 'scope: tensor' before svc"):
         mw.plan(recipe)
+
+
+def test_calibration_gives_the_same_on_torch_tensors():
+    torch = pytest.importorskip("torch")
+    from mergewise.method.post import calibrated
+
+    x = [RNG.normal(size=(7, 4)) for _ in range(3)] + [np.zeros((7, 4))]
+    found = calibrated(torch.as_tensor(sum(x)), [torch.as_tensor(t) for t in x], 0.3)
+    np.testing.assert_allclose(found.numpy(), svc(sum(x), x, 0.3), rtol=1e-9, atol=1e-12)
