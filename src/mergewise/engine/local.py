@@ -72,6 +72,7 @@ def run_local(
         def merge_alone(workspace: Workspace, _: int, job: TensorJob) -> None:
             if isinstance(job.program, MatrixProgram):
                 workspace.release()
+                crew.ahead.reached(pieces[job.name][0])
                 merge_matrix(job, job.program, plan.sources, target, hold=layout.holds(job))
                 target.finish(job.name)
                 advance(job.output.nbytes)

@@ -79,7 +79,7 @@ class Workspace:
 
     def release(self) -> None:
         """Let go of the memory, for work that brings its own."""
-        self._held = self._marked = None
+        self._held, self._marked = None, False
         self._arena = np.empty(0, np.uint8)
 
     def output(self, piece: Piece) -> NDArray[np.uint8]:
