@@ -216,7 +216,7 @@ REFUSED = {
     "a model with a revision of its own": (
         "merge_method: linear\nmodels: [{model: {model: {path: A, revision: main}}}]", "'models.0.model'"
     ),
-    "a model with an adapter": ("merge_method: linear\nmodels: [{model: {model: A, lora: B}}]", "'models.0.model'"),
+    "a misspelt adapter": ("merge_method: linear\nmodels: [{model: {model: A, lara: B}}]", "'models.0.model'"),
     "a model without a name": ("merge_method: linear\nmodels: [{parameters: {}}]", "'models.0.model' is required"),
     "models that contain themselves": ("merge_method: linear\nmodels: &a [*a]", "'models.0'"),
     "only the base among the models": (

@@ -18,6 +18,7 @@ class WrappedCheckpoint:
 
     def __init__(self, own: Source) -> None:
         self.own = own
+        self.costly = own.costly
 
     @property
     def location(self) -> str:

@@ -3,20 +3,22 @@
 import threading
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
+
+from threadpoolctl import threadpool_limits
 
 from mergewise.checkpoint import Target
 from mergewise.engine.combine import Known, combine, copy_exact
 from mergewise.engine.gather import gather, gather_coefficients
 from mergewise.engine.layout import Layout
 from mergewise.engine.marks import Gathered
-from mergewise.engine.matrices import merge_matrix, one_blas_thread
+from mergewise.engine.matrices import merge_matrix
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.engine.readahead import ReadAhead
-from mergewise.method import GeometricProgram, MatrixProgram, VotingProgram
+from mergewise.method import GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +61,7 @@ def run_local(
     apart = [job for job in merged if not job.ranked_over_model]
     fair_share = plan.parameters // (2 * layout.threads)
     large = {job.name for job in apart if len(pieces[job.name]) > 1 and job.numel > fair_share}
-    with one_blas_thread(merged), _Crew(plan, layout) as crew:
+    with _one_blas_thread(plan), _Crew(plan, layout) as crew:
         merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
         for group in [ranked_together, *([job] for job in apart if job.name in large)]:
             scope = [piece for job in group for piece in pieces[job.name]]
@@ -120,6 +122,12 @@ class _Merge:
             self._advance(piece.count * piece.job.output.nbytes // piece.job.numel)
 
         return finish
+
+
+def _one_blas_thread(plan: Plan) -> AbstractContextManager[object]:
+    """Keep BLAS to one thread where workers take whole matrices or modules: sums keep their order then."""
+    whole = plan.adapter or any(isinstance(job.program, MatrixProgram | WholeProgram) for job in plan.jobs)
+    return threadpool_limits(1, user_api="blas") if whole else nullcontext()
 
 
 def _gathers(pieces: Sequence[Piece]) -> bool:

@@ -1,30 +1,20 @@
 """Matrix programs: task vectors that are read panel by panel as a method asks for them, and merged bytes back."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo, numpy_dtype
 from mergewise.engine.plan import TensorJob
 from mergewise.errors import MergeError
 from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
-from mergewise.method import MatrixProgram, WholeProgram
+from mergewise.method import MatrixProgram
 from mergewise.method.matrix import panel_rows
 
-__all__ = ["merge_matrix", "one_blas_thread"]
+__all__ = ["merge_matrix"]
 
 Place = tuple[slice, slice]
-
-
-def one_blas_thread(jobs: Iterable[TensorJob]) -> AbstractContextManager[object]:
-    """Keep BLAS to one thread while matrices are merged: workers take whole tensors, and sums keep their order."""
-    if any(isinstance(job.program, MatrixProgram | WholeProgram) for job in jobs):
-        limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
-        return limits
-    return nullcontext()
 
 
 def merge_matrix(
