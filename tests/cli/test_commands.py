@@ -300,6 +300,14 @@ class TestForPeople:
         assert method.summary in outcome.out
         assert all(parameter.name in outcome.out for parameter in method.parameters)
 
+    @pytest.mark.parametrize("name", ["lines", "svc"])
+    def test_methods_explains_post_steps(self, name, run):
+        assert name in run("methods").out
+        assert "alpha" in run("methods", name).out
+        (found,) = run("methods", name, "--json").json
+        assert found["name"] == name
+        assert found["parameters"][0]["name"] == "alpha"
+
     def test_version(self, run):
         assert run("--version").out == f"mergewise {mw.__version__}\n"
 

@@ -56,7 +56,18 @@ def combine(
             else:  # rows that are in hand as a whole
                 offset, weights = 0, coefficients(workspace, piece, program)
             finite = combine_linear(
-                raw, codes, program.delta, offset, piece.count, job.row, weights, 1.0, 1.0, out, out_code, limit
+                raw,
+                codes,
+                program.delta,
+                offset,
+                piece.count,
+                job.row,
+                weights,
+                1.0,
+                program.scale,
+                out,
+                out_code,
+                limit,
             )
         case VotingProgram(), Gathered():
             finite = _combine_voting(workspace, piece, index, known, program, out)
@@ -97,6 +108,7 @@ def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, 
             arrays = [array - base for array in arrays]
     with np.errstate(all="ignore"):
         merged = np.asarray(program.definition(arrays, program.settings, _no_masks), np.float64)
+    merged = merged * program.scale
     result = merged.reshape(-1) if base is None else (base + merged).reshape(-1)
     if not np.all(np.abs(result) < ENCODE_LIMIT[job.output.dtype]):
         return False

@@ -77,6 +77,11 @@ class Workspace:
             self._held = held
         return held.raw, held.codes
 
+    def release(self) -> None:
+        """Let go of the memory, for work that brings its own."""
+        self._held, self._marked = None, False
+        self._arena = np.empty(0, np.uint8)
+
     def output(self, piece: Piece) -> NDArray[np.uint8]:
         """Return the row that the merged bytes of a piece in hand go to."""
         return self._in_hand(piece).output

@@ -5,7 +5,10 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from mergewise.checkpoint import (
     FLOAT_NAMES,
@@ -28,7 +31,9 @@ from mergewise.method import (
     VotingProgram,
     WholeProgram,
     find_method,
+    find_post_step,
     row_elements,
+    with_post_steps,
 )
 from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
 
@@ -241,7 +246,13 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, position: float) 
     method = find_method(recipe.method)
     settings = tensor_settings(recipe, name, position)
     try:
-        program = method.lower(settings.values, len(recipe.merged))
+        program = method.program(settings.values, len(recipe.merged), first.shape)
+        if recipe.post:
+            steps = [(n, find_post_step(n).resolve(given, "post")) for step in recipe.post for n, given in step.items()]
+            masks = partial(_random_mask, program, name, first.shape)
+            program = with_post_steps(
+                program, method, settings.values, len(recipe.merged), steps, position, first.shape, masks
+            )
     except ValueError as error:
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
     if isinstance(program, GeometricProgram | WholeProgram):
@@ -249,6 +260,18 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, position: float) 
     dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else natural_dtype(sources[0], name)
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))
+
+
+def _random_mask(program: Program, name: str, shape: tuple[int, ...], expert: int, density: Any) -> Any:
+    """Return the mask that the voting kernel would draw for an expert; the density may differ by element."""
+    from mergewise.engine.marks import mask_keys  # noqa: PLC0415 - here too
+    from mergewise.kernels.random import words_of  # noqa: PLC0415 - brings in the compiled kernels
+
+    if not isinstance(program, VotingProgram):
+        raise TypeError(f"no mask of density {density} for expert {expert} of {program}")
+    words = words_of(mask_keys(program, name)[expert], math.prod(shape)).reshape(shape)
+    limits: Any = np.clip(np.rint(np.asarray(density, np.float64) * 2.0**32), 0.0, 2.0**32)
+    return words < limits
 
 
 def _check_dtypes(sources: Sequence[Source]) -> None:

@@ -7,9 +7,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mergewise.errors import RecipeError, did_you_mean
-from mergewise.method import find_method
+from mergewise.method import find_method, find_post_step
 
-__all__ = ["AdapterChoice", "AdapterOutput", "DtypeName", "Expert", "ModelReference", "Recipe", "first_fault"]
+__all__ = [
+    "AdapterChoice",
+    "AdapterOutput",
+    "DtypeName",
+    "Expert",
+    "ModelReference",
+    "PostSteps",
+    "Recipe",
+    "first_fault",
+]
 
 DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
 
@@ -53,6 +62,30 @@ class Expert(BaseModel):
     parameters: dict[str, Any] = {}
 
 
+def _as_post_steps(value: Any) -> Any:
+    """Check ``[svc, {lines: {alpha: 0.8}}]``, and give every step the form of a dictionary."""
+    if not isinstance(value, list | tuple):
+        raise RecipeError(
+            f"Expected a list of steps such as 'lines: {{alpha: 0.8, beta: 0.3}}' at post, found {value!r}."
+        )
+    steps = []
+    for i, item in enumerate(value):
+        step = {item: {}} if isinstance(item, str) else item
+        if not isinstance(step, dict) or len(step) != 1 or not isinstance(next(iter(step)), str):
+            raise RecipeError(
+                f"Expected one step such as 'lines: {{alpha: 0.8, beta: 0.3}}' at post.{i}, found {item!r}."
+            )
+        ((name, given),) = step.items()
+        if not isinstance(given, dict | None):
+            raise RecipeError(f"Expected parameters of {name} at post.{i}.{name}, found {given!r}.")
+        find_post_step(name).resolve(given or {}, f"post.{i}.{name}")
+        steps.append({name: given or {}})
+    return steps
+
+
+PostSteps = Annotated[tuple[dict[str, dict[str, Any]], ...], BeforeValidator(_as_post_steps)]
+
+
 class AdapterOutput(BaseModel):
     """An adapter as the result of a merge of adapters.
 
@@ -90,6 +123,8 @@ class Recipe(BaseModel):
         extra_tensors: What to do with a tensor that only an expert has: refuse the merge, or leave it out.
         adapter: Write an adapter rather than a model; all experts must be adapters of one base.
 
+        post: Steps after the merge, in order, each ``{name: parameters}``: ``lines`` or ``svc``.
+
     Raises:
         RecipeError: The recipe cannot be carried out as written.
     """
@@ -104,6 +139,7 @@ class Recipe(BaseModel):
     out_dtype: DtypeName | None = None
     missing_tensors: Literal["refuse", "base"] = "refuse"
     extra_tensors: Literal["refuse", "drop"] = "refuse"
+    post: PostSteps = ()
     adapter: AdapterChoice = None
 
     def __init__(self, **fields: Any) -> None:
@@ -121,6 +157,9 @@ class Recipe(BaseModel):
             raise RecipeError(f"{self.method} merges changes to a base, so the recipe needs 'base_model'; found none.")
         if self.missing_tensors == "base" and not self.in_delta_space:
             raise RecipeError(f"'missing_tensors: base' needs changes to a base, but {self.method} merges weights.")
+        if self.post and not self.in_delta_space:
+            step = next(iter(self.post[0]))
+            raise RecipeError(f"The post-step {step} needs changes to a base, but {self.method} merges weights.")
         if method.base_is_first and self.base is None:
             raise RecipeError(f"{self.method} begins at a base, so the recipe needs 'base_model'; found none.")
         found, least, most = len(self.merged), method.min_experts, method.max_experts
@@ -161,9 +200,10 @@ class Recipe(BaseModel):
             "out_dtype": self.out_dtype,
             "missing_tensors": self.missing_tensors,
             "extra_tensors": self.extra_tensors,
+            "post": list(self.post),
             "adapter": self.adapter and (self.adapter.model_dump(exclude_none=True) or True),
         }
-        return {key: value for key, value in found.items() if value not in (None, {}, "refuse")}
+        return {key: value for key, value in found.items() if value not in (None, {}, [], "refuse")}
 
 
 def first_fault(error: ValidationError, schema: type[BaseModel], where: str | Path) -> str:
