@@ -86,7 +86,9 @@ case("task arithmetic without a base", "recipe.yaml", "task_arithmetic", "'base_
     lambda w: ["merge", w.recipe(base_model=None), "out"]
 )
 case("an unknown dtype", "recipe.yaml", "'dtype'", "'fp8'")(lambda w: ["merge", w.recipe(dtype="fp8"), "out"])
-case("slices of layers", "recipe.yaml", "'slices' is not supported")(lambda w: ["merge", w.recipe(slices=[]), "out"])
+case("slices beside models", "recipe.yaml", "one of 'models', 'slices' and 'modules'")(
+    lambda w: ["merge", w.recipe(slices=[]), "out"]
+)
 parameter_case("a density of 1.7", {"density": 1.7}, "'density'", "ties", "[0, 1]", "Got 1.7", "parameters.density")
 parameter_case("a weight that is NaN", {"weight": float("nan")}, "'weight'", "finite", "Got nan", "parameters.weight")
 parameter_case("a weight that is infinite", {"weight": [1, float("inf")]}, "Got inf", "parameters.weight.1")

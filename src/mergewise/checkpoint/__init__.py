@@ -1,6 +1,6 @@
 """Checkpoints on disk and in memory: validated headers, byte-range reads, atomic writes."""
 
-from mergewise.checkpoint.aligned import AlignedCheckpoint
+from mergewise.checkpoint.aligned import AlignedCheckpoint, location_of
 from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtype, numpy_dtype
 from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint
@@ -28,6 +28,7 @@ __all__ = [
     "TensorInfo",
     "file_identity",
     "fingerprint",
+    "location_of",
     "numpy_dtype",
     "open_checkpoint",
     "open_source",

@@ -110,7 +110,7 @@ def merge(
     return MergeReport(
         out=os.fspath(out),
         method=planned.recipe.method,
-        experts=len(planned.recipe.experts),
+        experts=len(planned.recipe.merged_models),
         tensors=len(planned.jobs),
         parameters=planned.parameters,
         bytes_in=planned.bytes_in,

@@ -2,13 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mergewise.checkpoint import (
     FLOAT_NAMES,
     STORAGE_DTYPES,
+    AlignedCheckpoint,
     DequantisedCheckpoint,
     OutputTensor,
     Source,
@@ -16,9 +17,10 @@ from mergewise.checkpoint import (
     open_source,
 )
 from mergewise.engine.align import align
+from mergewise.engine.compose import Member, compose
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram, find_method, row_elements
-from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
+from mergewise.recipe import LayerPositions, ModelReference, Recipe, check_parameters, load_recipe, tensor_settings
 
 __all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "open_sources", "plan"]
 
@@ -71,12 +73,14 @@ class Plan:
         sources: The checkpoints, in the order of ``TensorJob.inputs``: the base first, if the method has one.
         jobs: One per tensor of the result, in byte order of their names.
         remarks: What a user should know, a sentence each.
+        members: Where each tensor comes from.
     """
 
     recipe: Recipe
     sources: tuple[Source, ...]
     jobs: tuple[TensorJob, ...]
     remarks: tuple[str, ...]
+    members: Mapping[str, Member]
 
     @property
     def template(self) -> Source:
@@ -120,7 +124,7 @@ class Plan:
         return {
             "method": self.recipe.method,
             "base": self.recipe.base,
-            "experts": [expert.model for expert in self.recipe.experts],
+            "experts": list(self.recipe.merged_models),
             "tensors": len(self.jobs),
             "copied_tensors": sum(job.program is None for job in self.jobs),
             "parameters": self.parameters,
@@ -138,18 +142,37 @@ def as_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
 
 
 def open_sources(recipe: Recipe) -> tuple[Source, ...]:
-    """Open the checkpoints of a recipe: the base first, if the method works on changes to it.
+    """Open the checkpoints of a recipe of whole models: the base first, if the method works on changes to it.
 
     Raises:
         CheckpointError: One of them is missing or damaged.
     """
     paths = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
     paths += [expert.model for expert in recipe.merged]
-    opened: dict[str, Source] = {}
-    for path in paths:
-        if path not in opened:
-            opened[path] = open_source(path)
+    opened = open_models(paths)
     return tuple(opened[path] for path in paths)
+
+
+def open_models(names: Iterable[str]) -> dict[str, Source]:
+    """Open models by the names that a recipe gives them, each once.
+
+    Raises:
+        CheckpointError: One of them is missing or damaged.
+    """
+    return {name: open_model(name) for name in dict.fromkeys(names)}
+
+
+def open_model(name: str) -> Source:
+    """Open a model by the name that a recipe gives it.
+
+    Raises:
+        MergewiseError: It is missing, damaged, or cannot be opened in this version.
+    """
+    reference = ModelReference.parse(name)
+    if reference.revision or reference.lora:
+        what = "adapters" if reference.lora else "revisions"
+        raise RecipeError(f"Model '{name}': {what} are not supported in this version; give a folder on this machine.")
+    return open_source(reference.path)
 
 
 def plan(recipe: Recipe | str | os.PathLike[str]) -> Plan:
@@ -163,7 +186,24 @@ def plan(recipe: Recipe | str | os.PathLike[str]) -> Plan:
     """
     recipe = as_recipe(recipe)
     check_parameters(recipe)
-    return build_plan(recipe, open_sources(recipe))
+    if recipe.whole:
+        return build_plan(recipe, open_sources(recipe))
+    return build_composed(recipe, open_models(recipe.models))
+
+
+def build_composed(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
+    """Plan a merge of slices or modules.
+
+    Args:
+        recipe: What to do.
+        models: Every model that it names, opened.
+
+    Raises:
+        MergewiseError: As ``plan``.
+    """
+    remarks = check_parameters(recipe)
+    composed = compose(recipe, models)
+    return _plan(recipe, composed.sources, composed.members, (*remarks, *composed.remarks))
 
 
 def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
@@ -180,34 +220,55 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
     if recipe.base is not None and recipe.base not in [source.location for source in sources]:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
     sources, done = align(sources, recipe)
+    return _plan(recipe, sources, None, (*remarks, *done))
+
+
+def _plan(
+    recipe: Recipe, sources: Sequence[Source], members: Mapping[str, Member] | None, remarks: tuple[str, ...]
+) -> Plan:
     _check_dtypes(sources)
     sources[0].config()  # a damaged configuration is better known now than after the merge
-    positions = LayerPositions(sources[0].tensors)
-    jobs = [_job(recipe, sources, name, positions(name)) for name in sorted(sources[0].tensors, key=str.encode)]
+    members = members or _whole_members(recipe, sources[0])
+    jobs = [_job(recipe, sources, name, members[name]) for name in sorted(sources[0].tensors, key=str.encode)]
     _check_model_scope(jobs)
     copied = sum(job.program is None for job in jobs)
     if copied:
-        remarks.append(f"{copied} integer or boolean tensors are copied from {sources[0].location}.")
-    return Plan(recipe, tuple(sources), tuple(jobs), (*remarks, *done))
+        remarks = (*remarks, f"{copied} integer or boolean tensors are copied from {sources[0].location}.")
+    return Plan(recipe, tuple(sources), tuple(jobs), remarks, members)
 
 
-def _job(recipe: Recipe, sources: Sequence[Source], name: str, position: float) -> TensorJob:
-    inputs = [source.tensors[name] for source in sources]
+def _whole_members(recipe: Recipe, reference: Source) -> dict[str, Member]:
+    """Return where the tensors of whole models come from."""
+    section = recipe.sections[0]
+    positions = LayerPositions(reference.tensors)
+    return {name: Member(section, positions(name), (name,) * len(section.merged)) for name in reference.tensors}
+
+
+def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member) -> TensorJob:
+    inputs = [source.tensors[name] for source in sources if name in source.tensors]
     first = inputs[0]
     if STORAGE_DTYPES[first.dtype].kind == "exact":
         return TensorJob(name, tuple(inputs), None, OutputTensor(name, first.dtype, first.shape, first.nbytes))
     method = find_method(recipe.method)
-    settings = tensor_settings(recipe, name, position)
+    settings = tensor_settings(recipe, name, member.position, member.section, member.names)
     try:
-        program = method.lower(settings.values, len(recipe.merged))
+        program = method.lower(settings.values, len(member.section.merged))
     except ValueError as error:
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
     if isinstance(program, GeometricProgram | WholeProgram):
         program = replace(program, delta=recipe.in_delta_space)
-    own = "BF16" if isinstance(sources[0], DequantisedCheckpoint) and name in sources[0].dequantised else first.dtype
-    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else own
+    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else _own_dtype(sources[0], name)
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))
+
+
+def _own_dtype(source: Source, name: str) -> str:
+    """Return the dtype in which a result is written that keeps its own."""
+    own = source.tensors[name].dtype
+    while isinstance(source, AlignedCheckpoint):
+        source, info = source.place(name)
+        name = info.name
+    return "BF16" if isinstance(source, DequantisedCheckpoint) and name in source.dequantised else own
 
 
 def _check_dtypes(sources: Sequence[Source]) -> None:

@@ -154,7 +154,7 @@ def _config(plan: Plan) -> dict[str, Any]:
 
 def _card(plan: Plan, recipe: str, hashes: dict[str, str]) -> str:
     """Return a model card in the form that model hubs read."""
-    models = dict.fromkeys([plan.recipe.base, *(expert.model for expert in plan.recipe.experts)])
+    models = dict.fromkeys([plan.recipe.base, *plan.recipe.models])
     front = {
         "base_model": [model for model in models if model],
         "library_name": "transformers",
@@ -162,7 +162,7 @@ def _card(plan: Plan, recipe: str, hashes: dict[str, str]) -> str:
     }
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
-        f"# Merge of {len(plan.recipe.experts)} models with {plan.recipe.method}", "",
+        f"# Merge of {len(plan.recipe.merged_models)} models with {plan.recipe.method}", "",
         f"Made with mergewise {__version__} from this recipe:", "", "```yaml", recipe.rstrip(), "```", "",
         "| input file | SHA-256 |", "|---|---|",
         *(f"| `{_short(path)}` | `{digest}` |" for path, digest in hashes.items()), "",
