@@ -4,6 +4,7 @@ from mergewise.checkpoint.aligned import AlignedCheckpoint, location_of
 from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtype, numpy_dtype
 from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint
+from mergewise.checkpoint.gathered import GatheredCheckpoint
 from mergewise.checkpoint.header import TensorInfo, read_header
 from mergewise.checkpoint.journal import file_identity, fingerprint
 from mergewise.checkpoint.memory import ArrayCheckpoint, ArrayTarget
@@ -21,6 +22,7 @@ __all__ = [
     "Checkpoint",
     "DequantisedCheckpoint",
     "FolderTarget",
+    "GatheredCheckpoint",
     "OutputTensor",
     "Source",
     "StorageDtype",

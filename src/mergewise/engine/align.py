@@ -13,7 +13,7 @@ from mergewise.recipe import Recipe
 __all__ = ["Places", "align", "align_slice", "is_embedding", "is_head", "renamed"]
 
 _HEAD = re.compile(r"^([^.\d]+\.)?(lm_head|embed_out|output)\.weight$")  # outside the layers: no number before it
-_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$")
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight$")
 
 
 def is_embedding(name: str) -> bool:

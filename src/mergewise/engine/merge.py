@@ -104,7 +104,7 @@ def merge(
             disagreeing = _run(planned, layout, target, progress, target.resumed)
             hashes = hashing.result()
         require_unchanged(planned.sources, identities)
-        target.commit(provenance_texts(planned, hashes), companion_files(planned.template))
+        target.commit(provenance_texts(planned, hashes), companion_files(planned))
     resumed = [f"{len(target.resumed)} tensors were taken over from an interrupted merge."] if target.resumed else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
     return MergeReport(

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mergewise.checkpoint import (
@@ -11,6 +11,7 @@ from mergewise.checkpoint import (
     STORAGE_DTYPES,
     AlignedCheckpoint,
     DequantisedCheckpoint,
+    GatheredCheckpoint,
     OutputTensor,
     Source,
     TensorInfo,
@@ -18,6 +19,7 @@ from mergewise.checkpoint import (
 )
 from mergewise.engine.align import align
 from mergewise.engine.compose import Member, compose
+from mergewise.engine.vocabulary import SmallFiles, gathered, tokenizer_files, tokenizer_models
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram, find_method, row_elements
 from mergewise.recipe import LayerPositions, ModelReference, Recipe, check_parameters, load_recipe, tensor_settings
@@ -74,6 +76,7 @@ class Plan:
         jobs: One per tensor of the result, in byte order of their names.
         remarks: What a user should know, a sentence each.
         members: Where each tensor comes from.
+        small_files: The files of its tokenizer, where they are not those of the template.
     """
 
     recipe: Recipe
@@ -81,6 +84,7 @@ class Plan:
     jobs: tuple[TensorJob, ...]
     remarks: tuple[str, ...]
     members: Mapping[str, Member]
+    small_files: SmallFiles = field(default_factory=SmallFiles)
 
     @property
     def template(self) -> Source:
@@ -147,10 +151,15 @@ def open_sources(recipe: Recipe) -> tuple[Source, ...]:
     Raises:
         CheckpointError: One of them is missing or damaged.
     """
-    paths = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
-    paths += [expert.model for expert in recipe.merged]
-    opened = open_models(paths)
-    return tuple(opened[path] for path in paths)
+    names = _source_names(recipe)
+    opened = open_models(names)
+    return tuple(opened[name] for name in names)
+
+
+def _source_names(recipe: Recipe) -> list[str]:
+    """Return the models of a recipe of whole models in the order in which the engine reads them."""
+    base = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
+    return [*base, *(expert.model for expert in recipe.merged)]
 
 
 def open_models(names: Iterable[str]) -> dict[str, Source]:
@@ -186,24 +195,34 @@ def plan(recipe: Recipe | str | os.PathLike[str]) -> Plan:
     """
     recipe = as_recipe(recipe)
     check_parameters(recipe)
-    if recipe.whole:
+    if recipe.whole and recipe.tokenizer is None and recipe.chat_template is None:
         return build_plan(recipe, open_sources(recipe))
-    return build_composed(recipe, open_models(recipe.models))
+    return plan_models(recipe, open_models([*recipe.models, *tokenizer_models(recipe)]))
 
 
-def build_composed(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
-    """Plan a merge of slices or modules.
+def plan_models(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
+    """Plan a merge of any form.
 
     Args:
         recipe: What to do.
-        models: Every model that it names, opened.
+        models: Every model that it names, opened, also those of its tokenizer.
 
     Raises:
         MergewiseError: As ``plan``.
     """
-    remarks = check_parameters(recipe)
-    composed = compose(recipe, models)
-    return _plan(recipe, composed.sources, composed.members, (*remarks, *composed.remarks))
+    remarks: list[str] = []
+    opened, vocabulary = dict(models), None
+    if recipe.tokenizer is not None:
+        opened, vocabulary = gathered(recipe, recipe.tokenizer, models, remarks)
+    if recipe.whole:
+        planned = build_plan(recipe, [opened[name] for name in _source_names(recipe)])
+    else:
+        composed = compose(recipe, {name: opened[name] for name in recipe.models})
+        notes = (*check_parameters(recipe), *composed.remarks)
+        planned = _plan(recipe, composed.sources, composed.members, notes)
+    sources = [models[name] for name in recipe.models]
+    small_files = tokenizer_files(recipe, planned.template, sources, vocabulary)
+    return replace(planned, remarks=(*planned.remarks, *remarks), small_files=small_files)
 
 
 def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
@@ -265,9 +284,16 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member) -
 def _own_dtype(source: Source, name: str) -> str:
     """Return the dtype in which a result is written that keeps its own."""
     own = source.tensors[name].dtype
-    while isinstance(source, AlignedCheckpoint):
-        source, info = source.place(name)
-        name = info.name
+    while True:
+        match source:
+            case AlignedCheckpoint():
+                source, info = source.place(name)
+            case GatheredCheckpoint():  # where rows are computed, it shows them in float64
+                info = source.own.tensors[name]
+                source = source.own
+            case _:
+                break
+        name, own = info.name, info.dtype
     return "BF16" if isinstance(source, DequantisedCheckpoint) and name in source.dequantised else own
 
 

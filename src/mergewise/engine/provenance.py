@@ -98,8 +98,13 @@ def _remember(path: Path, digest: str) -> None:
         beside.replace(path)
 
 
-def companion_files(template: Source) -> list[Path]:
-    """Return the files that a copy of the model needs beside its weights: configuration, tokenizer and so on."""
+def companion_files(plan: Plan) -> list[Path]:
+    """Return the files that the result takes over beside its weights: configuration, tokenizer and so on."""
+    left_out = plan.small_files.left_out
+    return [*(path for path in _companions(plan.template) if path.name not in left_out), *plan.small_files.copies]
+
+
+def _companions(template: Source) -> list[Path]:
     loose_file = Path(template.location).is_file()
     if template.folder is None or (loose_file and not (template.folder / "config.json").is_file()):
         return []
@@ -134,6 +139,7 @@ def provenance_texts(plan: Plan, hashes: dict[str, str]) -> dict[str, str]:
         RECIPE_NAME: recipe,
         PROVENANCE_NAME: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
         "README.md": _card(plan, recipe, hashes),
+        **plan.small_files.texts,
     }
     config = _config(plan)
     if config:

@@ -1,0 +1,181 @@
+"""A checkpoint whose embeddings have other rows: each taken from some model, or averaged, or empty.
+
+Rows are read when they are asked for, so no embedding is ever whole in memory. Where a row has to be computed, the
+whole tensor is shown in float64, and what is merged from it is rounded once, as everything else.
+"""
+
+import copy
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.checkpoint.dtypes import STORAGE_DTYPES, numpy_dtype
+from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.source import Source, Writable
+from mergewise.checkpoint.wrapped import WrappedCheckpoint
+
+__all__ = ["GatheredCheckpoint", "RowMap"]
+
+ZERO, MEAN, AVERAGE = -1, -2, -3
+_BLOCK = 1 << 18  # elements of a block of the mean
+
+
+@dataclass(frozen=True)
+class RowMap:
+    """Where the rows of an embedding come from.
+
+    Attributes:
+        model: For every row the number of a model, or ``ZERO`` (a row of zeros), ``MEAN`` (the mean of all rows before
+            the first such row) or ``AVERAGE``; (rows,) int32.
+        row: For every row its number in that model, or the number of an average; (rows,) int64.
+        averages: Rows whose mean is taken, as pairs of a model and a row.
+    """
+
+    model: NDArray[np.int32]
+    row: NDArray[np.int64]
+    averages: tuple[tuple[tuple[int, int], ...], ...] = ()
+
+    @property
+    def computes(self) -> bool:
+        """Whether there are rows that no model has."""
+        return bool(np.any((self.model == MEAN) | (self.model == AVERAGE)))
+
+    @property
+    def models(self) -> set[int]:
+        """Numbers of the models that rows come from."""
+        used = {int(number) for number in np.unique(self.model) if number >= 0}
+        return used | {number for average in self.averages for number, _ in average}
+
+
+class GatheredCheckpoint(WrappedCheckpoint):
+    """A source of which some tensors have other rows.
+
+    Args:
+        own: The checkpoint that it stands for.
+        rows: Where the rows of such a tensor come from.
+        places: For each such tensor, the tensor of every model that rows may come from; ``None`` for a model without.
+        config: Its configuration.
+    """
+
+    def __init__(
+        self,
+        own: Source,
+        rows: RowMap,
+        places: Mapping[str, Sequence[tuple[Source, TensorInfo] | None]],
+        config: Mapping[str, Any],
+    ) -> None:
+        super().__init__(own)
+        self._rows = rows
+        self._places = {name: list(of) for name, of in places.items()}
+        self._config = config
+        self._means: dict[str, NDArray[np.float64]] = {}
+        self._lock = threading.Lock()
+        self._starts = _runs(rows)
+        self.tensors = dict(own.tensors)
+        for name in places:
+            info = own.tensors[name]
+            used = {place[1].dtype for place in self._used(name)} | {info.dtype}
+            dtype = info.dtype if len(used) == 1 and not rows.computes else "F64"
+            shape = (len(rows.model), *info.shape[1:])
+            nbytes = math.prod(shape) * STORAGE_DTYPES[dtype].bits // 8
+            self.tensors[name] = replace(info, dtype=dtype, shape=shape, nbytes=nbytes)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its own files, and those of every checkpoint that a row comes from."""
+        others = [path for name in self._places for source, _ in self._used(name) for path in source.files]
+        return tuple(dict.fromkeys([*self.own.files, *others]))
+
+    def config(self) -> dict[str, Any]:
+        """Return its configuration."""
+        return copy.deepcopy(dict(self._config))
+
+    def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
+        """Fill the buffer with the tensor's bytes from an offset on."""
+        if tensor.name not in self._places:
+            self.own.read_into(tensor, offset, buffer)
+            return
+        width = STORAGE_DTYPES[tensor.dtype].bits // 8
+        view = np.frombuffer(memoryview(buffer).cast("B"), np.uint8)
+        copied = all(place[1].dtype == tensor.dtype for place in self._used(tensor.name)) and not self._rows.computes
+        columns = math.prod(tensor.shape[1:])
+        if not columns:
+            return
+        start, stop = offset // width, (offset + view.nbytes) // width
+        number = int(np.searchsorted(self._starts, start // columns, "right")) - 1
+        at = start
+        while at < stop:
+            first = int(self._starts[number])
+            end = min(stop, int(self._starts[number + 1]) * columns)
+            part = view[(at - start) * width : (end - start) * width]
+            self._read_run(tensor, first, at - first * columns, end - at, part if copied else part.view(np.float64))
+            at, number = end, number + 1
+
+    def _read_run(self, tensor: TensorInfo, first: int, skip: int, count: int, out: NDArray[Any]) -> None:
+        """Read elements of a run of rows, raw into bytes or as values into float64."""
+        model, row = int(self._rows.model[first]), int(self._rows.row[first])
+        columns = math.prod(tensor.shape[1:])
+        if model >= 0:
+            source, info = self._place(tensor.name, model)
+            width = STORAGE_DTYPES[info.dtype].bits // 8
+            if out.dtype == np.uint8:
+                source.read_into(info, (row * columns + skip) * width, out)
+            else:
+                out[:] = _values(source, info, row * columns + skip, count)
+        elif model == AVERAGE:
+            members = self._rows.averages[row]
+            out[:] = 0.0
+            for number, own_row in members:
+                source, info = self._place(tensor.name, number)
+                out += _values(source, info, own_row * columns + skip, count)
+            out /= len(members)
+        elif model == MEAN:
+            mean = self._mean(tensor)
+            out[:] = mean[(skip + np.arange(count)) % columns]
+        else:
+            out[:] = 0
+
+    def _mean(self, tensor: TensorInfo) -> NDArray[np.float64]:
+        """Return the mean of the rows before the padding: blocks in order, so that it is the same every time."""
+        with self._lock:
+            if tensor.name not in self._means:
+                columns = math.prod(tensor.shape[1:])
+                rows = int(np.argmax(self._rows.model == MEAN))
+                step = max(1, _BLOCK // columns)
+                total = np.zeros(columns, np.float64)
+                for start in range(0, rows, step):
+                    block = np.empty((min(step, rows - start), columns), np.float64)
+                    self.read_into(tensor, start * columns * 8, block)
+                    total += block.sum(axis=0)
+                self._means[tensor.name] = total / max(rows, 1)
+            return self._means[tensor.name]
+
+    def _place(self, name: str, model: int) -> tuple[Source, TensorInfo]:
+        place = self._places[name][model]
+        assert place is not None
+        return place
+
+    def _used(self, name: str) -> list[tuple[Source, TensorInfo]]:
+        return [self._place(name, model) for model in sorted(self._rows.models)]
+
+
+def _runs(rows: RowMap) -> NDArray[np.int64]:
+    """Return the first row of every run that can be read at once, and the number of rows."""
+    single = rows.model == AVERAGE
+    follows = (rows.model[1:] == rows.model[:-1]) & ((rows.row[1:] == rows.row[:-1] + 1) | (rows.model[1:] < 0))
+    begins = np.flatnonzero(~follows | single[1:]) + 1
+    return np.concatenate([[0], begins, [len(rows.model)]]).astype(np.int64)
+
+
+def _values(source: Source, info: TensorInfo, start: int, count: int) -> NDArray[np.float64]:
+    width = STORAGE_DTYPES[info.dtype].bits // 8
+    raw = np.empty(count * width, np.uint8)
+    source.read_into(info, start * width, raw)
+    with np.errstate(invalid="ignore"):  # of signalling NaN, which the merge reports
+        return raw.view(numpy_dtype(info.dtype)).astype(np.float64)
