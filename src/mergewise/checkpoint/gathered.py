@@ -61,6 +61,7 @@ class GatheredCheckpoint(WrappedCheckpoint):
         rows: Where the rows of such a tensor come from.
         places: For each such tensor, the tensor of every model that rows may come from; ``None`` for a model without.
         config: Its configuration.
+        beside: Further files that say which rows they are, such as those of tokenizers.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class GatheredCheckpoint(WrappedCheckpoint):
         rows: RowMap,
         places: Mapping[str, Sequence[tuple[Source, TensorInfo] | None]],
         config: Mapping[str, Any],
+        beside: Sequence[Path] = (),
     ) -> None:
         super().__init__(own)
         self._rows = rows
         self._places = {name: list(of) for name, of in places.items()}
         self._config = config
+        self._beside = tuple(beside)
         self._means: dict[str, NDArray[np.float64]] = {}
         self._lock = threading.Lock()
         self._starts = _runs(rows)
@@ -88,13 +91,17 @@ class GatheredCheckpoint(WrappedCheckpoint):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Its own files, and those of every checkpoint that a row comes from."""
+        """Its own files, those of every checkpoint that a row comes from, and those that say so."""
         others = [path for name in self._places for source, _ in self._used(name) for path in source.files]
-        return tuple(dict.fromkeys([*self.own.files, *others]))
+        return tuple(dict.fromkeys([*self.own.files, *others, *self._beside]))
 
     def config(self) -> dict[str, Any]:
         """Return its configuration."""
         return copy.deepcopy(dict(self._config))
+
+    def gathers(self, name: str) -> bool:
+        """Whether the rows of a tensor are gathered."""
+        return name in self._places
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""

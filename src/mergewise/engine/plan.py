@@ -24,7 +24,18 @@ from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram, find_method, row_elements
 from mergewise.recipe import LayerPositions, ModelReference, Recipe, check_parameters, load_recipe, tensor_settings
 
-__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "open_sources", "plan"]
+__all__ = [
+    "Plan",
+    "TensorJob",
+    "as_recipe",
+    "build_plan",
+    "open_model",
+    "open_models",
+    "open_sources",
+    "plan",
+    "plan_models",
+    "wanted_models",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +167,13 @@ def open_sources(recipe: Recipe) -> tuple[Source, ...]:
     return tuple(opened[name] for name in names)
 
 
+def wanted_models(recipe: Recipe) -> list[str]:
+    """Return every model that a recipe needs opened: what it merges, and what its tokenizer comes from."""
+    if recipe.whole and recipe.tokenizer is None and recipe.chat_template is None:
+        return _source_names(recipe)
+    return list(dict.fromkeys([*recipe.models, *tokenizer_models(recipe)]))
+
+
 def _source_names(recipe: Recipe) -> list[str]:
     """Return the models of a recipe of whole models in the order in which the engine reads them."""
     base = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
@@ -195,9 +213,7 @@ def plan(recipe: Recipe | str | os.PathLike[str]) -> Plan:
     """
     recipe = as_recipe(recipe)
     check_parameters(recipe)
-    if recipe.whole and recipe.tokenizer is None and recipe.chat_template is None:
-        return build_plan(recipe, open_sources(recipe))
-    return plan_models(recipe, open_models([*recipe.models, *tokenizer_models(recipe)]))
+    return plan_models(recipe, open_models(wanted_models(recipe)))
 
 
 def plan_models(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
@@ -220,6 +236,8 @@ def plan_models(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
         composed = compose(recipe, {name: opened[name] for name in recipe.models})
         notes = (*check_parameters(recipe), *composed.remarks)
         planned = _plan(recipe, composed.sources, composed.members, notes)
+    if vocabulary is None and recipe.chat_template is None:
+        return planned
     sources = [models[name] for name in recipe.models]
     small_files = tokenizer_files(recipe, planned.template, sources, vocabulary)
     return replace(planned, remarks=(*planned.remarks, *remarks), small_files=small_files)

@@ -22,6 +22,7 @@ __all__ = [
     "companion_files",
     "hash_inputs",
     "input_identities",
+    "merged_config",
     "provenance_texts",
     "require_unchanged",
 ]
@@ -141,13 +142,13 @@ def provenance_texts(plan: Plan, hashes: dict[str, str]) -> dict[str, str]:
         "README.md": _card(plan, recipe, hashes),
         **plan.small_files.texts,
     }
-    config = _config(plan)
+    config = merged_config(plan)
     if config:
         texts["config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     return texts
 
 
-def _config(plan: Plan) -> dict[str, Any]:
+def merged_config(plan: Plan) -> dict[str, Any]:
     """Return the template's configuration, with the dtype that the result has."""
     config = plan.template.config()
     names = {name: everyday for everyday, name in FLOAT_NAMES.items()}

@@ -96,6 +96,7 @@ def gathered(
         )
     if set(counts) != {rows}:
         remarks.append(f"The result has {rows} embedding rows for {len(vocabulary.ids)} tokens.")
+    beside = [one.folder / "tokenizer.json" for one in files.values()]
     views: dict[str, Source] = {}
     for number, (name, source) in enumerate(models.items()):
         places = {
@@ -103,7 +104,7 @@ def gathered(
             for kind, tensor in tables[number].items()
         }
         _check_places(places, maps[number].models, source, names)
-        views[name] = GatheredCheckpoint(source, maps[number], places, with_vocabulary(source.config(), rows))
+        views[name] = GatheredCheckpoint(source, maps[number], places, with_vocabulary(source.config(), rows), beside)
     return views, vocabulary
 
 

@@ -14,7 +14,7 @@ from mergewise.recipe.resolve import (
 )
 from mergewise.recipe.schema import Recipe
 from mergewise.recipe.sections import Section
-from mergewise.recipe.stages import Stage, order_stages
+from mergewise.recipe.stages import Stage, order_stages, placed
 
 __all__ = [
     "Expert",
@@ -36,6 +36,7 @@ __all__ = [
     "load_stages",
     "order_stages",
     "parse_recipe",
+    "placed",
     "read_yaml",
     "setting_origins",
     "tensor_settings",
