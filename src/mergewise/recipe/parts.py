@@ -3,11 +3,21 @@
 import os
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["Expert", "Module", "Slice", "SliceSource", "TokenRule", "TokenizerRecipe", "as_expert"]
+__all__ = ["CHAT_FORMATS", "Expert", "Module", "Slice", "SliceSource", "TokenRule", "TokenizerRecipe", "as_expert"]
 
-ChatTemplate = Annotated[str, Field(min_length=1)]
+CHAT_FORMATS = ("alpaca", "chatml", "exaone", "llama3", "mistral")
+"""Well-known chat formats that a recipe may name."""
+
+
+def _known_template(value: str) -> str:
+    if value != "auto" and value not in CHAT_FORMATS and "{" not in value:
+        raise ValueError(f"expected 'auto', one of {', '.join(CHAT_FORMATS)}, or Jinja text")
+    return value
+
+
+ChatTemplate = Annotated[str, AfterValidator(_known_template)]
 
 
 def _as_reference(value: Any, depth: int = 0) -> Any:
