@@ -68,6 +68,12 @@ class TestFrankenmerges:
         assert mw.verify("out", sample=None).faults == ()
         assert {p.rsplit("/", 2)[-2] for p in report.inputs} == {"A", "B"}
 
+    def test_norm_and_head_are_of_all_models_of_the_last_slice_however_few_the_first_has(self, models):
+        slices = [{"sources": [source("A", 0, 1)]}, {"sources": [source("A", 1, 2), source("B", 1, 2)]}]
+        recipe = parse_recipe({"merge_method": "linear", "slices": slices})
+        assert constant(mw.merge_to_arrays(recipe)[NORM]) == (value("A", outside=NORM) + value("B", outside=NORM)) / 2
+        assert any("mergekit takes no more of them than the first slice has (1)" in r for r in mw.plan(recipe).remarks)
+
     def test_one_layer_of_a_sharded_model_is_read_from_its_shard(self, models):
         support.save_model(models / "S", arrays("C", 4), shards=3, config=config(4))
         found = merged("linear", [[source("A", 0, 1)], [source("S", 2, 3)]])

@@ -97,10 +97,19 @@ def compose(recipe: Recipe, models: Mapping[str, Source]) -> Composition:
             layers += [LayerOrigin(inputs[0].source, i) for i in range(first, last)]
         if layers:
             origins.append((part[0] if part else "", layers))
+    remarks += [_uneven(sections) for _, sections in parts if len(sections[-1].merged) > len(sections[0].merged)]
     config = with_layers(template, origins, keeps_head=any(map(is_head, members)), remarks=remarks)
     firsts = [AlignedCheckpoint(template, columns[0], config)]
     others = [AlignedCheckpoint(_any_source(column), column) for column in columns[1:]]
     return Composition((*firsts, *others), members, tuple(dict.fromkeys(remarks)))
+
+
+def _uneven(sections: Sequence[Section]) -> str:
+    first, last = len(sections[0].merged), len(sections[-1].merged)
+    return (
+        f"Final norm and head are merged from all {last} models of the last slice; mergekit takes no more of them than "
+        f"the first slice has ({first})."
+    )
 
 
 _Part = frozenset[str] | None

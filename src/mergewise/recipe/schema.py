@@ -217,6 +217,16 @@ _PARTS: dict[str, type[BaseModel]] = {
 }
 
 
+# keys that older recipes have where a reader would look for them
+_ELSEWHERE = {
+    "revision": " Write it into the reference, as in 'model: name@revision'.",
+    "lora": " Write it into the reference, as in 'model: name+adapter'.",
+    "out_path": " Give the document a 'name', by which others refer to it; the command line says where results go.",
+    "weight": " Move it into 'parameters'.",
+    "density": " Move it into 'parameters'.",
+}
+
+
 def first_fault(error: ValidationError, schema: type[BaseModel], where: str | Path) -> str:
     """Put the first fault that pydantic found into one sentence."""
     faults = error.errors()
@@ -227,7 +237,7 @@ def first_fault(error: ValidationError, schema: type[BaseModel], where: str | Pa
         part = next((_PARTS[p] for p in reversed(fault["loc"][:-1]) if isinstance(p, str) and p in _PARTS), schema)
         known = [field.alias or name for name, field in part.model_fields.items()]
         key = str(fault["loc"][-1])
-        return f"{where}: unknown key '{key}' at {path}.{did_you_mean(key, known)}"
+        return f"{where}: unknown key '{key}' at {path}.{_ELSEWHERE.get(key) or did_you_mean(key, known)}"
     if fault["type"] == "missing":
         return f"{where}: '{path}' is required, but missing."
     message = fault["msg"].removeprefix("Value error, ")
