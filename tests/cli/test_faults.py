@@ -67,7 +67,7 @@ recipe_case("an empty recipe", "", "recipe.yaml", "expected one recipe, found no
 recipe_case("a recipe that is not YAML", "{a: [", "recipe.yaml", "not valid YAML")
 recipe_case("a recipe that is not text", b"\xff\xfe\x00", "recipe.yaml", "not UTF-8")
 recipe_case("a recipe that is a list", "- a", "recipe.yaml", "expected keys")
-recipe_case("a recipe of two documents", "a: 1\n---\nb: 1", "recipe.yaml", "found 2 documents")
+recipe_case("a recipe of two documents", "a: 1\n---\nb: 1", "recipe.yaml: document 1", "unknown key 'a'")
 recipe_case("a recipe with a key twice", "dtype: float32\ndtype: float16", "recipe.yaml", "'dtype' stands twice")
 recipe_case("a recipe with a list for a key", "? [a]\n: 1", "recipe.yaml")
 recipe_case("a recipe with a date that does not exist", "dtype: 2001-02-30", "recipe.yaml")

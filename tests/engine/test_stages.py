@@ -134,7 +134,7 @@ REFUSED = {
     "two without names": (TWO.replace("name: half\n", ""), "found one without a name, one without a name"),
     "an empty document": (TWO + "---\n", "document 3 of 3 is empty"),
     "a fault in a document": (TWO.replace("linear", "linaer"), "document 1: There is no merge method 'linaer'"),
-    "nothing": ("", "expected a recipe, found nothing"),
+    "nothing": ("", "expected one recipe, found nothing"),
 }
 
 

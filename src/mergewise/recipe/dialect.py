@@ -67,7 +67,7 @@ def load_stages(path: str | os.PathLike[str]) -> list[Stage]:
     """
     documents = _documents(Path(path))
     if not documents or documents == [None]:
-        raise RecipeError(f"{path}: expected a recipe, found nothing.")
+        raise RecipeError(f"{path}: expected one recipe, found nothing.")
     if None in documents:
         number = documents.index(None) + 1
         raise RecipeError(f"{path}: document {number} of {len(documents)} is empty; take out its '---'.")
