@@ -62,7 +62,7 @@ def print_plan(planned: "Plan", out: Path, threads: int | None, memory: str, *, 
     print_pairs(
         [
             ("method", planned.recipe.method),
-            ("models", ", ".join(source.location for source in planned.sources)),
+            ("models", ", ".join(_models(planned))),
             ("tensors", f"{len(planned.jobs)} ({dtypes}; {figure(planned.parameters)} parameters)"),
             ("passes", ", then ".join(planned.passes)),
             ("reads", size(planned.bytes_in)),
@@ -74,3 +74,8 @@ def print_plan(planned: "Plan", out: Path, threads: int | None, memory: str, *, 
             ("time", f"about {summary['estimated_seconds']:.0f} s, if files are read at {size(rate)} a second"),
         ]
     )
+
+
+def _models(planned: "Plan") -> list[str]:
+    """Return the models that are read; the views of slices and modules stand for several each."""
+    return [source.location for source in planned.sources] if planned.recipe.whole else list(planned.recipe.models)

@@ -4,13 +4,13 @@ The first source is the reference: its tensors are those of the result. Everythi
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from mergewise.checkpoint import AlignedCheckpoint, DequantisedCheckpoint, Source, TensorInfo
+from mergewise.checkpoint import AlignedCheckpoint, DequantisedCheckpoint, GatheredCheckpoint, Source, TensorInfo
 from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe
 
-__all__ = ["Places", "align", "align_slice", "is_embedding", "is_head", "renamed"]
+__all__ = ["Places", "align", "align_slice", "dequantised", "is_embedding", "is_head", "renamed"]
 
 _HEAD = re.compile(r"^([^.\d]+\.)?(lm_head|embed_out|output)\.weight$")  # outside the layers: no number before it
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight$")
@@ -43,11 +43,7 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
         CheckpointError: A tensor is missing, extra or of another shape, and the recipe does not say what to do.
     """
     reference = sources[0]
-    remarks = [
-        f"{len(source.dequantised)} tensors of {source.location} are stored in eight bits and read with their scales."
-        for source in sources
-        if isinstance(source, DequantisedCheckpoint)
-    ]
+    remarks = dequantised(sources)
     aligned: list[Source] = [reference]
     for source in sources[1:]:
         places: Places = {name: (source, info) for name, info in source.tensors.items()}
@@ -61,6 +57,16 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
         untouched = same_names and places.keys() == source.tensors.keys()
         aligned.append(source if untouched else AlignedCheckpoint(source, places))
     return aligned, list(dict.fromkeys(remarks))
+
+
+def dequantised(sources: Iterable[Source]) -> list[str]:
+    """Return a remark on every source that is stored in eight bits."""
+    found = [source.own if isinstance(source, GatheredCheckpoint) else source for source in sources]
+    return [
+        f"{len(source.dequantised)} tensors of {source.location} are stored in eight bits and read with their scales."
+        for source in found
+        if isinstance(source, DequantisedCheckpoint)
+    ]
 
 
 def renamed(source: Source, reference: Source, remarks: list[str]) -> Places:

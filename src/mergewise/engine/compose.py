@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mergewise.checkpoint import AlignedCheckpoint, Source
-from mergewise.engine.align import Places, align_slice, is_head, renamed
+from mergewise.engine.align import Places, align_slice, dequantised, is_head, renamed
 from mergewise.engine.configuration import LayerOrigin, layer_count, with_layers
 from mergewise.engine.modules import module_tensors
 from mergewise.errors import CheckpointError, RecipeError
@@ -72,7 +72,7 @@ def compose(recipe: Recipe, models: Mapping[str, Source]) -> Composition:
     Raises:
         MergewiseError: The models have not the layers or the tensors that the recipe needs.
     """
-    remarks: list[str] = []
+    remarks = dequantised(models.values())
     template = models[recipe.models[0]]
     named = {name: renamed(source, template, remarks) for name, source in models.items()}
     for name, source in models.items():
