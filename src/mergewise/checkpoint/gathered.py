@@ -5,6 +5,7 @@ whole tensor is shown in float64, and what is merged from it is rounded once, as
 """
 
 import copy
+import itertools
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -105,48 +106,64 @@ class GatheredCheckpoint(WrappedCheckpoint):
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""
-        if tensor.name not in self._places:
+        name = tensor.name
+        if name not in self._places:
             self.own.read_into(tensor, offset, buffer)
             return
-        width = STORAGE_DTYPES[tensor.dtype].bits // 8
-        view = np.frombuffer(memoryview(buffer).cast("B"), np.uint8)
-        copied = all(place[1].dtype == tensor.dtype for place in self._used(tensor.name)) and not self._rows.computes
         columns = math.prod(tensor.shape[1:])
-        if not columns:
+        view = memoryview(buffer).cast("B")
+        if not columns or not len(view):
             return
-        start, stop = offset // width, (offset + view.nbytes) // width
-        number = int(np.searchsorted(self._starts, start // columns, "right")) - 1
-        at = start
-        while at < stop:
-            first = int(self._starts[number])
-            end = min(stop, int(self._starts[number + 1]) * columns)
-            part = view[(at - start) * width : (end - start) * width]
-            self._read_run(tensor, first, at - first * columns, end - at, part if copied else part.view(np.float64))
-            at, number = end, number + 1
-
-    def _read_run(self, tensor: TensorInfo, first: int, skip: int, count: int, out: NDArray[Any]) -> None:
-        """Read elements of a run of rows, raw into bytes or as values into float64."""
-        model, row = int(self._rows.model[first]), int(self._rows.row[first])
-        columns = math.prod(tensor.shape[1:])
-        if model >= 0:
-            source, info = self._place(tensor.name, model)
-            width = STORAGE_DTYPES[info.dtype].bits // 8
-            if out.dtype == np.uint8:
-                source.read_into(info, (row * columns + skip) * width, out)
+        width = STORAGE_DTYPES[tensor.dtype].bits // 8
+        first, skip = divmod(offset, columns * width)
+        last = -(-(offset + len(view)) // (columns * width))
+        if self._rows.computes or any(place[1].dtype != tensor.dtype for place in self._used(name)):
+            rows = self._computed(tensor, first, last).view(np.uint8).reshape(-1)
+            np.frombuffer(view, np.uint8)[:] = rows[skip : skip + len(view)]
+            return
+        begins = self._starts[np.searchsorted(self._starts, first, "right") - 1 : np.searchsorted(self._starts, last)]
+        ends = np.append(begins[1:], last)
+        for begin, end in zip(np.maximum(begins, first).tolist(), ends.tolist(), strict=True):
+            model, row = int(self._rows.model[begin]), int(self._rows.row[begin])
+            start = max(begin * columns * width, offset)
+            part = view[start - offset : min(end * columns * width, offset + len(view)) - offset]
+            if model == ZERO:
+                part[:] = bytes(len(part))
             else:
-                out[:] = _values(source, info, row * columns + skip, count)
-        elif model == AVERAGE:
-            members = self._rows.averages[row]
-            out[:] = 0.0
-            for number, own_row in members:
-                source, info = self._place(tensor.name, number)
-                out += _values(source, info, own_row * columns + skip, count)
-            out /= len(members)
-        elif model == MEAN:
-            mean = self._mean(tensor)
-            out[:] = mean[(skip + np.arange(count)) % columns]
-        else:
-            out[:] = 0
+                source, info = self._place(name, model)
+                source.read_into(info, row * columns * width + start - begin * columns * width, part)
+
+    def _computed(self, tensor: TensorInfo, first: int, last: int) -> NDArray[np.float64]:
+        """Return rows in float64, (rows, columns)."""
+        model, row = self._rows.model[first:last], self._rows.row[first:last]
+        out = np.zeros((last - first, math.prod(tensor.shape[1:])), np.float64)
+        for number in np.unique(model[model >= 0]).tolist():
+            at = np.flatnonzero(model == number)
+            out[at] = self._taken(tensor.name, number, row[at])
+        averaged = np.flatnonzero(model == AVERAGE)
+        if averaged.size:
+            members = [(at, *member) for at in averaged.tolist() for member in self._rows.averages[row[at]]]
+            where, whose, which = np.array(members, np.int64).T
+            for number in np.unique(whose).tolist():  # a model has a token once, so each row is met once here
+                mine = whose == number
+                out[where[mine]] += self._taken(tensor.name, number, which[mine])
+            out[averaged] /= np.bincount(where, minlength=len(out))[averaged, None]
+        if (model == MEAN).any():
+            out[model == MEAN] = self._mean(tensor)
+        return out
+
+    def _taken(self, name: str, model: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return some rows of a model's tensor in float64."""
+        source, info = self._place(name, model)
+        columns = math.prod(info.shape[1:])
+        nbytes = columns * STORAGE_DTYPES[info.dtype].bits // 8
+        raw = np.empty(len(rows) * nbytes, np.uint8)
+        view = memoryview(raw.data)
+        begins = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1, [len(rows)]]).tolist()
+        for begin, end in itertools.pairwise(begins):
+            source.read_into(info, int(rows[begin]) * nbytes, view[begin * nbytes : end * nbytes])
+        with np.errstate(invalid="ignore"):  # of signalling NaN, which the merge reports
+            return raw.view(numpy_dtype(info.dtype)).astype(np.float64).reshape(len(rows), columns)
 
     def _mean(self, tensor: TensorInfo) -> NDArray[np.float64]:
         """Return the mean of the rows before the padding: blocks in order, so that it is the same every time."""
@@ -157,9 +174,7 @@ class GatheredCheckpoint(WrappedCheckpoint):
                 step = max(1, _BLOCK // columns)
                 total = np.zeros(columns, np.float64)
                 for start in range(0, rows, step):
-                    block = np.empty((min(step, rows - start), columns), np.float64)
-                    self.read_into(tensor, start * columns * 8, block)
-                    total += block.sum(axis=0)
+                    total += self._computed(tensor, start, min(start + step, rows)).sum(axis=0)
                 self._means[tensor.name] = total / max(rows, 1)
             return self._means[tensor.name]
 
@@ -174,15 +189,6 @@ class GatheredCheckpoint(WrappedCheckpoint):
 
 def _runs(rows: RowMap) -> NDArray[np.int64]:
     """Return the first row of every run that can be read at once, and the number of rows."""
-    single = rows.model == AVERAGE
-    follows = (rows.model[1:] == rows.model[:-1]) & ((rows.row[1:] == rows.row[:-1] + 1) | (rows.model[1:] < 0))
-    begins = np.flatnonzero(~follows | single[1:]) + 1
+    follows = (rows.model[1:] == rows.model[:-1]) & ((rows.row[1:] == rows.row[:-1] + 1) | (rows.model[1:] == ZERO))
+    begins = np.flatnonzero(~follows) + 1
     return np.concatenate([[0], begins, [len(rows.model)]]).astype(np.int64)
-
-
-def _values(source: Source, info: TensorInfo, start: int, count: int) -> NDArray[np.float64]:
-    width = STORAGE_DTYPES[info.dtype].bits // 8
-    raw = np.empty(count * width, np.uint8)
-    source.read_into(info, start * width, raw)
-    with np.errstate(invalid="ignore"):  # of signalling NaN, which the merge reports
-        return raw.view(numpy_dtype(info.dtype)).astype(np.float64)

@@ -71,8 +71,9 @@ def gathered(
     Raises:
         MergewiseError: A model has no tokenizer, no embedding, or not the token that a rule names.
     """
-    files = {name: read_tokenizer(_folder(source)) for name, source in models.items()}
     merged = [name for name in models if name in recipe.models]
+    kept = tokenizer.source if tokenizer.source not in _KINDS else recipe.base or merged[0]
+    files = {name: read_tokenizer(_folder(source), keep=name == kept) for name, source in models.items()}
     vocabulary = _vocabulary(recipe, tokenizer, files, merged)
     names = list(models)
     tables = [_tables(source) for source in models.values()]

@@ -25,7 +25,7 @@ class TokenizerFiles:
 
     Attributes:
         folder: Where it is.
-        content: ``tokenizer.json``.
+        content: ``tokenizer.json``; empty where only its tokens are needed.
         ids: The number of every token, by its text.
         added: The entry of every token that stands beside the model's own vocabulary, by its text.
     """
@@ -36,8 +36,12 @@ class TokenizerFiles:
     added: dict[str, dict[str, Any]]
 
 
-def read_tokenizer(folder: Path) -> TokenizerFiles:
+def read_tokenizer(folder: Path, *, keep: bool = True) -> TokenizerFiles:
     """Read the tokenizer of a model folder.
+
+    Args:
+        folder: The folder.
+        keep: Whether to keep the content, which is large, beside the tokens.
 
     Raises:
         CheckpointError: There is none in the fast format, or it is damaged.
@@ -62,7 +66,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
         raise CheckpointError(f"{path}: expected a vocabulary of tokens with numbers, found {error!r}.") from None
     if not ids:
         raise CheckpointError(f"{path}: expected a vocabulary of tokens with numbers, found none.")
-    return TokenizerFiles(folder, content, ids, added)
+    return TokenizerFiles(folder, content if keep else {}, ids, added)
 
 
 def read_template(folder: Path) -> str | None:
