@@ -104,6 +104,11 @@ class GatheredCheckpoint(WrappedCheckpoint):
         """Whether the rows of a tensor are gathered."""
         return name in self._places
 
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Announce a read of a tensor whose rows stay; where others are gathered is found out when they are read."""
+        if tensor.name not in self._places:
+            self.own.will_read(tensor, offset, nbytes)
+
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""
         name = tensor.name

@@ -36,6 +36,9 @@ class PlannedCheckpoint:
         """Return the configuration that it will have."""
         return merged_config(self._planned)
 
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Do nothing: there is nothing to read yet."""
+
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:  # noqa: ARG002 - a Source reads so
         """Refuse: there is nothing to read yet.
 
