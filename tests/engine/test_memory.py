@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
+from adapters import factors, save_adapter
 from support import save_model
 
 # VmData counts what is reserved, and file pages are the page cache's; RssAnon is what the process really took.
@@ -43,13 +44,14 @@ pytestmark = [
 ]
 
 
-def mebibytes_at_the_peak(models, tmp_path, method, parameters, memory, threads=2):
+def mebibytes_at_the_peak(models, tmp_path, method, parameters, memory, threads=2, **more):
     """Merge in a process of its own; return its peak in MiB."""
     # compiling a kernel for the first time takes memory that no budget is about
     tiny = {"w": np.ones((2, 2), ml_dtypes.bfloat16)}
     mw.merge_arrays(method, tiny, [tiny] * (len(models) - 1), **parameters)
     recipe = {
         "method": method, "base": str(models[0]), "experts": [str(m) for m in models[1:]], "parameters": parameters,
+        **more,
     }  # fmt: skip
     command = [sys.executable, "-c", SCRIPT, json.dumps([recipe, str(tmp_path / "out"), memory, threads])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -121,3 +123,32 @@ def test_a_method_that_needs_whole_tensors_keeps_to_the_budget_it_accepted(tmp_p
     recipe = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
     peak = mebibytes_at_the_peak(models, tmp_path, "nuslerp", recipe, "300MiB")
     assert peak <= 300
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """A base of 160 MB and four adapters of rank 64 of it."""
+    folder = tmp_path_factory.mktemp("adapted")
+    shapes = {f"layers.{i}.w.weight": (5120, 4096) for i in range(2)} | {"head.weight": (32768, 1024)}
+    paths = family(folder, shapes, 0)
+    for i in range(4):
+        tensors = {}
+        for name, shape in shapes.items():
+            tensors |= factors(i, name.removesuffix(".weight"), *shape, rank=64)
+        paths.append(save_adapter(folder / f"a{i}", tensors, r=64))
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "memory"),
+    [("task_arithmetic", {}, 256), ("ties", {"density": 0.2}, 256), ("ties", {"density": 0.2, "scope": "model"}, 300)],
+    ids=str,
+)
+def test_adapters_are_merged_into_a_model_within_the_budget(adapted, tmp_path, method, parameters, memory):
+    assert mebibytes_at_the_peak(adapted, tmp_path, method, parameters, f"{memory}MiB") <= memory
+
+
+@pytest.mark.parametrize("memory", [400, 700])
+def test_adapters_are_merged_into_an_adapter_within_the_budget(adapted, tmp_path, memory):
+    peak = mebibytes_at_the_peak(adapted, tmp_path, "task_arithmetic", {}, f"{memory}MiB", adapter={"rank": 64})
+    assert peak <= memory

@@ -220,6 +220,7 @@ REFUSED = {
     "a model that is null": ("merge_method: linear\nmodels: [{model: }]", "'models.0.model'"),
     "a model that is an empty word": ("merge_method: linear\nmodels: [{model: ''}]", "'models.0.model'"),
     "a model that is a number": ("merge_method: linear\nmodels: [{model: 3}]", "'models.0.model'"),
+    "a misspelt adapter": ("merge_method: linear\nmodels: [{model: {model: A, lara: B}}]", "'models.0.model'"),
     "a model without a name": ("merge_method: linear\nmodels: [{parameters: {}}]", "'models.0.model' is required"),
     "models that contain themselves": ("merge_method: linear\nmodels: &a [*a]", "'models.0'"),
     "only the base among the models": (

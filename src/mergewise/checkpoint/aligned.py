@@ -31,15 +31,19 @@ class AlignedCheckpoint(WrappedCheckpoint):
         super().__init__(own)
         self._places = dict(tensors)
         self._config = config
+        self.costly = any(source.costly for source in self.parts)
         self.tensors = {name: replace(info, name=name) for name, (_, info) in tensors.items()}
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files of every checkpoint that a tensor comes from."""
-        sources = dict.fromkeys(id(source) for source, _ in self._places.values())
-        by_id = {id(source): source for source, _ in self._places.values()}
-        found = [path for key in sources for path in by_id[key].files]
-        return tuple(dict.fromkeys([*found, *(self.own.files if not found else ())]))
+        found = [path for source in self.parts for path in source.files]
+        return tuple(dict.fromkeys(found or self.own.files))
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """The checkpoints that its tensors come from."""
+        return tuple({id(source): source for source, _ in self._places.values()}.values())
 
     def config(self) -> dict[str, Any]:
         """Return its configuration."""

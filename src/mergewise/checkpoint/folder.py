@@ -26,6 +26,8 @@ class Checkpoint:
         metadata: ``__metadata__`` of the first file.
     """
 
+    costly = False
+
     def __init__(
         self, path: Path, files: tuple[Path, ...], tensors: dict[str, TensorInfo], metadata: dict[str, str]
     ) -> None:

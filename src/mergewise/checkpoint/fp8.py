@@ -40,6 +40,7 @@ class DequantisedCheckpoint(WrappedCheckpoint):
 
     def __init__(self, own: Source) -> None:
         super().__init__(own)
+        self.costly = True
         self._scales: dict[str, tuple[TensorInfo, tuple[int, int]] | None] = {}
         self._tables = {
             name: np.arange(256, dtype=np.uint8).view(numpy_dtype(name)).astype(np.float32) for name in _FP8

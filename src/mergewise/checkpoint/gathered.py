@@ -81,6 +81,7 @@ class GatheredCheckpoint(WrappedCheckpoint):
         self._means: dict[str, NDArray[np.float64]] = {}
         self._lock = threading.Lock()
         self._starts = _runs(rows)
+        self.costly = True  # rows are read one by one where they do not follow each other
         self.tensors = dict(own.tensors)
         for name in places:
             info = own.tensors[name]
@@ -89,6 +90,12 @@ class GatheredCheckpoint(WrappedCheckpoint):
             shape = (len(rows.model), *info.shape[1:])
             nbytes = math.prod(shape) * STORAGE_DTYPES[dtype].bits // 8
             self.tensors[name] = replace(info, dtype=dtype, shape=shape, nbytes=nbytes)
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """Its own checkpoint, and those that rows come from."""
+        others = [source for name in self._places for source, _ in self._used(name)]
+        return tuple({id(source): source for source in (self.own, *others)}.values())
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -26,6 +26,8 @@ class ArrayCheckpoint:
         CheckpointError: An array has a dtype without a place in the format.
     """
 
+    costly = False
+
     def __init__(self, arrays: Mapping[str, NDArray], location: str) -> None:  # type: ignore[type-arg]
         self.location = location
         self.files: tuple[Path, ...] = ()

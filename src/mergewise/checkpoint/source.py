@@ -24,6 +24,10 @@ class Source(Protocol):
         """Every tensor by name."""
 
     @property
+    def costly(self) -> bool:
+        """Whether reading is more than copying bytes of a local file, so that it should be done once."""
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the tensors; none for a checkpoint in memory."""
 

@@ -32,6 +32,8 @@ class TorchCheckpoint:
         config: The model's configuration.
     """
 
+    costly = False
+
     def __init__(
         self, path: Path, files: tuple[Path, ...], arrays: Mapping[str, tuple[Any, int]], config: dict[str, Any]
     ) -> None:

@@ -18,6 +18,12 @@ class WrappedCheckpoint:
 
     def __init__(self, own: Source) -> None:
         self.own = own
+        self.costly = own.costly
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """The checkpoints that are read for it."""
+        return (self.own,)
 
     @property
     def location(self) -> str:

@@ -63,7 +63,7 @@ def print_plan(planned: "Plan", out: Path, threads: int | None, memory: str, *, 
         [
             ("method", planned.recipe.method),
             ("models", ", ".join(_models(planned))),
-            ("tensors", f"{len(planned.jobs)} ({dtypes}; {figure(planned.parameters)} parameters)"),
+            ("tensors", f"{len(planned.outputs)} ({dtypes}; {figure(planned.parameters)} parameters)"),
             ("passes", ", then ".join(planned.passes)),
             ("reads", size(planned.bytes_in)),
             (

@@ -3,9 +3,11 @@
 import threading
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
+
+from threadpoolctl import threadpool_limits
 
 from mergewise.checkpoint import Target
 from mergewise.engine.combine import Known, combine, copy_exact
@@ -58,7 +60,7 @@ def run_local(
     apart = [job for job in merged if not job.ranked_over_model]
     fair_share = plan.parameters // (2 * layout.threads)
     large = {job.name for job in apart if len(pieces[job.name]) > 1 and job.numel > fair_share}
-    with _Crew(plan, layout) as crew:
+    with _one_blas_thread(plan), _Crew(plan, layout) as crew:
         merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
         for group in [ranked_together, *([job] for job in apart if job.name in large)]:
             scope = [piece for job in group for piece in pieces[job.name]]
@@ -112,6 +114,11 @@ class _Merge:
             self._advance(piece.count * piece.job.output.nbytes // piece.job.numel)
 
         return finish
+
+
+def _one_blas_thread(plan: Plan) -> AbstractContextManager[object]:
+    """Keep BLAS to one thread while adapters are factored: workers take whole modules, and sums keep their order."""
+    return threadpool_limits(1, user_api="blas") if plan.adapter else nullcontext()
 
 
 def _gathers(pieces: Sequence[Piece]) -> bool:

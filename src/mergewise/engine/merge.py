@@ -1,6 +1,7 @@
 """Merging: into a folder, into memory, or from arrays to arrays."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -8,11 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from numpy.typing import NDArray
 
 from mergewise._version import __version__
-from mergewise.checkpoint import ArrayCheckpoint, ArrayTarget, FolderTarget, Target, fingerprint, require_free
+from mergewise.checkpoint import (
+    ADAPTER_WEIGHTS,
+    ArrayCheckpoint,
+    ArrayTarget,
+    FolderTarget,
+    Target,
+    fingerprint,
+    require_free,
+)
+from mergewise.engine.core_target import CoreTarget, merge_target
 from mergewise.engine.layout import Layout, lay_out, parse_size
 from mergewise.engine.plan import Plan, build_plan, plan
 from mergewise.engine.provenance import (
@@ -48,6 +59,8 @@ class MergeReport:
         threads: Workers.
         remarks: What a user should know, a sentence each.
         inputs: SHA-256 of every input file, by path.
+        relative_error: Of an adapter of lower rank than the merge: Frobenius norm of what was lost over that of the
+            merge, over all modules; ``None`` if a model was written.
     """
 
     out: str
@@ -61,6 +74,7 @@ class MergeReport:
     threads: int
     remarks: tuple[str, ...]
     inputs: dict[str, str]
+    relative_error: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -129,20 +143,21 @@ def _merge(
     layout = lay_out(planned, threads, memory)
     identities = input_identities(planned.sources)
     work = fingerprint([__version__, planned.recipe.canonical(), identities, shard_bytes])
-    with FolderTarget(out, [job.output for job in planned.jobs], shard_bytes, work) as target:
+    with _folder(planned, out, shard_bytes, work) as folder:
+        target = merge_target(planned, folder)
         with ThreadPoolExecutor(1, "mergewise-hash") as beside:
             hashing = beside.submit(hash_inputs, planned.sources)
-            disagreeing = _run(planned, layout, target, progress, target.resumed)
+            disagreeing = _run(planned, layout, target, progress, folder.resumed)
             hashes = hashing.result()
         require_unchanged(planned.sources, identities)
-        target.commit(provenance_texts(planned, hashes), companion_files(planned))
-    resumed = [f"{len(target.resumed)} tensors were taken over from an interrupted merge."] if target.resumed else []
+        folder.commit(provenance_texts(planned, hashes), companion_files(planned))
+    resumed = [f"{len(folder.resumed)} tensors were taken over from an interrupted merge."] if folder.resumed else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
     return MergeReport(
         out=os.fspath(out),
         method=planned.recipe.method,
         experts=len(planned.recipe.merged_models),
-        tensors=len(planned.jobs),
+        tensors=len(planned.outputs),
         parameters=planned.parameters,
         bytes_in=planned.bytes_in,
         bytes_out=planned.bytes_out,
@@ -150,6 +165,7 @@ def _merge(
         threads=layout.threads,
         remarks=tuple(remarks),
         inputs=hashes,
+        relative_error=target.relative_error if isinstance(target, CoreTarget) else None,
     )
 
 
@@ -227,9 +243,16 @@ def merge_arrays(
 
 
 def _into_arrays(planned: Plan, threads: int | None, memory: str | int) -> dict[str, NDArray[Any]]:
-    target = ArrayTarget((o.name, o.dtype, o.shape) for o in (job.output for job in planned.jobs))
-    _run(planned, lay_out(planned, threads, memory), target, None)
-    return target.arrays
+    arrays = ArrayTarget((output.name, output.dtype, output.shape) for output in planned.outputs)
+    _run(planned, lay_out(planned, threads, memory), merge_target(planned, arrays), None)
+    return arrays.arrays
+
+
+def _folder(planned: Plan, out: str | os.PathLike[str], shard_bytes: int, work: str) -> FolderTarget:
+    if planned.adapter is None:
+        return FolderTarget(out, planned.outputs, shard_bytes, work)
+    # one file is what loaders of adapters know; what takes seconds, and counts its error, begins anew
+    return FolderTarget(out, planned.outputs, sys.maxsize, uuid4().hex, single=ADAPTER_WEIGHTS)
 
 
 def _run(
@@ -237,7 +260,7 @@ def _run(
 ) -> list[str]:
     from mergewise.engine.local import run_local  # noqa: PLC0415 - brings in the compiled kernels, so as late as possible
 
-    done, whole = 0, planned.bytes_out
+    done, whole = 0, sum(job.output.nbytes for job in planned.jobs)
     lock = threading.Lock()
 
     def advance(nbytes: int) -> None:

@@ -1,41 +1,42 @@
 """From checkpoint headers alone to a list of jobs: what is read, how it is merged, what is written."""
 
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mergewise.checkpoint import (
     FLOAT_NAMES,
     STORAGE_DTYPES,
+    AdaptedCheckpoint,
     AlignedCheckpoint,
-    DequantisedCheckpoint,
     GatheredCheckpoint,
     OutputTensor,
     Source,
     TensorInfo,
-    open_source,
+    natural_dtype,
 )
+from mergewise.engine.adapter_output import AdapterMerge, open_adapters
 from mergewise.engine.align import align
 from mergewise.engine.compose import Member, compose
+from mergewise.engine.core_checkpoints import CoreCheckpoint, changes
+from mergewise.engine.references import open_models
 from mergewise.engine.vocabulary import SmallFiles, gathered, tokenizer_files, tokenizer_models
 from mergewise.errors import CheckpointError, RecipeError
-from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram, find_method, row_elements
-from mergewise.recipe import LayerPositions, ModelReference, Recipe, check_parameters, load_recipe, tensor_settings
+from mergewise.method import (
+    GeometricProgram,
+    LinearProgram,
+    Program,
+    VotingProgram,
+    WholeProgram,
+    find_method,
+    row_elements,
+)
+from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
 
-__all__ = [
-    "Plan",
-    "TensorJob",
-    "as_recipe",
-    "build_plan",
-    "open_model",
-    "open_models",
-    "open_sources",
-    "plan",
-    "plan_models",
-    "wanted_models",
-]
+__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "plan", "plan_models", "wanted_models"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Plan:
         remarks: What a user should know, a sentence each.
         members: Where each tensor comes from.
         small_files: The files of its tokenizer, where they are not those of the template.
+        adapter: What is written, if the result is an adapter; the jobs are then those of core space.
     """
 
     recipe: Recipe
@@ -96,6 +98,7 @@ class Plan:
     remarks: tuple[str, ...]
     members: Mapping[str, Member]
     small_files: SmallFiles = field(default_factory=SmallFiles)
+    adapter: AdapterMerge | None = None
 
     @property
     def template(self) -> Source:
@@ -105,17 +108,30 @@ class Plan:
     @property
     def parameters(self) -> int:
         """Elements of the result."""
-        return sum(job.numel for job in self.jobs)
+        return sum(math.prod(output.shape) for output in self.outputs)
+
+    @property
+    def outputs(self) -> tuple[OutputTensor, ...]:
+        """What is written, in the order of the jobs."""
+        return tuple(output for job in self.jobs for output in self.written_for(job))
+
+    def written_for(self, job: TensorJob) -> tuple[OutputTensor, ...]:
+        """Return what is written for a job: its output, or the factors of a module."""
+        return (job.output,) if self.adapter is None else self.adapter.written[job.name]
 
     @property
     def bytes_in(self) -> int:
         """Bytes of all inputs, each once."""
-        return sum(info.nbytes for job in self.jobs for info in job.inputs)
+        return sum(
+            source.read_bytes(info.name) if isinstance(source, AdaptedCheckpoint | CoreCheckpoint) else info.nbytes
+            for job in self.jobs
+            for source, info in zip(self.sources, job.inputs, strict=True)
+        )
 
     @property
     def bytes_out(self) -> int:
         """Bytes of the merged tensors."""
-        return sum(job.output.nbytes for job in self.jobs)
+        return sum(output.nbytes for output in self.outputs)
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -131,16 +147,17 @@ class Plan:
             steps.append(f"gather magnitude thresholds over {scope}")
         if any(p.by_norm for p in voting):
             steps.append("gather L1 norms")
-        return (*steps, "combine")
+        return (*steps, "combine") if self.adapter is None else (*steps, "combine in core space", "factor")
 
     def summary(self) -> dict[str, Any]:
         """Return the plan's figures as plain data."""
-        dtypes = Counter(job.output.dtype for job in self.jobs)
+        outputs = self.outputs
+        dtypes = Counter(output.dtype for output in outputs)
         return {
             "method": self.recipe.method,
             "base": self.recipe.base,
             "experts": list(self.recipe.merged_models),
-            "tensors": len(self.jobs),
+            "tensors": len(outputs),
             "copied_tensors": sum(job.program is None for job in self.jobs),
             "parameters": self.parameters,
             "dtypes": dict(dtypes),
@@ -156,17 +173,6 @@ def as_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
 
 
-def open_sources(recipe: Recipe) -> tuple[Source, ...]:
-    """Open the checkpoints of a recipe of whole models: the base first, if the method works on changes to it.
-
-    Raises:
-        CheckpointError: One of them is missing or damaged.
-    """
-    names = _source_names(recipe)
-    opened = open_models(names)
-    return tuple(opened[name] for name in names)
-
-
 def wanted_models(recipe: Recipe) -> list[str]:
     """Return every model that a recipe needs opened: what it merges, and what its tokenizer comes from."""
     if recipe.whole and recipe.tokenizer is None and recipe.chat_template is None:
@@ -180,28 +186,6 @@ def _source_names(recipe: Recipe) -> list[str]:
     return [*base, *(expert.model for expert in recipe.merged)]
 
 
-def open_models(names: Iterable[str]) -> dict[str, Source]:
-    """Open models by the names that a recipe gives them, each once.
-
-    Raises:
-        CheckpointError: One of them is missing or damaged.
-    """
-    return {name: open_model(name) for name in dict.fromkeys(names)}
-
-
-def open_model(name: str) -> Source:
-    """Open a model by the name that a recipe gives it.
-
-    Raises:
-        MergewiseError: It is missing, damaged, or cannot be opened in this version.
-    """
-    reference = ModelReference.parse(name)
-    if reference.revision or reference.lora:
-        what = "adapters" if reference.lora else "revisions"
-        raise RecipeError(f"Model '{name}': {what} are not supported in this version; give a folder on this machine.")
-    return open_source(reference.path)
-
-
 def plan(recipe: Recipe | str | os.PathLike[str]) -> Plan:
     """Plan a merge; only headers and configurations are read.
 
@@ -213,7 +197,9 @@ def plan(recipe: Recipe | str | os.PathLike[str]) -> Plan:
     """
     recipe = as_recipe(recipe)
     check_parameters(recipe)
-    return plan_models(recipe, open_models(wanted_models(recipe)))
+    if recipe.adapter:
+        return _plan_adapter(recipe)
+    return plan_models(recipe, open_models(wanted_models(recipe), recipe.base))
 
 
 def plan_models(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
@@ -254,7 +240,8 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
         MergewiseError: As ``plan``.
     """
     remarks = check_parameters(recipe)
-    if recipe.base is not None and recipe.base not in [source.location for source in sources]:
+    used = {s.location for s in sources} | {s.own.location for s in sources if isinstance(s, AdaptedCheckpoint)}
+    if recipe.base is not None and recipe.base not in used:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
     sources, done = align(sources, recipe)
     return _plan(recipe, sources, None, (*remarks, *done))
@@ -281,6 +268,34 @@ def _whole_members(recipe: Recipe, reference: Source) -> dict[str, Member]:
     return {name: Member(section, positions(name), (name,) * len(section.merged)) for name in reference.tensors}
 
 
+def _plan_adapter(recipe: Recipe) -> Plan:
+    """Plan a merge of adapters into one: the recipe is carried out on their cores."""
+    merge = open_adapters(recipe)
+    in_core: dict[str, Any] = {"dtype": None, "out_dtype": None, "adapter": None}
+    planned = build_plan(recipe.model_copy(update=in_core), merge.sources)
+    changed = changes(merge.space)
+    jobs = []
+    for job in planned.jobs:
+        program = job.program
+        if isinstance(program, LinearProgram) and not program.delta:
+            share = sum(program.weights) * program.scale / program.divisor
+            if abs(share - 1.0) > 1e-9:
+                raise RecipeError(
+                    f"{recipe.method} merges weights, and those of '{job.name}' sum to {share:g}, so that the result "
+                    "is not the base plus an adapter; take 'normalize: true' or task_arithmetic."
+                )
+        by_slices = isinstance(program, WholeProgram) or (isinstance(program, GeometricProgram) and program.row)
+        if by_slices and job.name in merge.space.modules:
+            raise RecipeError(
+                f"{recipe.method} is asked to treat rows or columns of the weights apart, which an adapter does not "
+                "have; let it take whole tensors, or leave out 'adapter'."
+            )
+        (output, *_) = merge.written[job.name]
+        replaces = job.name not in changed
+        jobs.append(replace(job, output=replace(output, name=job.name)) if replaces else job)
+    return replace(planned, recipe=recipe, jobs=tuple(jobs), remarks=(*planned.remarks, *merge.remarks), adapter=merge)
+
+
 def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member) -> TensorJob:
     inputs = [source.tensors[name] for source in sources if name in source.tensors]
     first = inputs[0]
@@ -301,7 +316,6 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member) -
 
 def _own_dtype(source: Source, name: str) -> str:
     """Return the dtype in which a result is written that keeps its own."""
-    own = source.tensors[name].dtype
     while True:
         match source:
             case AlignedCheckpoint():
@@ -311,8 +325,8 @@ def _own_dtype(source: Source, name: str) -> str:
                 source = source.own
             case _:
                 break
-        name, own = info.name, info.dtype
-    return "BF16" if isinstance(source, DequantisedCheckpoint) and name in source.dequantised else own
+        name = info.name
+    return natural_dtype(source, name)
 
 
 def _check_dtypes(sources: Sequence[Source]) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from mergewise._version import __version__
 from mergewise.cache import cache_folder
-from mergewise.checkpoint import FLOAT_NAMES, Source, file_identity
+from mergewise.checkpoint import ADAPTER_CONFIG, FLOAT_NAMES, Source, file_identity
 from mergewise.engine.plan import Plan
 from mergewise.errors import CheckpointError
 
@@ -133,7 +133,7 @@ def provenance_texts(plan: Plan, hashes: dict[str, str]) -> dict[str, str]:
         "mergewise": __version__,
         "recipe": plan.recipe.canonical(),
         "inputs": [{"file": path, "sha256": digest} for path, digest in hashes.items()],
-        "tensors": len(plan.jobs),
+        "tensors": len(plan.outputs),
         "parameters": plan.parameters,
     }
     texts = {
@@ -143,7 +143,9 @@ def provenance_texts(plan: Plan, hashes: dict[str, str]) -> dict[str, str]:
         **plan.small_files.texts,
     }
     config = merged_config(plan)
-    if config:
+    if plan.adapter is not None:
+        texts[ADAPTER_CONFIG] = json.dumps(plan.adapter.config, indent=2, ensure_ascii=False) + "\n"
+    elif config:
         texts["config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     return texts
 
@@ -164,7 +166,7 @@ def _card(plan: Plan, recipe: str, hashes: dict[str, str]) -> str:
     models = dict.fromkeys([plan.recipe.base, *plan.recipe.models])
     front = {
         "base_model": [model for model in models if model],
-        "library_name": "transformers",
+        "library_name": "peft" if plan.adapter else "transformers",
         "tags": ["mergewise", "merge"],
     }
     lines = [

@@ -8,8 +8,9 @@ from typing import Any
 
 from mergewise.checkpoint import Source, TensorInfo
 from mergewise.checkpoint.source import Writable
-from mergewise.engine.plan import Plan, open_model, plan_models, wanted_models
+from mergewise.engine.plan import Plan, plan, plan_models, wanted_models
 from mergewise.engine.provenance import PROVENANCE_NAME, hash_inputs, merged_config
+from mergewise.engine.references import open_models
 from mergewise.errors import CheckpointError, MergewiseError
 from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed
 
@@ -23,6 +24,8 @@ class PlannedCheckpoint:
         planned: The merge that makes it.
         location: Where it will be.
     """
+
+    costly = False
 
     def __init__(self, planned: Plan, location: str) -> None:
         self.location = location
@@ -87,7 +90,7 @@ def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str]) -> list[Pla
             waits = recipe.tokenizer is not None or recipe.chat_template is not None
             if waits and not made.keys().isdisjoint(wanted):
                 return plans
-            planned = plan_models(recipe, {name: made.get(name) or open_model(name) for name in wanted})
+            planned = plan(recipe) if recipe.adapter else plan_models(recipe, open_models(wanted, recipe.base, made))
         except MergewiseError as fault:
             raise type(fault)(
                 f"Stage '{stage.name}': {fault}" if len(stages) > 1 and stage.name else str(fault)

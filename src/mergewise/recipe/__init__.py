@@ -1,7 +1,7 @@
 """What to merge: the mergekit dialect, checked whole before a weight is read, and resolved tensor by tensor."""
 
 from mergewise.recipe.dialect import load_recipe, load_stages, parse_recipe, read_yaml
-from mergewise.recipe.parts import Expert, Module, Slice, SliceSource, TokenizerRecipe, TokenRule
+from mergewise.recipe.parts import AdapterOutput, Expert, Module, Slice, SliceSource, TokenizerRecipe, TokenRule
 from mergewise.recipe.reference import ModelReference
 from mergewise.recipe.resolve import (
     LayerPositions,
@@ -17,6 +17,7 @@ from mergewise.recipe.sections import Section
 from mergewise.recipe.stages import Stage, order_stages, placed
 
 __all__ = [
+    "AdapterOutput",
     "Expert",
     "LayerPositions",
     "ModelReference",

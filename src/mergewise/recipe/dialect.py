@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from mergewise.errors import RecipeError
 from mergewise.recipe.parts import (
+    AdapterChoice,
     ChatTemplate,
     Expert,
     Module,
@@ -44,6 +45,7 @@ class _Dialect(BaseModel):
     chat_template: ChatTemplate | None = None
     missing_tensors: Literal["refuse", "base"] = "refuse"
     extra_tensors: Literal["refuse", "drop"] = "refuse"
+    adapter: AdapterChoice = None
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -151,6 +153,7 @@ def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
             chat_template=read.chat_template,
             missing_tensors=read.missing_tensors,
             extra_tensors=read.extra_tensors,
+            adapter=read.adapter,
         )
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None

@@ -5,7 +5,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["CHAT_FORMATS", "Expert", "Module", "Slice", "SliceSource", "TokenRule", "TokenizerRecipe", "as_expert"]
+__all__ = [
+    "CHAT_FORMATS",
+    "AdapterChoice",
+    "AdapterOutput",
+    "Expert",
+    "Module",
+    "Slice",
+    "SliceSource",
+    "TokenRule",
+    "TokenizerRecipe",
+    "as_expert",
+]
 
 CHAT_FORMATS = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 """Well-known chat formats that a recipe may name."""
@@ -60,7 +71,7 @@ class Expert(_Part):
     """One model of a merge, and its own parameters.
 
     Attributes:
-        model: Folder or file of its checkpoint.
+        model: Folder or file of its checkpoint, folder of an adapter of the base, or ``BASE+ADAPTER``.
         parameters: Values that hold for this model, before those of the recipe.
     """
 
@@ -131,6 +142,24 @@ class Module(_Part):
         if bool(self.models) == bool(self.slices):
             raise ValueError("expected one of 'models' and 'slices'")
         return self
+
+
+class AdapterOutput(_Part):
+    """An adapter as the result of a merge of adapters.
+
+    Attributes:
+        rank: Largest rank of its modules; ``None`` for the sum of the ranks of the experts, with which nothing is lost.
+    """
+
+    rank: Annotated[int, Field(ge=1, strict=True)] | None = None
+
+
+def _as_adapter_output(value: Any) -> Any:
+    """Accept ``true``, and ``false`` for a model as usual."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+AdapterChoice = Annotated[AdapterOutput | None, BeforeValidator(_as_adapter_output)]
 
 
 class TokenRule(_Part):

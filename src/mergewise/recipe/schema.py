@@ -8,6 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method import find_method
 from mergewise.recipe.parts import (
+    AdapterChoice,
+    AdapterOutput,
     ChatTemplate,
     Expert,
     Module,
@@ -44,6 +46,7 @@ class Recipe(BaseModel):
         missing_tensors: What to do with a tensor of the base that an expert lacks: refuse the merge, or count it as
             unchanged.
         extra_tensors: What to do with a tensor that only an expert has: refuse the merge, or leave it out.
+        adapter: Write an adapter rather than a model; all experts must be adapters of one base.
 
     Raises:
         RecipeError: The recipe cannot be carried out as written.
@@ -63,6 +66,7 @@ class Recipe(BaseModel):
     chat_template: ChatTemplate | None = None
     missing_tensors: Literal["refuse", "base"] = "refuse"
     extra_tensors: Literal["refuse", "drop"] = "refuse"
+    adapter: AdapterChoice = None
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -177,6 +181,7 @@ class Recipe(BaseModel):
             "chat_template": self.chat_template,
             "missing_tensors": self.missing_tensors,
             "extra_tensors": self.extra_tensors,
+            "adapter": self.adapter and (self.adapter.model_dump(exclude_none=True) or True),
         }
         return {key: value for key, value in found.items() if value not in (None, {}, "refuse")}
 
@@ -212,6 +217,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "sources": SliceSource,
     "slices": Slice,
     "modules": Module,
+    "adapter": AdapterOutput,
     "tokenizer": TokenizerRecipe,
     "tokens": TokenRule,
 }
