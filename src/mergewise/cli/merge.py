@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, progress_bar, size
-from mergewise.cli.plan import print_plan
+from mergewise.cli.plan import print_plans
 from mergewise.cli.recipe import (
     AdapterOption,
     BaseOption,
@@ -38,6 +38,9 @@ def merge(
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
     shard_size: Annotated[str, typer.Option(help="Largest file of the result.")] = "5GB",
+    stages: Annotated[
+        Path | None, typer.Option(help="Folder for what earlier stages of a recipe make; OUT.stages by default.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print the plan; write nothing.")
     ] = False,
@@ -65,14 +68,16 @@ def merge(
 
     shard_bytes = parse_size(shard_size, "shard size")
     output = {"rank": rank} if adapter else None
-    recipe = quick_recipe(method, base, expert, parameter, dtype, output) if method else engine.as_recipe(paths[0])
+    recipe = quick_recipe(method, base, expert, parameter, dtype, output) if method else paths[0]
     out = paths[-1]
     if dry_run:
         require_free(out)
-        print_plan(engine.plan(recipe), out, threads, memory, as_json=json)
+        print_plans(recipe, out, threads, memory, as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:
-        report = engine.merge(recipe, out, threads=threads, memory=memory, shard_size=shard_bytes, progress=progress)
+        report = engine.merge(
+            recipe, out, threads=threads, memory=memory, shard_size=shard_bytes, stages=stages, progress=progress
+        )
     if json:
         print_json(report.summary())
         return

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,7 +25,7 @@ from mergewise.checkpoint import (
 )
 from mergewise.engine.core_target import CoreTarget, merge_target
 from mergewise.engine.layout import Layout, lay_out, parse_size
-from mergewise.engine.plan import Plan, as_recipe, build_plan, plan
+from mergewise.engine.plan import Plan, build_plan, plan
 from mergewise.engine.provenance import (
     companion_files,
     hash_inputs,
@@ -33,8 +33,9 @@ from mergewise.engine.provenance import (
     provenance_texts,
     require_unchanged,
 )
+from mergewise.engine.stages import as_stages, is_finished, plan_stages, stage_folders
 from mergewise.errors import RecipeError
-from mergewise.recipe import Expert, Recipe
+from mergewise.recipe import Expert, Recipe, placed
 
 __all__ = ["MergeReport", "merge", "merge_arrays", "merge_to_arrays"]
 
@@ -87,6 +88,7 @@ def merge(
     threads: int | None = None,
     memory: str | int = "1GiB",
     shard_size: str | int = "5GB",
+    stages: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> MergeReport:
     """Merge checkpoints into a folder that ``transformers`` and others load.
@@ -94,12 +96,13 @@ def merge(
     The same recipe and inputs give the same bytes, whatever the threads and the memory.
 
     Args:
-        recipe: A recipe, or the file that holds one.
+        recipe: A recipe, or the file that holds one, or several that build on each other.
         out: The folder to make; it must be new or empty. It appears complete or not at all, and a merge that was
             interrupted goes on where it was when it is started again.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the whole process, in bytes or as in ``"1GiB"``.
         shard_size: Largest file of the result, in bytes or as in ``"5GB"``.
+        stages: The folder for what stages before the last make, kept for the next time; ``None`` for ``OUT.stages``.
         progress: Told how far the merge is.
 
     Raises:
@@ -108,7 +111,35 @@ def merge(
     began = time.perf_counter()
     shard_bytes = parse_size(shard_size, "shard size")
     require_free(Path(out))
-    planned = plan(as_recipe(recipe))
+    steps = as_stages(recipe)
+    folders = stage_folders(steps, f"{os.fspath(out).rstrip('/')}.stages" if stages is None else stages)
+    plans = plan_stages(steps, folders)
+    for planned in plans:
+        lay_out(planned, threads, memory)  # a budget that is too small for a later stage is better known now
+    remarks: list[str] = []
+    for step in steps[:-1]:
+        folder = folders[str(step.name)]
+        planned = plan(placed(step.recipe, folders))
+        if is_finished(planned, Path(folder)):
+            remarks.append(f"Stage '{step.name}' was taken over from {folder}.")
+            continue
+        done = _merge(planned, folder, threads, memory, shard_bytes, progress)
+        remarks += [f"Stage '{step.name}': {remark}" for remark in done.remarks]
+    last = plans[-1] if len(steps) == 1 else plan(placed(steps[-1].recipe, folders))
+    report = _merge(last, out, threads, memory, shard_bytes, progress)
+    return replace(report, remarks=(*remarks, *report.remarks), seconds=time.perf_counter() - began)
+
+
+def _merge(
+    planned: Plan,
+    out: str | os.PathLike[str],
+    threads: int | None,
+    memory: str | int,
+    shard_bytes: int,
+    progress: Progress | None,
+) -> MergeReport:
+    """Carry one plan out."""
+    began = time.perf_counter()
     layout = lay_out(planned, threads, memory)
     identities = input_identities(planned.sources)
     work = fingerprint([__version__, planned.recipe.canonical(), identities, shard_bytes])
@@ -119,13 +150,13 @@ def merge(
             disagreeing = _run(planned, layout, target, progress, folder.resumed)
             hashes = hashing.result()
         require_unchanged(planned.sources, identities)
-        folder.commit(provenance_texts(planned, hashes), companion_files(planned.template))
+        folder.commit(provenance_texts(planned, hashes), companion_files(planned))
     resumed = [f"{len(folder.resumed)} tensors were taken over from an interrupted merge."] if folder.resumed else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
     return MergeReport(
         out=os.fspath(out),
         method=planned.recipe.method,
-        experts=len(planned.recipe.experts),
+        experts=len(planned.recipe.merged_models),
         tensors=len(planned.outputs),
         parameters=planned.parameters,
         bytes_in=planned.bytes_in,

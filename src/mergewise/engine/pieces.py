@@ -71,7 +71,9 @@ class Workspace:
             self._held, self._marked = None, False
             held = self._divide(piece)
             self._before_read(piece)
-            for row, source, info in zip(held.raw, self._sources, piece.job.inputs, strict=True):
+            for row, source, info in zip(
+                held.raw, self._sources, piece.job.inputs, strict=False
+            ):  # slices may have fewer
                 width = STORAGE_DTYPES[info.dtype].bits // 8
                 source.read_into(info, piece.start * width, row[: piece.count * width])
             self._held = held

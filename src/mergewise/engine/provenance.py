@@ -22,6 +22,7 @@ __all__ = [
     "companion_files",
     "hash_inputs",
     "input_identities",
+    "merged_config",
     "provenance_texts",
     "require_unchanged",
 ]
@@ -98,8 +99,13 @@ def _remember(path: Path, digest: str) -> None:
         beside.replace(path)
 
 
-def companion_files(template: Source) -> list[Path]:
-    """Return the files that a copy of the model needs beside its weights: configuration, tokenizer and so on."""
+def companion_files(plan: Plan) -> list[Path]:
+    """Return the files that the result takes over beside its weights: configuration, tokenizer and so on."""
+    left_out = plan.small_files.left_out
+    return [*(path for path in _companions(plan.template) if path.name not in left_out), *plan.small_files.copies]
+
+
+def _companions(template: Source) -> list[Path]:
     loose_file = Path(template.location).is_file()
     if template.folder is None or (loose_file and not (template.folder / "config.json").is_file()):
         return []
@@ -134,8 +140,9 @@ def provenance_texts(plan: Plan, hashes: dict[str, str]) -> dict[str, str]:
         RECIPE_NAME: recipe,
         PROVENANCE_NAME: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
         "README.md": _card(plan, recipe, hashes),
+        **plan.small_files.texts,
     }
-    config = _config(plan)
+    config = merged_config(plan)
     if plan.adapter is not None:
         texts[ADAPTER_CONFIG] = json.dumps(plan.adapter.config, indent=2, ensure_ascii=False) + "\n"
     elif config:
@@ -143,7 +150,7 @@ def provenance_texts(plan: Plan, hashes: dict[str, str]) -> dict[str, str]:
     return texts
 
 
-def _config(plan: Plan) -> dict[str, Any]:
+def merged_config(plan: Plan) -> dict[str, Any]:
     """Return the template's configuration, with the dtype that the result has."""
     config = plan.template.config()
     names = {name: everyday for everyday, name in FLOAT_NAMES.items()}
@@ -156,7 +163,7 @@ def _config(plan: Plan) -> dict[str, Any]:
 
 def _card(plan: Plan, recipe: str, hashes: dict[str, str]) -> str:
     """Return a model card in the form that model hubs read."""
-    models = dict.fromkeys([plan.recipe.base, *(expert.model for expert in plan.recipe.experts)])
+    models = dict.fromkeys([plan.recipe.base, *plan.recipe.models])
     front = {
         "base_model": [model for model in models if model],
         "library_name": "peft" if plan.adapter else "transformers",
@@ -164,7 +171,7 @@ def _card(plan: Plan, recipe: str, hashes: dict[str, str]) -> str:
     }
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
-        f"# Merge of {len(plan.recipe.experts)} models with {plan.recipe.method}", "",
+        f"# Merge of {len(plan.recipe.merged_models)} models with {plan.recipe.method}", "",
         f"Made with mergewise {__version__} from this recipe:", "", "```yaml", recipe.rstrip(), "```", "",
         "| input file | SHA-256 |", "|---|---|",
         *(f"| `{_short(path)}` | `{digest}` |" for path, digest in hashes.items()), "",

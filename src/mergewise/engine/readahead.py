@@ -50,6 +50,6 @@ class ReadAhead:
                 self._announced += 1
             due = self._pieces[first : self._announced]
         for ahead in due:
-            for source, info in zip(self._sources, ahead.job.inputs, strict=True):
+            for source, info in zip(self._sources, ahead.job.inputs, strict=False):  # slices may have fewer
                 width = STORAGE_DTYPES[info.dtype].bits // 8
                 source.will_read(info, ahead.start * width, ahead.count * width)
