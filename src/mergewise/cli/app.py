@@ -75,7 +75,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # paths need not be text
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("mergewise").setLevel(logging.INFO)
+    logging.getLogger("mergewise").setLevel(logging.WARNING if "--json" in sys.argv else logging.INFO)
     try:
         app()
     except MergewiseError as fault:

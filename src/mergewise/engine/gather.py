@@ -28,11 +28,18 @@ T = TypeVar("T")
 A = TypeVar("A")
 M = TypeVar("M", MagnitudeCounts, MagnitudeKeys)
 
-_LEAST_SAMPLE, _LARGEST_SAMPLE, _RUN = 1 << 16, 1 << 20, 1 << 11
+_LEAST_SAMPLE, _LARGEST_SAMPLE = 1 << 16, 1 << 20
+_SHORT_RUN, _LONG_RUN = 1 << 11, 1 << 13  # of elements that are sampled together; a tensor is more alike than a model
 
 
 class Runner(Protocol):
-    """Carries a stage out over pieces, by one worker or by many."""
+    """Carries a stage out over pieces, by one worker or by many.
+
+    Attributes:
+        one_by_one: Whether a single worker deals with all pieces.
+    """
+
+    one_by_one: bool
 
     def each(self, task: Callable[[Workspace, int, Piece], T], pieces: Sequence[Piece]) -> list[T]:
         """Return the task's result for every piece, in order; the task gets a workspace, the index and the piece.
@@ -57,7 +64,7 @@ def gather(program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> G
     search, ties = None, None
     if program.sparsify == "magnitude":
         search = _search(program, pieces, runner)
-        ties = TieShares(search, pieces)
+        ties = TieShares(search, pieces, one_by_one=runner.one_by_one)
     rescale = {}
     for job in {piece.job.name: piece.job for piece in pieces}.values():
         own = job.program
@@ -122,7 +129,8 @@ def _search(program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> 
     if all(k in (0, total) for k in kept):
         return search
     size = min(total, max(_LEAST_SAMPLE, min(_LARGEST_SAMPLE, total >> 6)))
-    sample = _sample(experts, pieces, runner, total // size)
+    run = _LONG_RUN if total <= COLLECT_MOST else _SHORT_RUN
+    sample = _sample(experts, pieces, runner, total // size, run)
     if size == total:
         search.settle(sample)
         return search
@@ -154,24 +162,24 @@ def _combined(parts: list[M]) -> M:
     return parts[0]
 
 
-def _sample(experts: int, pieces: Sequence[Piece], runner: Runner, every: int) -> NDArray[np.uint32]:
-    """Return the magnitude keys of one run of elements out of ``every``, evenly spread, (experts, size) uint32."""
-    stride = every * _RUN
+def _sample(experts: int, pieces: Sequence[Piece], runner: Runner, every: int, length: int) -> NDArray[np.uint32]:
+    """Return the magnitude keys of one run of ``length`` elements out of ``every``, (experts, size) uint32."""
+    stride = every * length
     before = [0, *accumulate(piece.count for piece in pieces)]
 
     def sample(workspace: Workspace, index: int, piece: Piece) -> NDArray[np.uint32]:
         first = 0 if every == 1 else -before[index] % stride
         starts = range(first, piece.count, stride)
         if len(pieces) > 1 and every > 1:  # only the runs are read
-            runs = [Piece(piece.job, piece.start + s, min(_RUN, piece.count - s)) for s in starts]
+            runs = [Piece(piece.job, piece.start + s, min(length, piece.count - s)) for s in starts]
             return np.concatenate([np.empty((experts, 0), np.uint32), *(keys(workspace, run, 0, 1) for run in runs)], 1)
         return keys(workspace, piece, first, len(starts))
 
     def keys(workspace: Workspace, piece: Piece, first: int, runs: int) -> NDArray[np.uint32]:
         last = first + (runs - 1) * stride  # whose run may be cut short by the end of the piece
-        size = (runs - 1) * _RUN + min(_RUN, piece.count - last) if runs else 0
+        size = (runs - 1) * length + min(length, piece.count - last) if runs else 0
         found = np.empty((experts, size), np.uint32)
-        sample_keys(*workspace.rows(piece), first, _RUN, stride, found)
+        sample_keys(*workspace.rows(piece), first, length, stride, found)
         return found
 
     return np.concatenate(runner.each(sample, pieces), axis=1)

@@ -152,6 +152,8 @@ def _gather(pieces: Sequence[Piece], runner: "_Alone | _Crew") -> Known:
 class _Alone:
     """A runner of one worker."""
 
+    one_by_one = True
+
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
 
@@ -169,6 +171,8 @@ class _Alone:
 
 class _Crew:
     """A runner of all workers: items are handed out in order, each to whoever is free."""
+
+    one_by_one = False
 
     def __init__(self, plan: Plan, layout: Layout) -> None:
         self._threads = layout.threads

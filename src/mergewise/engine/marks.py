@@ -16,7 +16,7 @@ from mergewise.statistics.magnitude import KEEP_NONE, MagnitudeSearch
 
 __all__ = ["Gathered", "marked_blocks", "mask_keys"]
 
-_CACHE_BYTES = 1 << 19
+_CACHE_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def marked_blocks(
         else:
             sparsify.keep_random(keys, limits, piece.start, first, count, marks)
         yield first, count, marks
+    if gathered.ties and allowance is not None:
+        gathered.ties.left(index, allowance)
 
 
 def _block_elements(piece: Piece, program: VotingProgram, step: int) -> int:

@@ -22,10 +22,13 @@ class TieShares:
     Args:
         search: The thresholds.
         pieces: The scope, in order.
+        one_by_one: Whether a single worker deals with them, each to its end before the next; then whoever marks what is
+            kept counts ties on the way, and says so with ``left``.
     """
 
-    def __init__(self, search: MagnitudeSearch, pieces: Sequence[Piece]) -> None:
+    def __init__(self, search: MagnitudeSearch, pieces: Sequence[Piece], *, one_by_one: bool) -> None:
         self._search = search
+        self._one_by_one = one_by_one
         self._needed = search.ambiguous and len(pieces) > 1
         self._found: dict[int, NDArray[np.int64]] = {}
         self._before = [np.zeros_like(search.ties_kept)]  # ties in all pieces before the i-th, as far as known
@@ -40,10 +43,15 @@ class TieShares:
         """
         if not self._needed:
             return self._search.ties_kept.copy()
-        if len(self._before) <= index + 1:  # not counted yet
+        if len(self._before) <= index + 1 and not self._one_by_one:  # not counted yet
             self._count(workspace, index, piece)
         allowance: NDArray[np.int64] = np.maximum(self._search.ties_kept - self._before[index], 0)
         return allowance
+
+    def left(self, index: int, ties: NDArray[np.int64]) -> None:
+        """Be told what is left of a piece's allowance, (ranks,) int64, once it is marked."""
+        if self._needed and self._one_by_one and len(self._before) == index + 1:
+            self._before.append(self._search.ties_kept - ties)
 
     def _count(self, workspace: Workspace, index: int, piece: Piece) -> None:
         ties = np.zeros_like(self._search.ties_kept)

@@ -24,8 +24,11 @@ _FEW = 48  # elements of a row whose ranks are counted one by one
 def _mark_largest(keys, count, threshold, ties_left, mark, flip):
     """Mark what reaches a threshold, of what equals it only the first ``ties_left``; return how many are left."""
     ties = np.uint32(0)
-    for j in range(count):
-        ties += np.uint32(keys[j] == threshold)
+    if ties_left == 0 and threshold < _KEEP_NONE:
+        threshold += np.uint32(1)  # none of those that equal it
+    else:
+        for j in range(count):
+            ties += np.uint32(keys[j] == threshold)
     if flip:
         for j in range(count):
             mark[j] ^= np.uint8(keys[j] >= threshold)

@@ -3,12 +3,13 @@
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.storage import COMPILE, TILE, all_finite, decode, decode_difference, encode, within
+from mergewise.kernels.storage import COMPILE, all_finite, decode, decode_difference, encode, within
 
 __all__ = ["NORMALIZE", "combine_voting"]
 
 NORMALIZE = {"none": 0, "weights": 1, "agreeing": 2, "count": 3}
 
+_TILE = 512  # with a row per expert, what is worked on stays in the first-level cache
 _BY_WEIGHTS, _BY_AGREEING, _BY_COUNT = NORMALIZE["weights"], NORMALIZE["agreeing"], NORMALIZE["count"]
 
 
@@ -77,17 +78,17 @@ def combine_voting(
         Whether all inputs and results are finite.
     """
     experts = weights.size
-    base = np.empty(TILE, np.float64)
-    tau = np.empty((experts, TILE), np.float64)
-    acc = np.empty(TILE, np.float64)
-    side = np.empty(TILE, np.float64)
-    share = np.empty(TILE, np.float64)
+    base = np.empty(_TILE, np.float64)
+    tau = np.empty((experts, _TILE), np.float64)
+    acc = np.empty(_TILE, np.float64)
+    side = np.empty(_TILE, np.float64)
+    share = np.empty(_TILE, np.float64)
     for i in range(1 + experts):
         if not all_finite(codes[i], raw[i], first, count):  # a mask may hide them
             return False
     finite = True
-    for start in range(first, first + count, TILE):
-        size = min(TILE, first + count - start)
+    for start in range(first, first + count, _TILE):
+        size = min(_TILE, first + count - start)
         decode(codes[0], raw[0], start, size, base)
         acc[:] = 0.0
         for i in range(experts):
