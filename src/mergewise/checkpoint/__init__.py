@@ -5,32 +5,42 @@ from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtyp
 from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint
 from mergewise.checkpoint.header import TensorInfo, read_header
-from mergewise.checkpoint.journal import file_identity, fingerprint
+from mergewise.checkpoint.journal import fingerprint
 from mergewise.checkpoint.memory import ArrayCheckpoint, ArrayTarget
 from mergewise.checkpoint.open import open_source
-from mergewise.checkpoint.source import Source, Target
+from mergewise.checkpoint.place import Place, file_facts, file_identity, file_size, sha256_of
+from mergewise.checkpoint.remote import Access, Connections, reserved_bytes
+from mergewise.checkpoint.source import Source, Target, expect
 from mergewise.checkpoint.staging import require_free
 from mergewise.checkpoint.writer import FolderTarget, OutputTensor
 
 __all__ = [
     "FLOAT_NAMES",
     "STORAGE_DTYPES",
+    "Access",
     "AlignedCheckpoint",
     "ArrayCheckpoint",
     "ArrayTarget",
     "Checkpoint",
+    "Connections",
     "DequantisedCheckpoint",
     "FolderTarget",
     "OutputTensor",
+    "Place",
     "Source",
     "StorageDtype",
     "Target",
     "TensorInfo",
+    "expect",
+    "file_facts",
     "file_identity",
+    "file_size",
     "fingerprint",
     "numpy_dtype",
     "open_checkpoint",
     "open_source",
     "read_header",
     "require_free",
+    "reserved_bytes",
+    "sha256_of",
 ]

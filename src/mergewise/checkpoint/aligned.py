@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mergewise.checkpoint.header import TensorInfo
-from mergewise.checkpoint.source import Source, Writable
+from mergewise.checkpoint.source import Source, Writable, expect
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 
 __all__ = ["AlignedCheckpoint"]
@@ -27,3 +27,8 @@ class AlignedCheckpoint(WrappedCheckpoint):
         """Fill the buffer with the tensor's bytes from an offset on."""
         source, info = self._places[tensor.name]
         source.read_into(info, offset, buffer)
+
+    def expect(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Tell the source that a tensor comes from what will be read of it soon."""
+        source, info = self._places[tensor.name]
+        expect(source, info, offset, nbytes)

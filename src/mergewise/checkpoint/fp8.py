@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mergewise.checkpoint.dtypes import numpy_dtype
 from mergewise.checkpoint.header import TensorInfo
-from mergewise.checkpoint.source import Source, Writable
+from mergewise.checkpoint.source import Source, Writable, expect
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.errors import CheckpointError
 
@@ -77,6 +77,11 @@ class DequantisedCheckpoint(WrappedCheckpoint):
             scale = self._scale_of(stored, first, part.size)
             if scale is not None:
                 part *= scale
+
+    def expect(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Tell the checkpoint what will be read of it soon."""
+        share = 4 if tensor.name in self._scales else 1
+        expect(self.own, self.own.tensors[tensor.name], offset // share, nbytes // share)
 
     def _scale_of(self, stored: TensorInfo, first: int, count: int) -> NDArray[np.float32] | None:
         """Return the scale of each of a run of elements."""

@@ -1,12 +1,12 @@
 """What the engine reads from and writes to: byte ranges of named tensors, wherever they live."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.place import Place
 
-__all__ = ["Source", "Target", "Writable"]
+__all__ = ["FetchesAhead", "Source", "Target", "Writable", "expect"]
 
 Writable = Any
 """A writable buffer of bytes: a memoryview, or a NumPy array of uint8."""
@@ -24,11 +24,11 @@ class Source(Protocol):
         """Every tensor by name."""
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """The files that hold the tensors; none for a checkpoint in memory."""
 
     @property
-    def folder(self) -> Path | None:
+    def folder(self) -> Place | None:
         """The folder that holds it; none for a checkpoint in memory."""
 
     def config(self) -> dict[str, Any]:
@@ -40,6 +40,20 @@ class Source(Protocol):
         Raises:
             CheckpointError: The bytes cannot be had.
         """
+
+
+@runtime_checkable
+class FetchesAhead(Protocol):
+    """A source whose bytes take time to come, so that several should be on their way at once."""
+
+    def expect(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Begin to fetch what will be read soon."""
+
+
+def expect(source: Source, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+    """Tell a source what will be read of it soon."""
+    if isinstance(source, FetchesAhead):
+        source.expect(tensor, offset, nbytes)
 
 
 class Target(Protocol):

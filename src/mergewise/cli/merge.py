@@ -9,12 +9,15 @@ from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, pr
 from mergewise.cli.plan import print_plan
 from mergewise.cli.recipe import (
     BaseOption,
+    CacheOption,
     DtypeOption,
     ExpertOption,
     MemoryOption,
     MethodOption,
+    OfflineOption,
     ParameterOption,
     ThreadsOption,
+    access,
     quick_recipe,
 )
 
@@ -23,7 +26,7 @@ __all__ = ["merge"]
 
 def merge(
     paths: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(metavar="[RECIPE] OUT", help="The recipe (not with --method), and the folder to make."),
     ],
     method: MethodOption = None,
@@ -37,6 +40,8 @@ def merge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print the plan; write nothing.")
     ] = False,
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
     """Merge experts into one checkpoint: from a recipe, or with --method, --base and --expert.
@@ -60,11 +65,19 @@ def merge(
     recipe = quick_recipe(method, base, expert, parameter, dtype) if method else engine.as_recipe(paths[0])
     out = paths[-1]
     if dry_run:
-        require_free(out)
-        print_plan(engine.plan(recipe), out, threads, memory, as_json=json)
+        require_free(Path(out))
+        print_plan(engine.plan(recipe, access(offline, cache)), Path(out), threads, memory, as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:
-        report = engine.merge(recipe, out, threads=threads, memory=memory, shard_size=shard_bytes, progress=progress)
+        report = engine.merge(
+            recipe,
+            out,
+            threads=threads,
+            memory=memory,
+            shard_size=shard_bytes,
+            progress=progress,
+            access=access(offline, cache),
+        )
     if json:
         print_json(report.summary())
         return

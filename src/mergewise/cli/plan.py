@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, size
-from mergewise.cli.recipe import MemoryOption, ThreadsOption
+from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, ThreadsOption, access
 
 if TYPE_CHECKING:
     from mergewise.engine import Plan
@@ -19,12 +19,14 @@ def plan(
     out: Annotated[Path, typer.Option(help="Where the result would go, to check that it fits the disk.")] = Path(),
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check a recipe and say what merging it takes, from headers alone."""
     from mergewise import engine
 
-    print_plan(engine.plan(recipe), out, threads, memory, as_json=json)
+    print_plan(engine.plan(recipe, access(offline, cache)), out, threads, memory, as_json=json)
 
 
 def print_plan(planned: "Plan", out: Path, threads: int | None, memory: str, *, as_json: bool) -> None:

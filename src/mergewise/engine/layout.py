@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from mergewise.checkpoint import STORAGE_DTYPES
+from mergewise.checkpoint import STORAGE_DTYPES, reserved_bytes
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.errors import RecipeError
 from mergewise.method import GeometricProgram, VotingProgram, WholeProgram
@@ -69,7 +69,7 @@ class Layout:
         """Return the most memory that the process takes, in bytes."""
         largest = max((min(self.piece_elements(j), j.numel) * bytes_per_element(j) for j in plan.jobs), default=0)
         counting = _counting_bytes(plan)
-        return FIXED_BYTES + self.threads * (largest + counting)
+        return FIXED_BYTES + _fetching_bytes(plan) + self.threads * (largest + counting)
 
 
 def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
@@ -89,14 +89,20 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     wanted = threads or default_threads()
     counting = _counting_bytes(plan)
     least = max((_least_elements(job) * bytes_per_element(job) for job in plan.jobs), default=0) + counting
-    room = budget - FIXED_BYTES
+    fixed = FIXED_BYTES + _fetching_bytes(plan)
+    room = budget - fixed
     if room < least:
         raise RecipeError(
             f"--memory is {budget >> 20} MiB, but this merge of {len(plan.sources)} models needs at least "
-            f"{-(-(FIXED_BYTES + least) >> 20)} MiB."
+            f"{-(-(fixed + least) >> 20)} MiB."
         )
     workers = max(1, min(wanted, room // least))
     return Layout(workers, room // workers - counting)
+
+
+def _fetching_bytes(plan: Plan) -> int:
+    """Return what reading from other machines takes, for all workers together."""
+    return reserved_bytes(file for source in plan.sources for file in source.files)
 
 
 def bytes_per_element(job: TensorJob) -> int:

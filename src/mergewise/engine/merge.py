@@ -12,14 +12,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mergewise._version import __version__
-from mergewise.checkpoint import ArrayCheckpoint, ArrayTarget, FolderTarget, Target, fingerprint, require_free
+from mergewise.checkpoint import Access, ArrayCheckpoint, ArrayTarget, FolderTarget, Target, fingerprint, require_free
 from mergewise.engine.layout import Layout, lay_out, parse_size
 from mergewise.engine.plan import Plan, as_recipe, build_plan, plan
 from mergewise.engine.provenance import (
     companion_files,
-    hash_inputs,
+    describe,
     input_identities,
     provenance_texts,
+    record_inputs,
     require_unchanged,
 )
 from mergewise.errors import RecipeError
@@ -46,7 +47,7 @@ class MergeReport:
         seconds: Wall time.
         threads: Workers.
         remarks: What a user should know, a sentence each.
-        inputs: SHA-256 of every input file, by path.
+        inputs: SHA-256 of every input file, or what a server says of its version, by path or URL.
     """
 
     out: str
@@ -74,6 +75,7 @@ def merge(
     memory: str | int = "1GiB",
     shard_size: str | int = "5GB",
     progress: Progress | None = None,
+    access: Access | None = None,
 ) -> MergeReport:
     """Merge checkpoints into a folder that ``transformers`` and others load.
 
@@ -87,6 +89,7 @@ def merge(
         memory: Budget for the whole process, in bytes or as in ``"1GiB"``.
         shard_size: Largest file of the result, in bytes or as in ``"5GB"``.
         progress: Told how far the merge is.
+        access: How other machines may be reached; by default as the environment says.
 
     Raises:
         MergewiseError: The recipe, a checkpoint or the output folder does not allow the merge.
@@ -94,17 +97,17 @@ def merge(
     began = time.perf_counter()
     shard_bytes = parse_size(shard_size, "shard size")
     require_free(Path(out))
-    planned = plan(as_recipe(recipe))
+    planned = plan(as_recipe(recipe), access)
     layout = lay_out(planned, threads, memory)
     identities = input_identities(planned.sources)
     work = fingerprint([__version__, planned.recipe.canonical(), identities, shard_bytes])
     with FolderTarget(out, [job.output for job in planned.jobs], shard_bytes, work) as target:
         with ThreadPoolExecutor(1, "mergewise-hash") as beside:
-            hashing = beside.submit(hash_inputs, planned.sources)
+            recording = beside.submit(record_inputs, planned.sources)
             disagreeing = _run(planned, layout, target, progress, target.resumed)
-            hashes = hashing.result()
+            records = recording.result()
         require_unchanged(planned.sources, identities)
-        target.commit(provenance_texts(planned, hashes), companion_files(planned.template))
+        target.commit(provenance_texts(planned, records), companion_files(planned.template))
     resumed = [f"{len(target.resumed)} tensors were taken over from an interrupted merge."] if target.resumed else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
     return MergeReport(
@@ -118,12 +121,16 @@ def merge(
         seconds=time.perf_counter() - began,
         threads=layout.threads,
         remarks=tuple(remarks),
-        inputs=hashes,
+        inputs={path: describe(record) for path, record in records.items()},
     )
 
 
 def merge_to_arrays(
-    recipe: Recipe | str | os.PathLike[str], *, threads: int | None = None, memory: str | int = "1GiB"
+    recipe: Recipe | str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    memory: str | int = "1GiB",
+    access: Access | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Merge checkpoints into memory: the same tensors that ``merge`` would write.
 
@@ -131,6 +138,7 @@ def merge_to_arrays(
         recipe: A recipe, or the file that holds one.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the process without the result, in bytes or as in ``"1GiB"``.
+        access: How other machines may be reached; by default as the environment says.
 
     Returns:
         Merged tensors by name; bfloat16 as ml_dtypes has it.
@@ -138,7 +146,7 @@ def merge_to_arrays(
     Raises:
         MergewiseError: As ``merge``.
     """
-    return _into_arrays(plan(recipe), threads, memory)
+    return _into_arrays(plan(recipe, access), threads, memory)
 
 
 def merge_arrays(

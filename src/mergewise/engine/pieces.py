@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import STORAGE_DTYPES, Source
+from mergewise.checkpoint import STORAGE_DTYPES, Source, expect
 from mergewise.engine.layout import Layout
 from mergewise.engine.plan import TensorJob
 from mergewise.kernels.storage import CODES
@@ -70,6 +70,9 @@ class Workspace:
         raw = self._room(piece)[:room].reshape(len(inputs), row_bytes)
         if self._held is not piece:
             self._held = self._marked = None
+            for source, info in zip(self._sources, inputs, strict=True):
+                width = STORAGE_DTYPES[info.dtype].bits // 8
+                expect(source, info, piece.start * width, piece.count * width)
             for row, source, info in zip(raw, self._sources, inputs, strict=True):
                 width = STORAGE_DTYPES[info.dtype].bits // 8
                 source.read_into(info, piece.start * width, row[: piece.count * width])

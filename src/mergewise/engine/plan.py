@@ -2,13 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mergewise.checkpoint import (
     FLOAT_NAMES,
     STORAGE_DTYPES,
+    Access,
+    Connections,
     DequantisedCheckpoint,
     OutputTensor,
     Source,
@@ -71,12 +73,14 @@ class Plan:
         sources: The checkpoints, in the order of ``TensorJob.inputs``: the base first, if the method has one.
         jobs: One per tensor of the result, in byte order of their names.
         remarks: What a user should know, a sentence each.
+        revisions: The commit that stood for each reference to the Hub, by reference.
     """
 
     recipe: Recipe
     sources: tuple[Source, ...]
     jobs: tuple[TensorJob, ...]
     remarks: tuple[str, ...]
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def template(self) -> Source:
@@ -137,33 +141,45 @@ def as_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
 
 
-def open_sources(recipe: Recipe) -> tuple[Source, ...]:
+def open_sources(recipe: Recipe, connections: Connections | None = None) -> tuple[Source, ...]:
     """Open the checkpoints of a recipe: the base first, if the method works on changes to it.
+
+    Args:
+        recipe: The recipe.
+        connections: What the sources share; by default as the environment says.
 
     Raises:
         CheckpointError: One of them is missing or damaged.
     """
     paths = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
     paths += [expert.model for expert in recipe.merged]
+    connections = connections or Connections()
     opened: dict[str, Source] = {}
     for path in paths:
         if path not in opened:
-            opened[path] = open_source(path)
+            opened[path] = open_source(path, connections)
     return tuple(opened[path] for path in paths)
 
 
-def plan(recipe: Recipe | str | os.PathLike[str]) -> Plan:
+def plan(
+    recipe: Recipe | str | os.PathLike[str],
+    access: Access | None = None,
+    revisions: Mapping[str, str] | None = None,
+) -> Plan:
     """Plan a merge; only headers and configurations are read.
 
     Args:
         recipe: A recipe, or the file that holds one.
+        access: How other machines may be reached; by default as the environment says.
+        revisions: Commits that references to the Hub stand for; others are looked up.
 
     Raises:
         MergewiseError: Anything that would keep the merge from succeeding, as far as headers can tell.
     """
     recipe = as_recipe(recipe)
     check_parameters(recipe)
-    return build_plan(recipe, open_sources(recipe))
+    connections = Connections(access, revisions)
+    return replace(build_plan(recipe, open_sources(recipe, connections)), revisions=dict(connections.commits))
 
 
 def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
