@@ -1,5 +1,6 @@
 """Servers on the loopback interface: files by range, an object store as S3 is spoken to, and a Hub of models."""
 
+import base64
 import hashlib
 import json
 import re
@@ -229,7 +230,6 @@ class Hub(Server):
         models: Files by name, by commit, by repository.
         refs: Commit by revision, by repository.
         gated: Repositories that nobody may read.
-        commits: What was committed by clients: repository, and files by path.
     """
 
     def __init__(self) -> None:
@@ -247,6 +247,8 @@ class Hub(Server):
 
     def answer(self, method: str, path: str, body: bytes, headers: Any) -> Answer:
         path = unquote(urlsplit(path).path)
+        if method == "POST":
+            return self._post(path, body)
         asked = re.fullmatch(
             r"(?:/api/models)?/(?P<id>[^/]+/[^/]+)(?:/(?P<what>revision|tree|resolve)/(?P<rev>[^/]+))?/?(?P<file>.*)",
             path,
@@ -267,12 +269,41 @@ class Hub(Server):
             etag = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
             return 200, etag, content
         if asked["what"] == "tree":
-            return _json([_entry(name, content) for name, content in files.items()])
+            return _json(_tree(asked["file"], files))
         siblings = [{"rfilename": name} for name in files]
         return _json({"id": asked["id"], "sha": commit, "siblings": siblings, "private": False, "tags": []})
 
+    def _post(self, path: str, body: bytes) -> Answer:
+        if path == "/api/validate-yaml":
+            return _json({"errors": [], "warnings": []})
+        asked = re.fullmatch(r"/api/models/(?P<id>[^/]+/[^/]+)/(?P<what>preupload|commit)/(?P<rev>[^/]+)", path)
+        if asked is None:
+            return 404, {}, b"{}"
+        if asked["what"] == "preupload":
+            files = [f["path"] for f in json.loads(body)["files"]]
+            return _json({"files": [{"path": f, "uploadMode": "regular", "shouldIgnore": False} for f in files]})
+        lines = [json.loads(line) for line in body.splitlines()]
+        added = {
+            one["value"]["path"]: base64.b64decode(one["value"]["content"]) for one in lines if one["key"] == "file"
+        }
+        head = lines[0]["value"]
+        parent = self.refs[asked["id"]].get(asked["rev"], asked["rev"])
+        if head.get("parentCommit") not in {None, parent}:
+            return _refusal(412, "Conflict")
+        commit = self.add(asked["id"], self.models[asked["id"]][parent] | added, asked["rev"])
+        return _json({"success": True, "commitOid": commit, "commitUrl": f"{self.url}/{asked['id']}/commit/{commit}"})
+
 
 _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
+
+
+def _tree(folder: str, files: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Return what is right inside a folder: files, and folders without what is in them."""
+    prefix = f"{folder}/" if folder else ""
+    inside = {name: content for name, content in files.items() if name.startswith(prefix)}
+    folders = {prefix + name.removeprefix(prefix).split("/")[0] for name in inside if "/" in name.removeprefix(prefix)}
+    own = [_entry(name, content) for name, content in inside.items() if "/" not in name.removeprefix(prefix)]
+    return own + [{"type": "directory", "path": name, "oid": "0" * 40} for name in sorted(folders)]
 
 
 def _entry(name: str, content: bytes) -> dict[str, Any]:

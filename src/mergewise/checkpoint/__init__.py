@@ -10,6 +10,8 @@ from mergewise.checkpoint.memory import ArrayCheckpoint, ArrayTarget
 from mergewise.checkpoint.open import open_source
 from mergewise.checkpoint.place import Place, file_facts, file_identity, file_size, sha256_of
 from mergewise.checkpoint.remote import Access, Connections, reserved_bytes
+from mergewise.checkpoint.remote.connections import local_path
+from mergewise.checkpoint.remote.destination import Destination
 from mergewise.checkpoint.source import Source, Target, expect
 from mergewise.checkpoint.staging import require_free
 from mergewise.checkpoint.writer import FolderTarget, OutputTensor
@@ -24,6 +26,7 @@ __all__ = [
     "Checkpoint",
     "Connections",
     "DequantisedCheckpoint",
+    "Destination",
     "FolderTarget",
     "OutputTensor",
     "Place",
@@ -36,6 +39,7 @@ __all__ = [
     "file_identity",
     "file_size",
     "fingerprint",
+    "local_path",
     "numpy_dtype",
     "open_checkpoint",
     "open_source",

@@ -1,6 +1,5 @@
 """``mergewise merge``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,7 +26,7 @@ __all__ = ["merge"]
 def merge(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="[RECIPE] OUT", help="The recipe (not with --method), and the folder to make."),
+        typer.Argument(metavar="[RECIPE] OUT", help="The recipe (not with --method), and the folder or URL to make."),
     ],
     method: MethodOption = None,
     base: BaseOption = None,
@@ -58,15 +57,18 @@ def merge(
     if not method and (base or expert or parameter or dtype):
         raise typer.BadParameter("--base, --expert, --parameter and --dtype go with --method, not with a recipe file")
     from mergewise import engine
-    from mergewise.checkpoint import require_free
+    from mergewise.checkpoint import Destination, local_path, require_free
     from mergewise.engine.layout import parse_size
 
     shard_bytes = parse_size(shard_size, "shard size")
     recipe = quick_recipe(method, base, expert, parameter, dtype) if method else engine.as_recipe(paths[0])
     out = paths[-1]
     if dry_run:
-        require_free(Path(out))
-        print_plan(engine.plan(recipe, access(offline, cache)), Path(out), threads, memory, as_json=json)
+        destination = Destination.of(out, access(offline, cache))
+        place = local_path(out) if destination is None else destination.folder
+        if destination is None:
+            require_free(place)
+        print_plan(engine.plan(recipe, access(offline, cache)), place, threads, memory, as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:
         report = engine.merge(

@@ -12,10 +12,21 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mergewise._version import __version__
-from mergewise.checkpoint import Access, ArrayCheckpoint, ArrayTarget, FolderTarget, Target, fingerprint, require_free
+from mergewise.checkpoint import (
+    Access,
+    ArrayCheckpoint,
+    ArrayTarget,
+    Destination,
+    FolderTarget,
+    Target,
+    fingerprint,
+    local_path,
+    require_free,
+)
 from mergewise.engine.layout import Layout, lay_out, parse_size
 from mergewise.engine.plan import Plan, as_recipe, build_plan, plan
 from mergewise.engine.provenance import (
+    InputRecord,
     companion_files,
     describe,
     input_identities,
@@ -37,7 +48,7 @@ class MergeReport:
     """What a merge did.
 
     Attributes:
-        out: The folder it wrote.
+        out: The folder or URL that it wrote to.
         method: The merge method.
         experts: How many models were merged.
         tensors: Tensors written.
@@ -84,7 +95,9 @@ def merge(
     Args:
         recipe: A recipe, or the file that holds one.
         out: The folder to make; it must be new or empty. It appears complete or not at all, and a merge that was
-            interrupted goes on where it was when it is started again.
+            interrupted goes on where it was when it is started again. A URL such as ``s3://bucket/name`` or
+            ``hf://organisation/name`` is sent to once the merge is complete in the cache folder, what loaders look for
+            last.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the whole process, in bytes or as in ``"1GiB"``.
         shard_size: Largest file of the result, in bytes or as in ``"5GB"``.
@@ -96,22 +109,43 @@ def merge(
     """
     began = time.perf_counter()
     shard_bytes = parse_size(shard_size, "shard size")
-    require_free(Path(out))
+    destination = Destination.of(out, access)
+    if destination is None:
+        require_free(local_path(out))
     planned = plan(as_recipe(recipe), access)
     layout = lay_out(planned, threads, memory)
     identities = input_identities(planned.sources)
     work = fingerprint([__version__, planned.recipe.canonical(), identities, shard_bytes])
-    with FolderTarget(out, [job.output for job in planned.jobs], shard_bytes, work) as target:
+    folder = local_path(out) if destination is None else destination.staged(work)
+    if destination is not None and folder.is_dir():
+        return _sent(destination, planned, folder, layout, began)
+    with FolderTarget(folder, [job.output for job in planned.jobs], shard_bytes, work) as target:
         with ThreadPoolExecutor(1, "mergewise-hash") as beside:
             recording = beside.submit(record_inputs, planned.sources)
             disagreeing = _run(planned, layout, target, progress, target.resumed)
             records = recording.result()
         require_unchanged(planned.sources, identities)
         target.commit(provenance_texts(planned, records), companion_files(planned.template))
+    if destination is not None:
+        destination.send(folder)
     resumed = [f"{len(target.resumed)} tensors were taken over from an interrupted merge."] if target.resumed else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
+    return _report(os.fspath(out), planned, began, layout.threads, remarks, records)
+
+
+def _sent(destination: Destination, planned: Plan, folder: Path, layout: Layout, began: float) -> MergeReport:
+    """Send a merge that was finished before, but could not be sent then."""
+    records = record_inputs(planned.sources)
+    destination.send(folder)
+    remarks = [*planned.remarks, "The merge was finished before, and has now been sent."]
+    return _report(destination.url, planned, began, layout.threads, remarks, records)
+
+
+def _report(
+    out: str, planned: Plan, began: float, threads: int, remarks: Sequence[str], records: Mapping[str, InputRecord]
+) -> MergeReport:
     return MergeReport(
-        out=os.fspath(out),
+        out=out,
         method=planned.recipe.method,
         experts=len(planned.recipe.experts),
         tensors=len(planned.jobs),
@@ -119,7 +153,7 @@ def merge(
         bytes_in=planned.bytes_in,
         bytes_out=planned.bytes_out,
         seconds=time.perf_counter() - began,
-        threads=layout.threads,
+        threads=threads,
         remarks=tuple(remarks),
         inputs={path: describe(record) for path, record in records.items()},
     )

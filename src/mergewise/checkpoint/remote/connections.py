@@ -16,7 +16,7 @@ from mergewise.checkpoint.remote.path import RemotePath
 from mergewise.checkpoint.remote.stores import Facts, FsspecStore, HttpStore, Store
 from mergewise.errors import CheckpointError
 
-__all__ = ["Connections", "is_url", "parse_url"]
+__all__ = ["Connections", "is_url", "local_path", "parse_url"]
 
 _LIBRARIES = {"s3": "s3fs", "s3a": "s3fs", "http": "aiohttp", "https": "aiohttp", "gs": "gcsfs", "gcs": "gcsfs"}
 _LIBRARIES |= {"az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "sftp": "paramiko", "ssh": "paramiko"}
@@ -77,7 +77,7 @@ class Connections:
         text = os.fspath(reference)
         if is_url(text):
             if text.startswith("file://"):
-                return Path(text.removeprefix("file://"))
+                return local_path(text)
             return self._hub_place(text) if text.startswith("hf://") else self._url_place(text)
         path = Path(text)
         hub = hub_reference(text)
@@ -145,6 +145,12 @@ def is_url(text: str) -> bool:
     """Whether a reference begins with a protocol."""
     head, found, _ = text.partition("://")
     return bool(found) and head.isidentifier()
+
+
+def local_path(reference: str | os.PathLike[str]) -> Path:
+    """Return the path that a reference to this machine names: as it is, or after ``file://``."""
+    text = os.fspath(reference)
+    return Path(text.removeprefix("file://"))
 
 
 def parse_url(text: str) -> tuple[str, str]:

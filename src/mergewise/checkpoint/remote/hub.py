@@ -12,7 +12,7 @@ from mergewise.checkpoint.remote.faults import AbsentError, attempt
 from mergewise.checkpoint.remote.stores import Facts, require_range, whole
 from mergewise.errors import CheckpointError
 
-__all__ = ["HubReference", "HubStore", "hub_reference", "resolve_commit"]
+__all__ = ["HubReference", "HubStore", "commit_files", "hub_reference", "resolve_commit"]
 
 _REFERENCE = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9_][\w.-]*?)(?:@([^\s@]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -192,3 +192,34 @@ def _api() -> Any:
     from huggingface_hub import HfApi  # noqa: PLC0415 - slow to import
 
     return HfApi(endpoint=_endpoint())
+
+
+def commit_files(path: str, files: Sequence[Path], what: str, access: Access) -> None:
+    """Put files into a folder of a repository on the Hub, all in one commit.
+
+    Args:
+        path: ``organisation/name@commit/folder``; the commit is that on which the new one is based.
+        files: The files.
+        what: What messages call the place.
+        access: How the Hub is reached.
+
+    Raises:
+        CheckpointError: The Hub does not take them.
+    """
+    from huggingface_hub import CommitOperationAdd  # noqa: PLC0415 - slow to import
+
+    organisation, name, *inside = path.split("/")
+    repository, _, commit = f"{organisation}/{name}".partition("@")
+    revision = hub_reference(what)
+
+    def commit_all() -> None:
+        operations = [CommitOperationAdd("/".join([*inside, file.name]), file) for file in files]
+        _api().create_commit(
+            repository,
+            operations,
+            commit_message="Merge with mergewise",
+            revision=revision.revision if revision else None,
+            parent_commit=commit,
+        )
+
+    attempt(commit_all, what, access)
