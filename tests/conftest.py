@@ -9,6 +9,12 @@ QUICK = Access(offline=False, cache=None, attempts=3, pause=0.01, timeout=0.7)
 """Retries without waiting for long."""
 
 
+@pytest.fixture(autouse=True)
+def own_machine_only(monkeypatch):
+    """Reach no other machine, but where a test says so."""
+    monkeypatch.setenv("MERGEWISE_OFFLINE", "1")
+
+
 @pytest.fixture
 def quick():
     return QUICK

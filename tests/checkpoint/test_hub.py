@@ -137,6 +137,7 @@ class TestOffline:
 
     @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "MERGEWISE_OFFLINE"])
     def test_the_environment_says_so(self, name, monkeypatch):
+        monkeypatch.delenv("MERGEWISE_OFFLINE")
         assert not Access().offline
         monkeypatch.setenv(name, "1")
         assert Access().offline

@@ -317,9 +317,7 @@ class TestBlocks:
     @pytest.mark.parametrize("models", [1, 3, 9, 64])
     @pytest.mark.parametrize("readers", [1, 2, 16])
     def test_every_reader_has_its_block_and_the_next_of_every_model(self, models, readers):
-        cache = BlockCache(parallel=1, readers=readers)
-        for model in range(models):
-            cache.register(f"folder {model}")
+        cache = BlockCache(parallel=1, readers=readers, folders={f"folder {model}" for model in range(models)})
         least = 256 << 10
         assert least <= cache.block_bytes <= BLOCK_BYTES
         assert cache.block_bytes == least or 2 * models * readers * cache.block_bytes <= READ_AHEAD_BYTES

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 
 import mergewise as mw
 import support
-from mergewise.checkpoint import Connections
 from mergewise.engine.layout import FIXED_BYTES, lay_out
 from mergewise.engine.plan import plan
 from mergewise.errors import CheckpointError, RecipeError
@@ -234,8 +235,18 @@ def test_two_checkpoints_anywhere_are_compared(on_the_web, on_the_hub, quick):
     assert {difference.kind for difference in found} == {"equal"}
 
 
-def test_connections_may_be_opened_again(on_the_web, quick):
-    with Connections(quick) as connections:
-        place = connections.place(f"{on_the_web}/base")
-        assert (place / "config.json").read_text("utf-8")
-    assert (place / "config.json").read_bytes()
+def test_a_stopped_merge_does_not_wait_for_what_it_was_fetching(on_the_web, file_server, tmp_path, quick):
+    patient = replace(quick, attempts=50, pause=1.0)
+
+    def stop(done, total):
+        file_server.trouble = lambda method, path: 503
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        mw.merge(recipe(on_the_web), tmp_path / "out", access=patient, progress=stop, threads=1)
+    for thread in threading.enumerate():
+        if thread.name.startswith("mergewise-fetch"):
+            thread.join(20)
+            assert not thread.is_alive()
+    assert time.monotonic() - began < 30

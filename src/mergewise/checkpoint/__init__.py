@@ -4,14 +4,16 @@ from mergewise.checkpoint.aligned import AlignedCheckpoint
 from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtype, numpy_dtype
 from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint
+from mergewise.checkpoint.gguf import GgufCheckpoint
 from mergewise.checkpoint.header import TensorInfo, read_header
 from mergewise.checkpoint.journal import fingerprint
 from mergewise.checkpoint.memory import ArrayCheckpoint, ArrayTarget
 from mergewise.checkpoint.open import open_source
 from mergewise.checkpoint.place import Place, file_facts, file_identity, file_size, sha256_of
-from mergewise.checkpoint.remote import Access, Connections, reserved_bytes
+from mergewise.checkpoint.remote import Access, Connections, StoppedError, let_go, reserved_bytes
 from mergewise.checkpoint.remote.connections import local_path
 from mergewise.checkpoint.remote.destination import Destination
+from mergewise.checkpoint.remote.hub import hub_reference
 from mergewise.checkpoint.source import Source, Target, expect
 from mergewise.checkpoint.staging import require_free
 from mergewise.checkpoint.writer import FolderTarget, OutputTensor
@@ -28,9 +30,11 @@ __all__ = [
     "DequantisedCheckpoint",
     "Destination",
     "FolderTarget",
+    "GgufCheckpoint",
     "OutputTensor",
     "Place",
     "Source",
+    "StoppedError",
     "StorageDtype",
     "Target",
     "TensorInfo",
@@ -39,6 +43,8 @@ __all__ = [
     "file_identity",
     "file_size",
     "fingerprint",
+    "hub_reference",
+    "let_go",
     "local_path",
     "numpy_dtype",
     "open_checkpoint",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mergewise.checkpoint.folder import INDEX_NAME, SINGLE_NAME, existing, files_ending, indexed_files, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint, is_fp8
+from mergewise.checkpoint.gguf import open_gguf
 from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.remote import Connections
 from mergewise.checkpoint.source import Source
@@ -15,7 +16,7 @@ __all__ = ["open_source"]
 
 
 def open_source(reference: str | os.PathLike[str], connections: Connections | None = None) -> Source:
-    """Open a checkpoint for merging: safetensors, or PyTorch's ``.bin``; eight-bit weights are shown as float32.
+    """Open a checkpoint for merging: safetensors, PyTorch's ``.bin`` or GGUF; quantised weights are shown as float32.
 
     Args:
         reference: A folder or file, a URL of one, or ``organisation/name@revision`` on the Hub.
@@ -31,6 +32,8 @@ def open_source(reference: str | os.PathLike[str], connections: Connections | No
 
 
 def _open_place(place: Place, location: str) -> Source:
+    if place.suffix == ".gguf" and not place.is_dir():
+        return open_gguf(place, location)
     if place.suffix in {".bin", ".pt", ".pth"} and not place.is_dir():
         return open_torch(place, (place,), location)
     if place.is_dir() and not _has_safetensors(place):
@@ -42,6 +45,11 @@ def _open_place(place: Place, location: str) -> Source:
             return source
         if (place / TORCH_SINGLE).is_file():
             return open_torch(place, (place / TORCH_SINGLE,), location)
+        single = files_ending(place, ".gguf")
+        if len(single) == 1:
+            return open_gguf(single[0], location)
+        if single:
+            raise CheckpointError(f"{location}: found {len(single)} .gguf files; name the one to merge.")
     return open_checkpoint(place, location)
 
 

@@ -6,7 +6,7 @@ The first source is the reference: its tensors are those of the result. Everythi
 import re
 from collections.abc import Sequence
 
-from mergewise.checkpoint import AlignedCheckpoint, DequantisedCheckpoint, Source, TensorInfo
+from mergewise.checkpoint import AlignedCheckpoint, DequantisedCheckpoint, GgufCheckpoint, Source, TensorInfo
 from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe
 
@@ -37,6 +37,13 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
         for source in sources
         if isinstance(source, DequantisedCheckpoint)
     ]
+    remarks += [
+        f"{source.location} is a GGUF: {len(source.dequantised)} of its {len(source.tensors)} tensors are dequantised."
+        for source in sources
+        if isinstance(source, GgufCheckpoint)
+    ]
+    if isinstance(reference, GgufCheckpoint) and not (reference.folder / "tokenizer.json").is_file():
+        remarks.append(f"The result has no tokenizer, since {reference.location} has it only in its GGUF form.")
     aligned: list[Source] = [reference]
     for source in sources[1:]:
         places: _Places = {name: (source, info) for name, info in source.tensors.items()}

@@ -20,6 +20,7 @@ from mergewise.checkpoint import (
     FolderTarget,
     Target,
     fingerprint,
+    let_go,
     local_path,
     require_free,
 )
@@ -113,7 +114,22 @@ def merge(
     if destination is None:
         require_free(local_path(out))
     planned = plan(as_recipe(recipe), access)
-    layout = lay_out(planned, threads, memory)
+    try:
+        layout = lay_out(planned, threads, memory)
+        return _carry_out(planned, layout, os.fspath(out), destination, shard_bytes, progress, began)
+    finally:
+        _let_go(planned)
+
+
+def _carry_out(
+    planned: Plan,
+    layout: Layout,
+    out: str,
+    destination: Destination | None,
+    shard_bytes: int,
+    progress: Progress | None,
+    began: float,
+) -> MergeReport:
     identities = input_identities(planned.sources)
     work = fingerprint([__version__, planned.recipe.canonical(), identities, shard_bytes])
     folder = local_path(out) if destination is None else destination.staged(work)
@@ -122,7 +138,11 @@ def merge(
     with FolderTarget(folder, [job.output for job in planned.jobs], shard_bytes, work) as target:
         with ThreadPoolExecutor(1, "mergewise-hash") as beside:
             recording = beside.submit(record_inputs, planned.sources)
-            disagreeing = _run(planned, layout, target, progress, target.resumed)
+            try:
+                disagreeing = _run(planned, layout, target, progress, target.resumed)
+            except BaseException:
+                _let_go(planned)  # else what is being asked for beside would be waited for
+                raise
             records = recording.result()
         require_unchanged(planned.sources, identities)
         target.commit(provenance_texts(planned, records), companion_files(planned.template))
@@ -130,7 +150,11 @@ def merge(
         destination.send(folder)
     resumed = [f"{len(target.resumed)} tensors were taken over from an interrupted merge."] if target.resumed else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
-    return _report(os.fspath(out), planned, began, layout.threads, remarks, records)
+    return _report(out, planned, began, layout.threads, remarks, records)
+
+
+def _let_go(planned: Plan) -> None:
+    let_go(file for source in planned.sources for file in source.files)
 
 
 def _sent(destination: Destination, planned: Plan, folder: Path, layout: Layout, began: float) -> MergeReport:

@@ -12,6 +12,7 @@ from mergewise.checkpoint import (
     Access,
     Connections,
     DequantisedCheckpoint,
+    GgufCheckpoint,
     OutputTensor,
     Source,
     TensorInfo,
@@ -220,7 +221,11 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, position: float) 
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
     if isinstance(program, GeometricProgram | WholeProgram):
         program = replace(program, delta=recipe.in_delta_space)
-    own = "BF16" if isinstance(sources[0], DequantisedCheckpoint) and name in sources[0].dequantised else first.dtype
+    own = (
+        "BF16"
+        if isinstance(sources[0], DequantisedCheckpoint | GgufCheckpoint) and name in sources[0].dequantised
+        else first.dtype
+    )
     dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else own
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))

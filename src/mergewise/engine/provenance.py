@@ -12,7 +12,16 @@ import yaml
 
 from mergewise._version import __version__
 from mergewise.cache import cache_folder
-from mergewise.checkpoint import FLOAT_NAMES, Place, Source, file_facts, file_identity, file_size, sha256_of
+from mergewise.checkpoint import (
+    FLOAT_NAMES,
+    Place,
+    Source,
+    file_facts,
+    file_identity,
+    file_size,
+    hub_reference,
+    sha256_of,
+)
 from mergewise.engine.plan import Plan
 from mergewise.errors import CheckpointError
 
@@ -166,7 +175,7 @@ def _card(plan: Plan, recipe: str, records: Mapping[str, InputRecord]) -> str:
     all_hashed = all(record.keys() == {"sha256"} for record in records.values())
     models = dict.fromkeys([plan.recipe.base, *(expert.model for expert in plan.recipe.experts)])
     front = {
-        "base_model": [model for model in models if model],
+        "base_model": [_on_the_hub(model) for model in models if model],
         "library_name": "transformers",
         "tags": ["mergewise", "merge"],
     }
@@ -178,6 +187,12 @@ def _card(plan: Plan, recipe: str, records: Mapping[str, InputRecord]) -> str:
         *(f"| `{_short(path)}` | `{describe(record)}` |" for path, record in records.items()), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _on_the_hub(model: str) -> str:
+    """Return what the Hub calls a model, without revision; what is not on the Hub stays as it is."""
+    hub = hub_reference(model)
+    return hub.repository if hub else model
 
 
 def describe(record: InputRecord) -> str:

@@ -15,13 +15,17 @@ DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
 
 
 def _as_reference(value: Any) -> Any:
-    """Accept paths, and mergekit's long form ``{model: {path: …}}``."""
+    """Accept paths, and mergekit's long form ``{model: {path: …, revision: …}}``."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     for key in ("model", "model", "path"):
         if isinstance(value, dict) and set(value) == {key}:
             value = value[key]
-    return value
+    match value:
+        case {"path": str() as path, "revision": str() | None as revision, **others} if not others:
+            return f"{path}@{revision}" if revision else path
+        case _:
+            return value
 
 
 ModelReference = Annotated[str, BeforeValidator(_as_reference), Field(min_length=1)]

@@ -2,8 +2,8 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from mergewise.checkpoint.remote.access import BLOCK_BYTES, READ_AHEAD_BYTES
@@ -27,22 +27,20 @@ class BlockCache:
     Args:
         parallel: Requests that are under way at once.
         readers: About how many threads will read.
+        folders: The folders that files are read from together; it may grow.
         capacity: Bytes that are kept at most.
     """
 
-    def __init__(self, parallel: int, readers: int, capacity: int = READ_AHEAD_BYTES) -> None:
+    def __init__(
+        self, parallel: int, readers: int, folders: Collection[str] = (), capacity: int = READ_AHEAD_BYTES
+    ) -> None:
         self.pool = ThreadPoolExecutor(parallel, "mergewise-fetch")
         self._readers = readers
         self._capacity = capacity
         self._lock = threading.Lock()
         self._blocks: OrderedDict[_Key, Future[bytes]] = OrderedDict()
         self._bytes = 0
-        self._folders: set[str] = set()
-
-    def register(self, folder: str) -> None:
-        """Note that files of a folder will be read together with those of others."""
-        with self._lock:
-            self._folders.add(folder)
+        self._folders = folders
 
     @property
     def block_bytes(self) -> int:
@@ -86,8 +84,7 @@ class RemoteRanges:
     def __init__(self, place: "RemotePath", facts: Facts) -> None:
         self._place = place
         self._facts = facts
-        self._blocks = place.connections.blocks
-        self._blocks.register(str(place.parent))
+        place.connections.folders.add(str(place.parent))
         self._name = str(place)
 
     @property
@@ -95,18 +92,25 @@ class RemoteRanges:
         """Bytes in the file."""
         return self._facts.size
 
+    @property
+    def _blocks(self) -> BlockCache:
+        return self._place.connections.blocks
+
     def read_into(self, start: int, view: memoryview, within: _Span) -> int:
         """Fill a buffer: what is larger than a block in parallel, what is smaller from blocks."""
         end = min(start + len(view), self.size)
-        step = self._blocks.block_bytes
+        blocks = self._blocks
+        step = blocks.block_bytes
         if end - start >= step:
             spans = [(at, min(at + step, end)) for at in range(start, end, step)]
 
             def place_part(span: _Span) -> None:
                 view[span[0] - start : span[1] - start] = self._fetch(*span)
 
-            for done in [self._blocks.pool.submit(place_part, span) for span in spans]:
-                done.result()
+            parts = [blocks.pool.submit(place_part, span) for span in spans]
+            wait(parts)  # all of them: nothing may be written into the buffer later
+            for part in parts:
+                part.result()
         else:
             for span, block in list(self._begin(start, end, within)):
                 first, last = max(start, span[0]), min(end, span[1])
@@ -144,7 +148,10 @@ class RemoteRanges:
         place = self._place
         try:
             return attempt(
-                lambda: place.store.read(place.path, start, end, self._facts), str(place), place.connections.access
+                lambda: place.store.read(place.path, start, end, self._facts),
+                str(place),
+                place.connections.access,
+                place.connections.closed,
             )
         except AbsentError:
             raise CheckpointError(f"{place}: it was there when the merge began, but is gone.") from None

@@ -1,6 +1,7 @@
 """What the sources of one merge share: servers that were asked, commits that were found, blocks that were read."""
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -10,7 +11,7 @@ from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.remote.access import Access
 from mergewise.checkpoint.remote.blocks import BlockCache
 from mergewise.checkpoint.remote.disk_cache import DiskCache
-from mergewise.checkpoint.remote.faults import AbsentError
+from mergewise.checkpoint.remote.faults import AbsentError, StoppedError
 from mergewise.checkpoint.remote.hub import HubReference, HubStore, hub_reference, resolve_commit
 from mergewise.checkpoint.remote.path import RemotePath
 from mergewise.checkpoint.remote.stores import Facts, FsspecStore, HttpStore, Store
@@ -33,6 +34,8 @@ class Connections:
         access: The same.
         cache: Where blocks are kept for the next time, if anywhere.
         commits: The commit of every reference to the Hub that was followed, by reference.
+        closed: Set once nothing more is to be read.
+        folders: The remote folders that files were opened in.
         known: What servers said of files when they were first asked; ``None`` of those that are not there.
     """
 
@@ -41,15 +44,21 @@ class Connections:
         self.cache = DiskCache(self.access.cache) if self.access.cache else None
         self.commits: dict[str, str] = dict(commits or {})
         self.known: dict[str, Facts | None] = {}
+        self.folders: set[str] = set()
         self._stores: dict[str, Store] = {}
         self._blocks: BlockCache | None = None
+        self._lock = threading.Lock()
+        self.closed = threading.Event()
 
     @property
     def blocks(self) -> BlockCache:
         """Blocks of remote files that are in memory."""
-        if self._blocks is None:
-            self._blocks = BlockCache(self.access.parallel, len(os.sched_getaffinity(0)))
-        return self._blocks
+        with self._lock:
+            if self.closed.is_set():
+                raise StoppedError("Reading was stopped, since something else went wrong before.")
+            if self._blocks is None:
+                self._blocks = BlockCache(self.access.parallel, len(os.sched_getaffinity(0)), self.folders)
+            return self._blocks
 
     def __enter__(self) -> Self:
         return self
@@ -61,10 +70,12 @@ class Connections:
         self.close()
 
     def close(self) -> None:
-        """Let go of what is in memory; reading begins anew."""
-        if self._blocks is not None:
-            self._blocks.close()
-            self._blocks = None
+        """Read nothing more: let go of what is in memory, and try nothing again that is under way."""
+        self.closed.set()
+        with self._lock:
+            blocks, self._blocks = self._blocks, None
+        if blocks is not None:
+            blocks.close()
 
     def place(self, reference: str | os.PathLike[str]) -> Place:
         """Return where a reference leads: a path, a URL, or a model on the Hub; a path that exists goes first.

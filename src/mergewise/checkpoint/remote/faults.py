@@ -2,14 +2,14 @@
 
 import random
 import socket
-import time
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from mergewise.checkpoint.remote.access import Access
 from mergewise.errors import CheckpointError
 
-__all__ = ["AbsentError", "BrokenAnswerError", "attempt", "status_of"]
+__all__ = ["AbsentError", "BrokenAnswerError", "StoppedError", "attempt", "status_of"]
 
 T = TypeVar("T")
 
@@ -34,17 +34,23 @@ class AbsentError(FileNotFoundError):
     """There is no such remote file."""
 
 
-def attempt(action: Callable[[], T], what: str, access: Access) -> T:
+class StoppedError(CheckpointError):
+    """Reading was given up because something else had gone wrong; that is what should be reported."""
+
+
+def attempt(action: Callable[[], T], what: str, access: Access, stop: threading.Event | None = None) -> T:
     """Do something on another machine, again after a pause if it failed for a reason that may pass.
 
     Args:
         action: What to do; it must be safe to repeat.
         what: What messages call the thing that is asked for.
         access: How often, and with what pauses.
+        stop: Once it is set, nothing is tried again.
 
     Raises:
         AbsentError: There is no such thing.
         CheckpointError: It cannot be had; the message says why in one sentence.
+        StoppedError: It could not be had before ``stop`` was set.
     """
     for number in range(1, max(1, access.attempts) + 1):
         try:
@@ -55,11 +61,14 @@ def attempt(action: Callable[[], T], what: str, access: Access) -> T:
             if status_of(error) == 404 or (status_of(error) is None and isinstance(error, FileNotFoundError)):
                 raise AbsentError(what) from error
             reason, advice, may_pass = _diagnosis(error, access)
+            if stop is not None and stop.is_set():
+                raise StoppedError(f"{what}: reading was stopped.") from error
             if not may_pass or number >= access.attempts:
                 tries = f" after {number} attempts" if number > 1 else ""
                 raise CheckpointError(f"{what}: cannot be had{tries}: {reason}; {advice}.") from error
         pause = min(_LONGEST_PAUSE, access.pause * 2 ** (number - 1))
-        time.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - so that many readers do not come back at once
+        pause *= random.uniform(0.75, 1.25)  # noqa: S311 - so that many readers do not come back at once
+        (stop or threading.Event()).wait(pause)
     raise AssertionError("the last attempt returns or raises")
 
 

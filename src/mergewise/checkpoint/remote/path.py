@@ -1,8 +1,8 @@
 """A remote file or folder, asked like a ``pathlib.Path``."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from mergewise.checkpoint.place import LocalRanges, Place, Ranges
 from mergewise.checkpoint.remote.access import RESERVED_BYTES
@@ -14,10 +14,12 @@ from mergewise.errors import CheckpointError
 if TYPE_CHECKING:
     from mergewise.checkpoint.remote.connections import Connections
 
-__all__ = ["CHECKPOINT_SUFFIXES", "RemotePath", "reserved_bytes"]
+__all__ = ["CHECKPOINT_SUFFIXES", "RemotePath", "let_go", "reserved_bytes"]
 
 CHECKPOINT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 """Endings by which a URL names a file rather than a folder."""
+
+T = TypeVar("T")
 
 _LARGEST_TEXT = 256 << 20
 
@@ -73,7 +75,7 @@ class RemotePath:
             CheckpointError: There is no such file, or the server does not answer.
         """
         try:
-            found = attempt(lambda: self.store.facts(self.path), str(self), self.connections.access)
+            found = self._attempt(self.store.facts)
         except AbsentError:
             raise CheckpointError(f"{self}: expected a file, found nothing there; check the address.") from None
         self.connections.known[str(self)] = found
@@ -88,7 +90,7 @@ class RemotePath:
         known = self.connections.known
         if str(self) not in known:
             try:
-                known[str(self)] = attempt(lambda: self.store.facts(self.path), str(self), self.connections.access)
+                known[str(self)] = self._attempt(self.store.facts)
             except AbsentError:
                 known[str(self)] = None
         return known[str(self)] is not None
@@ -104,7 +106,7 @@ class RemotePath:
             CheckpointError: The server does not answer.
         """
         try:
-            names = attempt(lambda: self.store.names(self.path), str(self), self.connections.access)
+            names = self._attempt(self.store.names)
         except AbsentError:
             return
         for name in names:
@@ -148,6 +150,10 @@ class RemotePath:
             return LocalRanges(cache.whole(self, facts))
         return RemoteRanges(self, facts)
 
+    def _attempt(self, question: Callable[[str], T]) -> T:
+        own = self.connections
+        return attempt(lambda: question(self.path), str(self), own.access, own.closed)
+
     def on_disk(self) -> Path:
         """Return a copy of the file on this machine, for readers that need one.
 
@@ -168,3 +174,10 @@ class RemotePath:
 def reserved_bytes(files: Iterable[Place]) -> int:
     """Return the memory that reading files takes beside the buffers that they are read into: none if all are local."""
     return RESERVED_BYTES if any(isinstance(f, RemotePath) and f.store.local(f.path) is None for f in files) else 0
+
+
+def let_go(files: Iterable[Place]) -> None:
+    """Close the connections over which files are read, for good; what is under way is not tried again."""
+    for file in files:
+        if isinstance(file, RemotePath):
+            file.connections.close()
