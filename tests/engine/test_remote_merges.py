@@ -123,9 +123,10 @@ class TestInputs:
     def test_an_input_that_changes_meanwhile_is_noticed(self, on_the_web, file_server, tmp_path, quick):
         path = file_server.folder / "e1" / "model-00001-of-00002.safetensors"
 
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+
         def change(done, total):
-            content = bytearray(path.read_bytes())
-            content[-1] ^= 1
             path.write_bytes(content)
 
         with pytest.raises(CheckpointError, match="it changed while it was being merged"):
@@ -250,3 +251,14 @@ def test_a_stopped_merge_does_not_wait_for_what_it_was_fetching(on_the_web, file
             thread.join(20)
             assert not thread.is_alive()
     assert time.monotonic() - began < 30
+
+
+def test_the_fault_that_is_told_is_the_one_that_came_first(on_the_web, file_server, tmp_path, quick):
+    def stop(done, total):
+        # whoever reads the one shard goes on trying; whoever reads the other cannot
+        answers = {"e1/model-00001": 403, "e1/model-00002": 503}
+        file_server.trouble = lambda method, path: next((n for part, n in answers.items() if part in path), None)
+
+    patient = replace(quick, attempts=6, pause=1.0)
+    with pytest.raises(CheckpointError, match=r"access is denied \(status 403\)"):
+        mw.merge(recipe(on_the_web, "linear", weight=0.5), tmp_path / "out", access=patient, progress=stop, threads=4)
