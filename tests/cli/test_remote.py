@@ -47,7 +47,9 @@ def test_what_was_read_is_kept_in_a_folder_on_request(world, run, file_server, m
         outcome = run("diff", "e1", f"{file_server.url}/e1", "--cache", "kept")
         assert outcome.code == 0
         assert "0 different" in outcome.out
-    assert file_server.sent - before < 10  # one byte a file, to see that it is there
+    assert (
+        file_server.sent - before < 100
+    )  # a byte a file, to see that it is there, and what is said where there is none
 
 
 def test_a_name_that_leads_nowhere_names_both_places_where_it_was_looked_for(world, run):

@@ -127,7 +127,9 @@ class TestInputs:
         content[-1] ^= 1
 
         def change(done, total):
-            path.write_bytes(content)
+            beside = path.with_suffix(".new")
+            beside.write_bytes(content)
+            beside.replace(path)  # at once, so that no answer is half of it
 
         with pytest.raises(CheckpointError, match="it changed while it was being merged"):
             mw.merge(recipe(on_the_web), tmp_path / "out", access=quick, progress=change)
