@@ -33,6 +33,7 @@ core: $(VENV)-core/ready  ## Install the core alone, without torch, and merge wi
 bench: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure kernels, a 405B plan, and merges of 320M: about half an hour, 6 GB
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/adapters.py
 	$(COMPARE) floor --runs $(RUNS) --methods linear,ties
 	$(COMPARE) scaling --runs $(RUNS) --axes threads --methods linear,ties
 	$(COMPARE) memory --runs 1 --larger 320M --size 80M --methods linear,ties

@@ -146,5 +146,7 @@ def tree(folder: Path, *, without: Iterable[str] = ()) -> dict[str, bytes | None
 
 
 def without_progress(text: str) -> str:
-    """Leave out the lines that tell every few seconds, on a slow machine, how far a merge is."""
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("merging: "))
+    """Leave out the lines that tell how far a merge is, on a slow machine, and that kernels are compiled."""
+    return "".join(
+        line for line in text.splitlines(keepends=True) if not line.startswith(("merging: ", "Compiling kernels"))
+    )

@@ -10,13 +10,25 @@ from mergewise._version import __version__
 from mergewise.errors import CheckpointError, MergeError, MergewiseError, RecipeError
 
 if TYPE_CHECKING:
-    from mergewise.engine import MergeReport, Plan, diff, merge, merge_arrays, merge_to_arrays, plan, verify
+    from mergewise.engine import (
+        ExtractReport,
+        MergeReport,
+        Plan,
+        diff,
+        extract_lora,
+        merge,
+        merge_arrays,
+        merge_to_arrays,
+        plan,
+        verify,
+    )
     from mergewise.method import methods
     from mergewise.recipe import Expert, Recipe
 
 __all__ = [
     "CheckpointError",
     "Expert",
+    "ExtractReport",
     "MergeError",
     "MergeReport",
     "MergewiseError",
@@ -25,6 +37,7 @@ __all__ = [
     "RecipeError",
     "__version__",
     "diff",
+    "extract_lora",
     "merge",
     "merge_arrays",
     "merge_to_arrays",
@@ -35,10 +48,12 @@ __all__ = [
 
 _HOMES = {
     "Expert": "mergewise.recipe",
+    "ExtractReport": "mergewise.engine",
     "MergeReport": "mergewise.engine",
     "Plan": "mergewise.engine",
     "Recipe": "mergewise.recipe",
     "diff": "mergewise.engine",
+    "extract_lora": "mergewise.engine",
     "merge": "mergewise.engine",
     "merge_arrays": "mergewise.engine",
     "merge_to_arrays": "mergewise.engine",

@@ -19,6 +19,12 @@ CASES = {name: (name, {}) for name in sorted(mw.methods())} | {
     "dare_linear, l1": ("dare_linear", {"density": 0.3}),
     "dare_ties, expected": ("dare_ties", {"density": [0.2, 0.5, 1.0], "rescale": "expected", "seed": 7}),
     "dare_ties, l1": ("dare_ties", {"density": 0.4, "normalize": True}),
+    "breadcrumbs, trimmed": ("breadcrumbs", {"density": [0.2, 0.6, 1.0], "gamma": [0.01, 0.3, 0.1]}),
+    "breadcrumbs over the model, l1": (
+        "breadcrumbs_ties",
+        {"density": 0.3, "gamma": 0.05, "scope": "model", "rescale": "l1"},
+    ),
+    "della, l1": ("della", {"density": [0.3, 0.5, 1.0], "epsilon": [0.2, 0.4, 0.1], "seed": 3}),
     "rht over the model": ("rht", {"scope": "model", "normalize": "count"}),
     "nuslerp by slices": ("nuslerp", {"nuslerp_flatten": False}),
     "nuslerp across slices": ("nuslerp", {"nuslerp_flatten": False, "nuslerp_row_wise": True}),

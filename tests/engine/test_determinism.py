@@ -12,8 +12,8 @@ import pytest
 import mergewise as mw
 from engine.models import BLOCK, CASES, arguments, assert_identical, digest, integer_model, large_family
 from mergewise.engine import gather
-from mergewise.engine.layout import Layout
-from mergewise.method import WholeProgram
+from mergewise.engine.layout import Layout, sum_elements
+from mergewise.method import VotingProgram, WholeProgram
 from support import load_model, save_model
 
 TESTS = Path(__file__).parents[1]
@@ -69,22 +69,43 @@ def test_the_smallest_memory_that_is_accepted_does_not_change_a_byte(case, model
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_the_cut_into_pieces_does_not_change_a_byte(case, blocks, models, undisturbed, monkeypatch):
     def piece_elements(self, job):
-        return max(1, job.numel) if isinstance(job.program, WholeProgram) else blocks * BLOCK
+        if isinstance(job.program, WholeProgram):
+            return max(1, job.numel)
+        unit = job.row
+        if isinstance(job.program, VotingProgram) and job.program.row is not None:
+            unit = sum_elements(job) if job.numel else 1  # rows are ranked as a whole, and summed in groups
+        elif unit > BLOCK or not unit:
+            unit = BLOCK  # what is not dealt with by row, or by long ones, is cut anywhere
+        return max(1, blocks * BLOCK // unit) * unit
 
     monkeypatch.setattr(Layout, "piece_elements", piece_elements)
     assert_identical(merge(case, models, threads=blocks), undisturbed(case))
 
 
-@pytest.mark.parametrize("case", ["ties trimmed", "ties over the model", "ties over the model, l1", "rht"])
+@pytest.mark.parametrize(
+    "case", ["ties trimmed", "ties over the model", "ties over the model, l1", "rht", "breadcrumbs over the model, l1"]
+)
 @pytest.mark.parametrize("sample", [1, 5000, 100_000])
 def test_the_size_of_the_sample_does_not_change_a_byte(case, sample, models, undisturbed, monkeypatch):
-    monkeypatch.setattr(gather, "_SAMPLE", sample)
-    monkeypatch.setattr(gather, "_SAMPLE_RUN", max(1, sample // 10))
+    for name in ("_LEAST_SAMPLE", "_LARGEST_SAMPLE"):
+        monkeypatch.setattr(gather, name, sample)
+    monkeypatch.setattr(gather, "_RUN", max(1, sample // 10))
     assert_identical(merge(case, models, threads=2), undisturbed(case))
     assert_identical(merge(case, models, threads=2, memory=smallest_budget(case, models)), undisturbed(case))
 
 
-@pytest.mark.parametrize("case", ["ties over the model", "rht over the model", "dare_ties, l1", "karcher"])
+@pytest.mark.parametrize(
+    "case", ["ties trimmed, l1", "ties over the model, l1", "breadcrumbs over the model, l1", "rht"]
+)
+@pytest.mark.parametrize("bins", [1 << 4, 1 << 9])
+def test_the_number_of_bins_does_not_change_a_byte(case, bins, models, undisturbed, monkeypatch):
+    monkeypatch.setattr(gather, "COUNT_BINS", bins)
+    monkeypatch.setattr(gather, "COLLECT_MOST", 0)
+    monkeypatch.setattr(gather, "_LEAST_SAMPLE", 100)
+    assert_identical(merge(case, models, threads=2, memory=smallest_budget(case, models)), undisturbed(case))
+
+
+@pytest.mark.parametrize("case", ["ties over the model", "rht over the model", "dare_ties, l1", "della, l1", "karcher"])
 def test_the_order_of_the_tensors_in_memory_does_not_change_a_byte(case, models, undisturbed):
     rng = np.random.default_rng(0)
     shuffled = [{k: m[k] for k in rng.permutation(list(m))} for m in models]
@@ -114,6 +135,13 @@ def test_folders_and_arrays_hold_the_same_tensors(case, threads, memory, shard_s
 # changes, merges made earlier cannot be repeated. All were equal to the formulas of ``reference.py``, rounded once.
 # ``PYTHONPATH=tests python -m engine.test_determinism`` prints them anew.
 GOLDEN = {
+    "breadcrumbs": "ca99923dd58949a6e51838b2816510f09cbdc850569ef0eab162c83ea2ec7507",
+    "breadcrumbs_ties": "b23e82013f5292ca0e9ff3ded122eb837a333dc8bc54de2fcfd93e9b65c3d396",
+    "della": "ce83390879c84def2cb5b03a44327143d0bcbefc25ea918e8eaeaf476a43b6ca",
+    "della_linear": "ca99923dd58949a6e51838b2816510f09cbdc850569ef0eab162c83ea2ec7507",
+    "breadcrumbs, trimmed": "1f0fb2bf2f8ae5a6ad236a528d6b882948e0abc3ed298048c71b96e430aba309",
+    "breadcrumbs over the model, l1": "bdfda6575a80cfa7d9bd328512ed424f401b33a6a78be07f971a30974947a06b",
+    "della, l1": "e24d763327b886a9c2214ef88880816c9aa5816e3ae7b923d00ab2a4e12c6932",
     "average": "219e4b2718166b3fa86139fe15f7846a2ebd6b762df61bdd70a4092126ede481",
     "dare_linear": "ca99923dd58949a6e51838b2816510f09cbdc850569ef0eab162c83ea2ec7507",
     "dare_ties": "b23e82013f5292ca0e9ff3ded122eb837a333dc8bc54de2fcfd93e9b65c3d396",

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
+from adapters import factors, save_adapter
 from support import save_model
 
 # VmData counts what is reserved, and file pages are the page cache's; RssAnon is what the process really took.
@@ -43,13 +45,14 @@ pytestmark = [
 ]
 
 
-def mebibytes_at_the_peak(models, tmp_path, method, parameters, memory, threads=2):
+def mebibytes_at_the_peak(models, tmp_path, method, parameters, memory, threads=2, **more):
     """Merge in a process of its own; return its peak in MiB."""
     # compiling a kernel for the first time takes memory that no budget is about
     tiny = {"w": np.ones((2, 2), ml_dtypes.bfloat16)}
     mw.merge_arrays(method, tiny, [tiny] * (len(models) - 1), **parameters)
     recipe = {
         "method": method, "base": str(models[0]), "experts": [str(m) for m in models[1:]], "parameters": parameters,
+        **more,
     }  # fmt: skip
     command = [sys.executable, "-c", SCRIPT, json.dumps([recipe, str(tmp_path / "out"), memory, threads])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -91,6 +94,7 @@ def large(tmp_path_factory):
         ("ties", {"density": 0.2}),
         ("ties", {"density": 0.2, "scope": "model", "rescale": "l1"}),
         ("dare_ties", {"density": 0.2}),
+        ("della", {"density": 0.3}),
         ("model_stock", {}),
         ("model_stock", {"filter_wise": True}),
         ("karcher", {}),
@@ -99,6 +103,11 @@ def large(tmp_path_factory):
 )
 def test_a_model_larger_than_the_budget_merges_within_it(large, tmp_path, method, parameters, memory):
     assert mebibytes_at_the_peak(large, tmp_path, method, parameters, f"{memory}MiB") <= memory
+
+
+def test_two_thresholds_per_expert_keep_to_the_budget(large, tmp_path):
+    parameters = {"density": 0.2, "scope": "model", "rescale": "l1"}
+    assert mebibytes_at_the_peak(large, tmp_path, "breadcrumbs_ties", parameters, "256MiB") <= 256
 
 
 def test_trimming_over_a_model_of_very_many_tensors_keeps_to_the_budget(tmp_path):
@@ -116,8 +125,54 @@ def test_coefficients_by_short_slices_keep_to_the_budget(tmp_path):
     assert peak <= 200
 
 
+def test_rows_that_are_ranked_keep_to_the_budget_however_short(tmp_path):
+    # what is summed by row must not be held for two million rows at once
+    models = family(tmp_path, {"conv": (2 << 20, 2), "column": (4 << 20, 1)}, 2)
+    assert mebibytes_at_the_peak(models, tmp_path, "della", {"density": 0.3}, "200MiB") <= 200
+
+
+def test_a_row_that_is_ranked_keeps_to_the_budget_however_long(tmp_path):
+    # one row of eight million elements: what it takes to rank it is part of the budget
+    models = family(tmp_path, {"bias": (8 << 20,)}, 2)
+    experts = [mw.Expert(model=m) for m in models[1:]]
+    recipe = mw.Recipe(method="della", base=models[0], experts=experts, parameters={"density": 0.3})
+    with pytest.raises(mw.RecipeError, match="needs at least") as caught:
+        mw.merge(recipe, tmp_path / "out", memory="193MiB")
+    least = int(re.search(r"at least (\d+) MiB", str(caught.value))[1])
+    assert mebibytes_at_the_peak(models, tmp_path, "della", {"density": 0.3}, f"{least}MiB") <= least
+
+
 def test_a_method_that_needs_whole_tensors_keeps_to_the_budget_it_accepted(tmp_path):
     models = family(tmp_path, {f"w{i}": (1024, 1024) for i in range(8)}, 2)
     recipe = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
     peak = mebibytes_at_the_peak(models, tmp_path, "nuslerp", recipe, "300MiB")
     assert peak <= 300
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """A base of 160 MB and four adapters of rank 64 of it."""
+    folder = tmp_path_factory.mktemp("adapted")
+    shapes = {f"layers.{i}.w.weight": (5120, 4096) for i in range(2)} | {"head.weight": (32768, 1024)}
+    paths = family(folder, shapes, 0)
+    for i in range(4):
+        tensors = {}
+        for name, shape in shapes.items():
+            tensors |= factors(i, name.removesuffix(".weight"), *shape, rank=64)
+        paths.append(save_adapter(folder / f"a{i}", tensors, r=64))
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "memory"),
+    [("task_arithmetic", {}, 256), ("ties", {"density": 0.2}, 256), ("ties", {"density": 0.2, "scope": "model"}, 300)],
+    ids=str,
+)
+def test_adapters_are_merged_into_a_model_within_the_budget(adapted, tmp_path, method, parameters, memory):
+    assert mebibytes_at_the_peak(adapted, tmp_path, method, parameters, f"{memory}MiB") <= memory
+
+
+@pytest.mark.parametrize("memory", [400, 700])
+def test_adapters_are_merged_into_an_adapter_within_the_budget(adapted, tmp_path, memory):
+    peak = mebibytes_at_the_peak(adapted, tmp_path, "task_arithmetic", {}, f"{memory}MiB", adapter={"rank": 64})
+    assert peak <= memory

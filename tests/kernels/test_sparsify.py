@@ -62,17 +62,24 @@ def test_ranks_between_two_others_are_kept_as_sorting_keeps_them_however_they_ar
     floors, ceilings = search.thresholds[:experts], search.thresholds[experts:]
     floor_ties, ceiling_ties = search.ties_kept[:experts].copy(), search.ties_kept[experts:].copy()
     cuts = sorted(data.draw(st.sets(st.integers(0, size), max_size=4)))
-    found = []
-    for start, end in zip([0, *cuts], [*cuts, size], strict=True):  # ties go on from piece to piece
+    ends = list(zip([0, *cuts], [*cuts, size], strict=True))
+    pieces = []
+    for start, end in ends:  # ties go on from piece to piece
         marks = marks_for(experts, end - start)
         part, _, _ = rows_of(stored[:, start:end]) if end > start else (raw[:, :0], None, None)
-        keep_by_rank(part, codes, end - start, floors, floor_ties, ceilings, ceiling_ties, marks)
-        found.append(taken(marks, end - start))
-    found = np.concatenate(found, axis=1)
-    for i, (low, high) in enumerate(bounds):
-        expected = np.zeros(size, bool)
-        expected[descending(stored[1 + i] - stored[0])[low:high]] = True
-        assert np.array_equal(found[i], expected)
+        keep_by_rank(part, codes, 0, end - start, floors, floor_ties, ceilings, ceiling_ties, marks)
+        pieces.append(taken(marks, end - start))
+    blocks = marks_for(experts, size)
+    floor_ties, ceiling_ties = search.ties_kept[:experts].copy(), search.ties_kept[experts:].copy()
+    for start, end in ends:  # and from block to block
+        before = blocks.copy()
+        keep_by_rank(raw, codes, start, end - start, floors, floor_ties, ceilings, ceiling_ties, blocks)
+        assert np.array_equal(np.delete(blocks, np.s_[start:end], 1), np.delete(before, np.s_[start:end], 1))
+    for found in (np.concatenate(pieces, axis=1), taken(blocks, size)):
+        for i, (low, high) in enumerate(bounds):
+            expected = np.zeros(size, bool)
+            expected[descending(stored[1 + i] - stored[0])[low:high]] = True
+            assert np.array_equal(found[i], expected)
 
 
 @pytest.mark.parametrize(("high", "low"), [(5, 2), (5, 5), (5, 0), (7, 6), (0, 0), (7, 0), (7, 7), (1, 0)])
@@ -82,7 +89,7 @@ def test_a_floor_and_a_ceiling_at_the_same_magnitude_share_its_ties(high, low):
     search.settle(np.full((1, 7), np.float32(1).view(np.uint32)))
     marks = marks_for(1, 7)
     threshold, ties = search.thresholds, search.ties_kept.copy()
-    keep_by_rank(raw, codes, 7, threshold[:1], ties[:1], threshold[1:], ties[1:], marks)
+    keep_by_rank(raw, codes, 0, 7, threshold[:1], ties[:1], threshold[1:], ties[1:], marks)
     assert taken(marks, 7)[0].tolist() == [low <= position < high for position in range(7)]
 
 
@@ -95,7 +102,7 @@ def test_what_is_left_of_the_ties_is_handed_on():
         (0, 0, [1, 0, 1, 0, 0, 0, 0]),
     ]:
         marks, allowed = marks_for(1, 7), np.array([ties])
-        keep_by_rank(raw, codes, 7, one, allowed, np.array([KEEP_NONE], np.uint32), np.zeros(1, np.int64), marks)
+        keep_by_rank(raw, codes, 0, 7, one, allowed, np.array([KEEP_NONE], np.uint32), np.zeros(1, np.int64), marks)
         assert taken(marks, 7)[0].tolist() == [k == 1 for k in kept]
         assert allowed.tolist() == [left]
 
@@ -104,7 +111,7 @@ def test_thresholds_for_all_and_none_keep_all_and_none():
     raw, codes, _ = rows_of([np.zeros(3000), np.zeros(3000), np.arange(3000.0)])
     marks = marks_for(2, 3000)
     floors, ties = np.array([KEEP_ALL, KEEP_NONE], np.uint32), np.array([3000, 0])
-    keep_by_rank(raw, codes, 3000, floors, ties, np.full(2, KEEP_NONE, np.uint32), np.zeros(2, np.int64), marks)
+    keep_by_rank(raw, codes, 0, 3000, floors, ties, np.full(2, KEEP_NONE, np.uint32), np.zeros(2, np.int64), marks)
     assert taken(marks, 3000)[0].all()
     assert not taken(marks, 3000)[1].any()
 
@@ -127,7 +134,9 @@ def test_elements_are_kept_where_their_word_lies_below_the_limit(count, offset):
     keys = np.array([7, 8, 9, 2**64 - 1], np.uint64)
     limits = np.array([0, 1 << 30, (1 << 32) - 1, 1 << 32], np.uint64)
     marks = marks_for(4, count)
-    keep_random(keys, limits, offset, count, marks)
+    first = count // TILE // 2 * TILE  # in two blocks
+    keep_random(keys, limits, offset, 0, first, marks)
+    keep_random(keys, limits, offset, first, count - first, marks)
     for kept, key, limit in zip(taken(marks, count), keys, limits, strict=True):
         assert np.array_equal(kept, words_of(key, offset, count) < limit)
 
@@ -170,7 +179,7 @@ def test_chances_grow_with_the_rank_in_the_row(kind, row, offset):
         raw, codes, stored = rows_of([np.zeros(count), *(np.minimum(row_values(rng, kind, count), 3e38) for _ in "ab")])
     lows, spreads, keys = np.array([0.15, 0.4]), np.array([0.3, 0.59]), np.array([77, 2**63 + 5], np.uint64)
     marks = marks_for(2, count)
-    keep_by_row_rank(raw, codes, offset * row, count, row, lows, spreads, keys, marks)
+    keep_by_row_rank(raw, codes, offset * row, 0, count, row, lows, spreads, keys, marks)
     for i, kept in enumerate(taken(marks, count)):
         assert np.array_equal(kept, slow_row_rank(stored[1 + i], offset * row, row, lows[i], spreads[i], keys[i]))
 
@@ -190,7 +199,7 @@ def test_any_rows_of_any_dtype_are_ranked_as_sorting_ranks_them(seed, row, rows,
     epsilon = share * min(density, 1 - density)
     marks = marks_for(1, row * rows)
     keep_by_row_rank(
-        raw, codes, offset * row, row * rows, row, np.array([density - epsilon]), np.array([2 * epsilon]),
+        raw, codes, offset * row, 0, row * rows, row, np.array([density - epsilon]), np.array([2 * epsilon]),
         np.array([seed], np.uint64), marks,
     )  # fmt: skip
     expected = slow_row_rank(stored[1] - stored[0], offset * row, row, density - epsilon, 2 * epsilon, seed)
@@ -203,12 +212,15 @@ def test_rows_come_out_the_same_whatever_is_dealt_with_at_once():
     raw, codes, stored = rows_of([np.zeros(row * rows), rng.normal(size=row * rows)])
     settings_ = (np.array([0.2]), np.array([0.5]), np.array([4], np.uint64))
     whole = marks_for(1, row * rows)
-    keep_by_row_rank(raw, codes, 0, row * rows, row, *settings_, whole)
+    keep_by_row_rank(raw, codes, 0, 0, row * rows, row, *settings_, whole)
+    blocks = marks_for(1, row * rows)
     for first, last in [(0, 1), (1, 8), (8, 20)]:
+        keep_by_row_rank(raw, codes, 0, first * row, (last - first) * row, row, *settings_, blocks)
         part, _, _ = rows_of(stored[:, first * row : last * row])
         marks = marks_for(1, (last - first) * row)
-        keep_by_row_rank(part, codes, first * row, (last - first) * row, row, *settings_, marks)
+        keep_by_row_rank(part, codes, first * row, 0, (last - first) * row, row, *settings_, marks)
         assert np.array_equal(taken(marks, (last - first) * row), taken(whole, row * rows)[:, first * row : last * row])
+    assert np.array_equal(taken(blocks, row * rows), taken(whole, row * rows))
 
 
 def test_the_largest_of_all_words_is_kept_where_everything_is():
@@ -220,13 +232,14 @@ def test_the_largest_of_all_words_is_kept_where_everything_is():
     raw, codes, _ = rows_of([np.zeros(2 * row), np.arange(2.0 * row)])
     marks = marks_for(1, 2 * row)
     keep_by_row_rank(
-        raw, codes, offset, 2 * row, row, np.array([1.0]), np.array([0.0]), np.array([key], np.uint64), marks
+        raw, codes, offset, 0, 2 * row, row, np.array([1.0]), np.array([0.0]), np.array([key], np.uint64), marks
     )  # fmt: skip
     assert taken(marks, 2 * row).all()
     keep_random(
         np.array([key], np.uint64),
         np.array([1 << 32], np.uint64),
         element // TILE * TILE,
+        0,
         2000,
         wide := marks_for(1, 2000),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from oracle.recipes import DROPPING, TABLE, placed
+from oracle.recipes import DROPPING, RANKED, TABLE, placed
 from support import load_model, save_file
 
 
@@ -49,7 +49,7 @@ def llamas(tmp_path_factory):
 def oracle(mergekit, llamas, tmp_path_factory):
     """What mergekit makes of every recipe, by name; it starts in seconds and merges in milliseconds, so all at once."""
     folder = tmp_path_factory.mktemp("mergekit")
-    recipes = {f"r{i}": content for i, content in enumerate((TABLE | DROPPING).values())}
+    recipes = {f"r{i}": content for i, content in enumerate((TABLE | DROPPING | RANKED).values())}
     options = ["--no-copy-tokenizer", "--no-write-model-card", "--random-seed", "1", "--quiet"]
     everything = mergekit.with_name("mergekit-multi")
     if everything.exists():
@@ -64,4 +64,4 @@ def oracle(mergekit, llamas, tmp_path_factory):
     for command in runs:
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-3000:]
-    return {name: load_model(folder / f"r{i}") for i, name in enumerate(TABLE | DROPPING)}
+    return {name: load_model(folder / f"r{i}") for i, name in enumerate(TABLE | DROPPING | RANKED)}

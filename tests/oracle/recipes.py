@@ -75,6 +75,25 @@ TABLE = {
     "dare_linear, normalised": recipe("dare_linear", weighted(0.5, 0.8, -0.3), {"normalize": True, "lambda": 0.5}),
     "dare_ties, nothing dropped": recipe("dare_ties", weighted(0.5, 0.8, -0.3), {"density": 1.0}),
     "dare_ties, normalised": recipe("dare_ties", weighted(0.5, 0.8, 0.3), {"density": 1.0, "normalize": True}),
+    "breadcrumbs": recipe("breadcrumbs", weighted(0.5, 0.8, -0.3), {"density": 0.6, "gamma": 0.05}),
+    "breadcrumbs, by the defaults": recipe("breadcrumbs", weighted(0.5, 0.8)),
+    "breadcrumbs, little room for outliers": recipe(
+        "breadcrumbs", weighted(0.5, 0.8, 0.3, density=[0.9, 0.5, 0.97], gamma=[0.2, 0.01, 0.05])
+    ),
+    "breadcrumbs, no outliers": recipe("breadcrumbs", weighted(1.0), {"density": 0.4, "gamma": 0.0}),
+    "breadcrumbs, normalised": recipe(
+        "breadcrumbs", weighted(0.5, 0.8, 0.3), {"density": 0.4, "gamma": 0.02, "normalize": True, "lambda": 0.7}
+    ),
+    "breadcrumbs_ties": recipe("breadcrumbs_ties", weighted(1.0, 0.6, 0.3), {"density": 0.6, "gamma": 0.05}),
+    "breadcrumbs_ties, normalised": recipe(
+        "breadcrumbs_ties", weighted(1.0, -0.6, 0.3), {"density": 0.3, "gamma": 0.1, "normalize": True}
+    ),
+    "breadcrumbs_ties, rescaled": recipe(
+        "breadcrumbs_ties", weighted(1.0, 0.6), {"density": 0.3, "gamma": 0.1, "rescale": True}
+    ),
+    "breadcrumbs of one expert": recipe("breadcrumbs", weighted(1.0), {"density": 0.3, "gamma": 0.1}),
+    "della_linear, nothing dropped": recipe("della_linear", weighted(0.5, 0.8, -0.3), {"density": 1.0}),
+    "della, nothing dropped": recipe("della", weighted(0.5, 0.8, 0.3), {"density": 1.0}),
     "slerp": recipe("slerp", ["BASE", "E1"], {"t": 0.4}),
     "slerp, the base last": recipe("slerp", ["E1", "BASE"], {"t": 0.4}),
     "slerp by layers and parts": recipe(
@@ -154,6 +173,17 @@ DROPPING = {
     for density in (0.3, 0.8)
     for rescale in (True, False)
 }
+
+
+# DELLA as well, and the share that is kept depends on the rank in the row.
+RANKED = {
+    f"{method} {density} epsilon {epsilon} rescale {rescale}": recipe(
+        method, weighted(1.0), {"density": density, "epsilon": epsilon, "rescale": rescale}
+    )
+    for method in ("della_linear", "della")
+    for density, epsilon in ((0.5, 0.45), (0.3, 0.15))
+    for rescale in (True, False)
+}  # fmt: skip
 
 
 def placed(content, folders):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
-from oracle.recipes import DROPPING, TABLE, placed
+from oracle.recipes import DROPPING, RANKED, TABLE, placed
 from support import load_model, write_recipe
 
 pytestmark = pytest.mark.oracle
@@ -27,7 +27,13 @@ def test_a_recipe_gives_what_mergekit_gives(name, oracle, llamas, tmp_path):
         np.testing.assert_allclose(found[tensor], values, rtol=3e-6, atol=3e-6 * np.abs(values).max(), err_msg=tensor)
 
 
-@pytest.mark.parametrize("name", ["ties", "ties, densities of their own", "ties, a tiny density", "ties of one expert"])
+EXACT = [
+    "ties", "ties, densities of their own", "ties, a tiny density", "ties of one expert", "breadcrumbs of one expert",
+    "breadcrumbs, no outliers",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
 def test_trimming_keeps_the_very_same_elements(name, oracle, llamas, tmp_path):
     base = load_model(llamas["BASE"])
     found, expected = merged(TABLE[name], llamas, tmp_path), oracle[name]
@@ -35,9 +41,9 @@ def test_trimming_keeps_the_very_same_elements(name, oracle, llamas, tmp_path):
         assert np.array_equal(found[tensor] != start, expected[tensor] != start), tensor
 
 
-@pytest.mark.parametrize("name", DROPPING)
+@pytest.mark.parametrize("name", [*DROPPING, *RANKED])
 def test_dropping_at_random_has_the_same_structure(name, oracle, llamas, tmp_path):
-    content = DROPPING[name]
+    content = (DROPPING | RANKED)[name]
     density, rescale = content["parameters"]["density"], content["parameters"]["rescale"]
     base, expert = load_model(llamas["BASE"]), load_model(llamas["E1"])
     results = {"mergewise": merged(content, llamas, tmp_path), "mergekit": oracle[name]}
@@ -60,6 +66,29 @@ def test_dropping_at_random_has_the_same_structure(name, oracle, llamas, tmp_pat
                 assert np.abs(change).sum() == pytest.approx(np.abs(tau).sum(), rel=2e-4)
     for who, count in kept.items():
         assert abs(count - density * total) < 5 * math.sqrt(total * density * (1 - density)) + 10, who
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_larger_changes_of_a_row_are_kept_more_often_and_as_often_as_mergekit_keeps_them(
+    name, oracle, llamas, tmp_path
+):
+    density, epsilon = (RANKED[name]["parameters"][p] for p in ("density", "epsilon"))
+    base, expert = load_model(llamas["BASE"]), load_model(llamas["E1"])
+    groups = 8  # of ranks: rows are short, and of several lengths
+    for who, result in {"mergewise": merged(RANKED[name], llamas, tmp_path), "mergekit": oracle[name]}.items():
+        kept, expected, variance = np.zeros(groups), np.zeros(groups), np.zeros(groups)
+        for tensor, start in base.items():
+            tau = (expert[tensor] - start).reshape(-1, start.shape[-1])
+            stays = (np.abs(result[tensor].astype(np.float64) - start) > 1e-6).reshape(tau.shape)
+            rank = np.abs(tau).argsort(axis=1).argsort(axis=1)
+            chance = density - epsilon + 2 * epsilon * rank / (tau.shape[1] - 1)
+            group = rank * groups // tau.shape[1]
+            for g in range(groups):
+                kept[g] += stays[group == g].sum()
+                expected[g] += chance[group == g].sum()
+                variance[g] += (chance * (1 - chance))[group == g].sum()
+        # changes too small to be seen count as dropped: they are few, and in the lowest group
+        assert (np.abs(kept - expected) < 5 * np.sqrt(variance) + 10).all(), who
 
 
 def test_transformers_loads_what_was_merged_and_it_computes_as_mergekit_s_does(oracle, llamas, tmp_path):

@@ -85,12 +85,6 @@ class TestWhatIsUnderstood:
         recipe = parse_recipe(TIES | {"base_model": reference, "models": [{"model": "E2"}]})
         assert recipe.base == "E1"
 
-    def test_a_revision_may_stand_beside_the_path(self):
-        recipe = parse_recipe(
-            {"merge_method": "linear", "models": [{"model": {"model": {"path": "org/name", "revision": "v2"}}}]}
-        )
-        assert recipe.experts[0].model == "org/name@v2"
-
     def test_empty_parameters_are_no_parameters(self, tmp_path):
         text = "merge_method: linear\nmodels:\n- model: A\n  parameters:\n- model: B\nparameters:\n"
         assert load(tmp_path, text) == Recipe(method="linear", experts=["A", "B"])
@@ -218,10 +212,10 @@ REFUSED = {
     "a model that is null": ("merge_method: linear\nmodels: [{model: }]", "'models.0.model'"),
     "a model that is an empty word": ("merge_method: linear\nmodels: [{model: ''}]", "'models.0.model'"),
     "a model that is a number": ("merge_method: linear\nmodels: [{model: 3}]", "'models.0.model'"),
-    "a revision that is a number": (
-        "merge_method: linear\nmodels: [{model: {model: {path: A/B, revision: 3}}}]", "'models.0.model'"
+    "a model with a revision of its own": (
+        "merge_method: linear\nmodels: [{model: {model: {path: A, revision: main}}}]", "'models.0.model'"
     ),
-    "a model with an adapter": ("merge_method: linear\nmodels: [{model: {model: A, lora: B}}]", "'models.0.model'"),
+    "a misspelt adapter": ("merge_method: linear\nmodels: [{model: {model: A, lara: B}}]", "'models.0.model'"),
     "a model without a name": ("merge_method: linear\nmodels: [{parameters: {}}]", "'models.0.model' is required"),
     "models that contain themselves": ("merge_method: linear\nmodels: &a [*a]", "'models.0'"),
     "only the base among the models": (

@@ -8,12 +8,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mergewise.kernels.magnitude import collect_keys, count_equal, count_magnitudes
+from mergewise.kernels.magnitude import collect_between, count_equal, count_magnitudes, sample_keys
 from mergewise.kernels.storage import CODES
 from mergewise.statistics.magnitude import (
     KEEP_ALL,
     KEEP_NONE,
     MagnitudeCounts,
+    MagnitudeKeys,
     MagnitudeSearch,
     kept_count,
     kept_ranks,
@@ -66,6 +67,21 @@ def count_by_kernel(values, search):
         raw, codes, values.shape[1], search.owners, search.lower, search.shift, counts.histogram, counts.above
     )
     return counts
+
+
+def collect_by_kernel(values, search, capacity, cuts=()):
+    """One collecting pass of the kernel, part by part."""
+    keys = None
+    for part in np.split(values, list(cuts), axis=1):
+        own = MagnitudeKeys.zero(len(search.owners), capacity)
+        collect_between(
+            *stored(part), part.shape[1], search.owners, search.lower, search.width, own.found, own.filled, own.above
+        )
+        if keys is None:
+            keys = own
+        else:
+            keys.combine(own)
+    return keys
 
 
 def run(search, counter, bins=BINS):
@@ -229,6 +245,46 @@ def test_several_ranks_of_one_expert_are_found_at_once(case, data):
         assert_exact(search, keys, kept)
 
 
+@given(keys_and_counts(), st.data())
+@settings(deadline=None, max_examples=120)
+def test_choosing_among_collected_keys_equals_sorting(case, data):
+    keys, _ = case
+    keys = np.minimum(keys, INFINITY - 1)
+    keys = np.ascontiguousarray(np.tile(keys, data.draw(st.sampled_from([1, 3, 60]))))
+    experts, size = keys.shape
+    owners = data.draw(st.lists(st.integers(0, experts - 1), min_size=1, max_size=5))
+    kept = [data.draw(st.integers(0, size)) for _ in owners]
+    search = search_for(size, kept, owners, data.draw(st.sampled_from([1 << 4, BINS])))
+    if data.draw(st.booleans()):
+        search.bracket(data.draw(arrays(np.uint32, (experts, 5), elements=key)))
+    inside = [
+        ((keys[o].astype(np.int64) >= low) & (keys[o] < int(low) + int(width))).sum()
+        for o, low, width in zip(owners, search.lower, search.width, strict=True)
+    ]
+    capacity = data.draw(st.sampled_from([0, size // 16, size, *inside]))  # room for some ranks, or to the last key
+    cuts = sorted(data.draw(st.sets(st.integers(0, size), max_size=4)))
+    collected = collect_by_kernel(keys.view(np.float32), search, int(capacity), cuts)
+    assert collected.filled.tolist() == inside
+    search.choose(collected)
+    run(search, lambda s: count(keys, s), 1 << 4)
+    assert_exact(search, keys, kept)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2]])
+def test_collected_keys_combine_in_any_order_up_to_their_room(order):
+    values = np.abs(np.random.default_rng(0).normal(size=(1, 900))).astype(np.float32)
+    keys = values.view(np.uint32)
+    for capacity in (899, 900, 2000):
+        search = search_for(900, [450])
+        parts = [collect_by_kernel(np.split(values, 3, axis=1)[i], search, capacity) for i in order]
+        for part in parts[1:]:
+            parts[0].combine(part)
+        search.choose(parts[0])
+        assert search.done == (capacity >= 900)
+        run(search, lambda s: count(keys, s))
+        assert_exact(search, keys, [450])
+
+
 def test_nothing_is_counted_for_ranks_that_are_settled():
     values = np.random.default_rng(0).normal(size=(2, 5000)).astype(np.float32)
     search = search_for(5000, [0, 5000, 70], [0, 0, 1])
@@ -246,10 +302,12 @@ def test_the_collecting_and_the_tie_counting_kernel_see_the_same_keys(case, data
     experts = len(keys)
     tiled = np.ascontiguousarray(np.tile(keys, data.draw(st.sampled_from([1, 40, 200]))))
     raw, codes = stored(tiled.view(np.float32))
-    first = data.draw(st.integers(0, tiled.shape[1]))
-    found = np.empty((experts, tiled.shape[1] - first), np.uint32)
-    collect_keys(raw, codes, first, found)
-    assert np.array_equal(found, tiled[:, first:])
+    first, length = data.draw(st.integers(0, tiled.shape[1] - 1)), data.draw(st.integers(1, 3000))
+    stride = data.draw(st.sampled_from([length, length + 1, 3 * length]))
+    at = [p for s in range(first, tiled.shape[1], stride) for p in range(s, min(s + length, tiled.shape[1]))]
+    found = np.empty((experts, len(at)), np.uint32)
+    sample_keys(raw, codes, first, length, stride, found)
+    assert np.array_equal(found, tiled[:, at])
     search = search_for(tiled.shape[1], kept)
     search.settle(tiled)
     ties = np.full(experts, 5, np.int64)

@@ -73,3 +73,15 @@ def test_rows_are_summed_to_the_same_bits_from_any_cut(case, seed, experts):
 @pytest.mark.parametrize("row", [1, 100])
 def test_a_tensor_of_one_short_row_is_one_segment(row):
     assert segment_bounds(0, row, row, 65536).tolist() == [0, row]
+
+
+@given(st.integers(1, 200), st.integers(1, 64), st.sets(st.integers(1, 30)))
+@settings(deadline=None)
+def test_the_last_group_of_rows_may_be_short(size, unit, cuts):
+    # short rows are summed in groups; pieces begin at one
+    starts = sorted({0, *(c * unit for c in cuts if c * unit < size)})
+    found = []
+    for start, end in zip(starts, [*starts[1:], size], strict=True):
+        bounds = start + segment_bounds(start, end - start, unit, 64)
+        found += itertools.pairwise(bounds.tolist())
+    assert found == [(at, min(at + unit, size)) for at in range(0, size, unit)]

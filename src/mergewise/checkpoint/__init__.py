@@ -1,5 +1,8 @@
 """Checkpoints on disk and in memory: validated headers, byte-range reads, atomic writes."""
 
+from mergewise.checkpoint.adapted import AdaptedCheckpoint, natural_dtype
+from mergewise.checkpoint.adapter import ADAPTER_PREFIX, ADAPTER_WEIGHTS, Adapter, LowRank, is_adapter, open_adapter
+from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG
 from mergewise.checkpoint.aligned import AlignedCheckpoint
 from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtype, numpy_dtype
 from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
@@ -11,17 +14,23 @@ from mergewise.checkpoint.memory import ArrayCheckpoint, ArrayTarget
 from mergewise.checkpoint.open import open_source
 from mergewise.checkpoint.place import Place, file_facts, file_identity, file_size, sha256_of
 from mergewise.checkpoint.remote import Access, Connections, StoppedError, let_go, reserved_bytes
-from mergewise.checkpoint.remote.connections import local_path
+from mergewise.checkpoint.remote.connections import is_url, local_path
 from mergewise.checkpoint.remote.destination import Destination
 from mergewise.checkpoint.remote.hub import hub_reference
-from mergewise.checkpoint.source import Source, Target, expect
+from mergewise.checkpoint.source import Source, Target
+from mergewise.checkpoint.spill import Spill
 from mergewise.checkpoint.staging import require_free
 from mergewise.checkpoint.writer import FolderTarget, OutputTensor
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_PREFIX",
+    "ADAPTER_WEIGHTS",
     "FLOAT_NAMES",
     "STORAGE_DTYPES",
     "Access",
+    "AdaptedCheckpoint",
+    "Adapter",
     "AlignedCheckpoint",
     "ArrayCheckpoint",
     "ArrayTarget",
@@ -31,22 +40,27 @@ __all__ = [
     "Destination",
     "FolderTarget",
     "GgufCheckpoint",
+    "LowRank",
     "OutputTensor",
     "Place",
     "Source",
+    "Spill",
     "StoppedError",
     "StorageDtype",
     "Target",
     "TensorInfo",
-    "expect",
     "file_facts",
     "file_identity",
     "file_size",
     "fingerprint",
     "hub_reference",
+    "is_adapter",
+    "is_url",
     "let_go",
     "local_path",
+    "natural_dtype",
     "numpy_dtype",
+    "open_adapter",
     "open_checkpoint",
     "open_source",
     "read_header",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mergewise.checkpoint.header import TensorInfo
-from mergewise.checkpoint.source import Source, Writable, expect
+from mergewise.checkpoint.source import Source, Writable
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 
 __all__ = ["AlignedCheckpoint"]
@@ -23,12 +23,12 @@ class AlignedCheckpoint(WrappedCheckpoint):
         self._places = dict(tensors)
         self.tensors = {name: replace(info, name=name) for name, (_, info) in tensors.items()}
 
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Announce a read of the tensor that it stands for."""
+        source, info = self._places[tensor.name]
+        source.will_read(info, offset, nbytes)
+
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""
         source, info = self._places[tensor.name]
         source.read_into(info, offset, buffer)
-
-    def expect(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
-        """Tell the source that a tensor comes from what will be read of it soon."""
-        source, info = self._places[tensor.name]
-        expect(source, info, offset, nbytes)

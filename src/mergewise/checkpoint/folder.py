@@ -1,5 +1,6 @@
 """Checkpoints on disk: a safetensors file, or a folder of them with or without an index."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 
 from mergewise.checkpoint.header import TensorInfo, read_header
 from mergewise.checkpoint.place import Place, Ranges, open_ranges
+from mergewise.checkpoint.remote.path import reserved_bytes
 from mergewise.checkpoint.source import Writable
 from mergewise.errors import CheckpointError
 
@@ -38,6 +40,7 @@ class Checkpoint:
     ) -> None:
         self.path = path
         self.files = tuple(files)
+        self.costly = reserved_bytes(self.files) > 0
         self.tensors = tensors
         self.metadata = metadata
         self.location = location or str(path)
@@ -77,11 +80,11 @@ class Checkpoint:
                 f"{done}; the file was cut short since it was opened."
             )
 
-    def expect(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
-        """Begin to fetch what will be read soon, if the files are on another machine."""
-        if not isinstance(self.path, Path):
-            at = tensor.start + offset
-            self._ranges(tensor.file).expect(at, nbytes, (tensor.start, tensor.start + tensor.nbytes))
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Begin to fetch bytes that will be read soon; a fault that this meets will be met again by the read."""
+        with contextlib.suppress(OSError, CheckpointError):
+            within = (tensor.start, tensor.start + tensor.nbytes)
+            self._ranges(tensor.file).expect(tensor.start + offset, nbytes, within)
 
     def close(self) -> None:
         """Close the files; reading opens them again."""

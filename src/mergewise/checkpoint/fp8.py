@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mergewise.checkpoint.dtypes import numpy_dtype
 from mergewise.checkpoint.header import TensorInfo
-from mergewise.checkpoint.source import Source, Writable, expect
+from mergewise.checkpoint.source import Source, Writable
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.errors import CheckpointError
 
@@ -40,6 +40,7 @@ class DequantisedCheckpoint(WrappedCheckpoint):
 
     def __init__(self, own: Source) -> None:
         super().__init__(own)
+        self.costly = True
         self._scales: dict[str, tuple[TensorInfo, tuple[int, int]] | None] = {}
         self._tables = {
             name: np.arange(256, dtype=np.uint8).view(numpy_dtype(name)).astype(np.float32) for name in _FP8
@@ -61,6 +62,12 @@ class DequantisedCheckpoint(WrappedCheckpoint):
         """Return the configuration, without what it says of quantisation."""
         return {key: value for key, value in super().config().items() if key != "quantization_config"}
 
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Announce a read of the bytes as they are stored."""
+        stored = self.own.tensors[tensor.name]
+        packed = 4 if tensor.name in self._scales else 1  # a byte for each float32 that is shown
+        self.own.will_read(stored, offset // packed, nbytes // packed)
+
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on; eight-bit weights as float32."""
         if tensor.name not in self._scales:
@@ -77,11 +84,6 @@ class DequantisedCheckpoint(WrappedCheckpoint):
             scale = self._scale_of(stored, first, part.size)
             if scale is not None:
                 part *= scale
-
-    def expect(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
-        """Tell the checkpoint what will be read of it soon."""
-        share = 4 if tensor.name in self._scales else 1
-        expect(self.own, self.own.tensors[tensor.name], offset // share, nbytes // share)
 
     def _scale_of(self, stored: TensorInfo, first: int, count: int) -> NDArray[np.float32] | None:
         """Return the scale of each of a run of elements."""

@@ -26,6 +26,8 @@ class ArrayCheckpoint:
         CheckpointError: An array has a dtype without a place in the format.
     """
 
+    costly = False
+
     def __init__(self, arrays: Mapping[str, NDArray], location: str) -> None:  # type: ignore[type-arg]
         self.location = location
         self.files: tuple[Place, ...] = ()
@@ -47,6 +49,9 @@ class ArrayCheckpoint:
     def config(self) -> dict[str, Any]:
         """Return an empty configuration: there is none in memory."""
         return {}
+
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Do nothing: the bytes are in memory, or are mapped into it."""
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""

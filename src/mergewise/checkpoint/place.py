@@ -1,5 +1,6 @@
 """Files and folders wherever they are: a path of this machine, or something that can be asked the same questions."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -67,7 +68,11 @@ class Ranges(Protocol):
         """
 
     def expect(self, start: int, nbytes: int, within: tuple[int, int]) -> None:
-        """Begin to fetch what will be read soon, where fetching takes time."""
+        """Begin to fetch what will be read soon.
+
+        Raises:
+            CheckpointError: Nothing more is to be read.
+        """
 
     def close(self) -> None:
         """Let go of the file."""
@@ -94,8 +99,10 @@ class LocalRanges:
             done += got
         return done
 
-    def expect(self, start: int, nbytes: int, within: tuple[int, int]) -> None:
-        """Do nothing: the system itself reads ahead."""
+    def expect(self, start: int, nbytes: int, within: tuple[int, int]) -> None:  # noqa: ARG002
+        """Let the system fetch bytes that will be read soon; a fault that it meets will be met again by the read."""
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._descriptor, start, nbytes, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Close the file."""

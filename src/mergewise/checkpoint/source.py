@@ -1,12 +1,12 @@
 """What the engine reads from and writes to: byte ranges of named tensors, wherever they live."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.place import Place
 
-__all__ = ["FetchesAhead", "Source", "Target", "Writable", "expect"]
+__all__ = ["Source", "Target", "Writable"]
 
 Writable = Any
 """A writable buffer of bytes: a memoryview, or a NumPy array of uint8."""
@@ -22,6 +22,10 @@ class Source(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor by name."""
+
+    @property
+    def costly(self) -> bool:
+        """Whether reading is more than copying bytes of a local file, so that it should be done once."""
 
     @property
     def files(self) -> tuple[Place, ...]:
@@ -41,19 +45,8 @@ class Source(Protocol):
             CheckpointError: The bytes cannot be had.
         """
 
-
-@runtime_checkable
-class FetchesAhead(Protocol):
-    """A source whose bytes take time to come, so that several should be on their way at once."""
-
-    def expect(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
-        """Begin to fetch what will be read soon."""
-
-
-def expect(source: Source, tensor: TensorInfo, offset: int, nbytes: int) -> None:
-    """Tell a source what will be read of it soon."""
-    if isinstance(source, FetchesAhead):
-        source.expect(tensor, offset, nbytes)
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Be told that these bytes will be read soon; there is no need to do anything, and nothing to report."""
 
 
 class Target(Protocol):

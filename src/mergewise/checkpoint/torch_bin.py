@@ -34,6 +34,8 @@ class TorchCheckpoint:
         location: What messages call it, if not by its path.
     """
 
+    costly = False
+
     def __init__(
         self,
         path: Place,
@@ -60,6 +62,9 @@ class TorchCheckpoint:
     def config(self) -> dict[str, Any]:
         """Return its ``config.json``; empty where there is none."""
         return dict(self._config)
+
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Do nothing: the bytes are in memory, or are mapped into it."""
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on."""

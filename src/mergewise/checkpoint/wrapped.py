@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.source import Source
 
@@ -17,6 +18,7 @@ class WrappedCheckpoint:
 
     def __init__(self, own: Source) -> None:
         self.own = own
+        self.costly = own.costly
 
     @property
     def location(self) -> str:
@@ -32,6 +34,9 @@ class WrappedCheckpoint:
     def folder(self) -> Place | None:
         """The folder of the checkpoint that it stands for."""
         return self.own.folder
+
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Pass nothing on: what is read elsewhere, or more of it, is not known here."""
 
     def config(self) -> dict[str, Any]:
         """Return the configuration of the checkpoint that it stands for."""

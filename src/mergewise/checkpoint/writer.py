@@ -63,6 +63,7 @@ class FolderTarget:
         tensors: What it will hold.
         shard_bytes: Largest shard.
         work: Fingerprint of everything that determines the bytes.
+        single: Name of the file, if one holds everything.
 
     Attributes:
         resumed: Names of the tensors that an interrupted merge had finished.
@@ -72,11 +73,16 @@ class FolderTarget:
     """
 
     def __init__(
-        self, out: str | os.PathLike[str], tensors: Iterable[OutputTensor], shard_bytes: int, work: str = ""
+        self,
+        out: str | os.PathLike[str],
+        tensors: Iterable[OutputTensor],
+        shard_bytes: int,
+        work: str = "",
+        single: str = SINGLE_NAME,
     ) -> None:
         self.out = Path(out)
         self._shards = layout_shards(tensors, shard_bytes)
-        self._names = _shard_names(len(self._shards))
+        self._names = _shard_names(len(self._shards), single)
         self._numbers = {t.name: i for i, t in enumerate(t for shard in self._shards for t in shard)}
         self._descriptors: list[int] = []
         self._places: dict[str, tuple[int, int]] = {}
@@ -246,7 +252,7 @@ def _write_all(descriptor: int, view: memoryview, at: int) -> None:
         done += os.pwrite(descriptor, view[done:], at + done)
 
 
-def _shard_names(count: int) -> list[str]:
+def _shard_names(count: int, single: str) -> list[str]:
     if count == 1:
-        return [SINGLE_NAME]
+        return [single]
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]

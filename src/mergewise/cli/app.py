@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import typer
 from mergewise._version import __version__
 from mergewise.cli.demo import demo
 from mergewise.cli.diff import diff
+from mergewise.cli.extract import extract_lora
 from mergewise.cli.inspect import inspect
 from mergewise.cli.merge import merge
 from mergewise.cli.methods import methods
@@ -48,7 +50,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (merge, plan, verify, inspect, diff, methods, demo):
+for command in (merge, plan, verify, inspect, diff, extract_lora, methods, demo):
     app.command()(_interruptible(command))
 app.add_typer(zoo_app)
 
@@ -71,6 +73,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # paths need not be text
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mergewise").setLevel(logging.INFO)
     try:
         app()
     except MergewiseError as fault:

@@ -7,6 +7,7 @@ import typer
 from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, progress_bar, size
 from mergewise.cli.plan import print_plan
 from mergewise.cli.recipe import (
+    AdapterOption,
     BaseOption,
     CacheOption,
     DtypeOption,
@@ -15,6 +16,7 @@ from mergewise.cli.recipe import (
     MethodOption,
     OfflineOption,
     ParameterOption,
+    RankOption,
     ThreadsOption,
     access,
     quick_recipe,
@@ -33,6 +35,8 @@ def merge(
     expert: ExpertOption = None,
     parameter: ParameterOption = None,
     dtype: DtypeOption = None,
+    adapter: AdapterOption = False,
+    rank: RankOption = None,
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
     shard_size: Annotated[str, typer.Option(help="Largest file of the result.")] = "5GB",
@@ -54,14 +58,18 @@ def merge(
             "only OUT, since --method stands for the recipe" if method else "RECIPE and OUT (or --method and OUT)"
         )
         raise typer.BadParameter(f"expected {expected}, found {len(paths)} paths")
-    if not method and (base or expert or parameter or dtype):
-        raise typer.BadParameter("--base, --expert, --parameter and --dtype go with --method, not with a recipe file")
+    if not method and (base or expert or parameter or dtype or adapter or rank):
+        options = "--base, --expert, --parameter, --dtype, --adapter and --rank"
+        raise typer.BadParameter(f"{options} go with --method, not with a recipe file")
+    if rank and not adapter:
+        raise typer.BadParameter("--rank is that of an adapter and goes with --adapter")
     from mergewise import engine
     from mergewise.checkpoint import Destination, local_path, require_free
     from mergewise.engine.layout import parse_size
 
     shard_bytes = parse_size(shard_size, "shard size")
-    recipe = quick_recipe(method, base, expert, parameter, dtype) if method else engine.as_recipe(paths[0])
+    output = {"rank": rank} if adapter else None
+    recipe = quick_recipe(method, base, expert, parameter, dtype, output) if method else engine.as_recipe(paths[0])
     out = paths[-1]
     if dry_run:
         destination = Destination.of(out, access(offline, cache))
@@ -84,11 +92,13 @@ def merge(
         print_json(report.summary())
         return
     print_remarks(report.remarks)
+    error = [] if report.relative_error is None else [("lost", f"{report.relative_error:.2%} of its norm")]
     print_pairs(
         [
             ("merged", f"{report.experts} models with {report.method}"),
             ("into", report.out),
             ("tensors", f"{report.tensors} ({figure(report.parameters)} parameters, {size(report.bytes_out)})"),
+            *error,
             ("read", size(report.bytes_in)),
             ("took", f"{report.seconds:.1f} s with {report.threads} threads"),
         ]

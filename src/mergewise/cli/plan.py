@@ -53,7 +53,7 @@ def print_plan(planned: "Plan", out: Path, threads: int | None, memory: str, *, 
         [
             ("method", planned.recipe.method),
             ("models", ", ".join(source.location for source in planned.sources)),
-            ("tensors", f"{len(planned.jobs)} ({dtypes}; {figure(planned.parameters)} parameters)"),
+            ("tensors", f"{len(planned.outputs)} ({dtypes}; {figure(planned.parameters)} parameters)"),
             ("passes", ", then ".join(planned.passes)),
             ("reads", size(planned.bytes_in)),
             (

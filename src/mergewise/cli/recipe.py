@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from mergewise.recipe import Recipe
 
 __all__ = [
+    "AdapterOption",
     "BaseOption",
     "DtypeOption",
     "ExpertOption",
     "MemoryOption",
     "MethodOption",
     "ParameterOption",
+    "RankOption",
     "ThreadsOption",
 ]
 __all__ += ["CHECKPOINT_HELP", "CacheOption", "OfflineOption", "access", "quick_recipe"]
@@ -32,6 +34,12 @@ ParameterOption = Annotated[
         help="Quick form: a parameter, as in density=0.2; weight=0.3,0.7 gives each expert its own.",
     ),
 ]  # fmt: skip
+AdapterOption = Annotated[
+    bool, typer.Option("--adapter", help="Quick form: write an adapter; all experts must be adapters of the base.")
+]
+RankOption = Annotated[
+    int | None, typer.Option(help="Quick form: largest rank of the adapter; by default nothing is lost.", min=1)
+]
 DtypeOption = Annotated[str | None, typer.Option(help="Quick form: dtype of the result, as in bfloat16.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Workers; by default one per available processor.")]
 MemoryOption = Annotated[str, typer.Option(help="Memory budget of the whole process.")]
@@ -55,7 +63,12 @@ def access(offline: bool, cache: Path | None) -> "Access":
 
 
 def quick_recipe(
-    method: str, base: str | None, experts: list[str] | None, parameters: list[str] | None, dtype: str | None
+    method: str,
+    base: str | None,
+    experts: list[str] | None,
+    parameters: list[str] | None,
+    dtype: str | None,
+    adapter: dict[str, Any] | None = None,
 ) -> "Recipe":
     """Build a recipe from the options of the quick form.
 
@@ -88,7 +101,7 @@ def quick_recipe(
             )
         for entry, value in zip(entries, values, strict=True):
             entry["parameters"][name] = _value(value, given)
-    return Recipe(method=method, base=base, experts=entries, parameters=shared, dtype=dtype)
+    return Recipe(method=method, base=base, experts=entries, parameters=shared, dtype=dtype, adapter=adapter)
 
 
 def _value(text: str, given: str) -> Any:

@@ -1,10 +1,13 @@
 """The engine: recipe → plan → gather → combine → checkpoint, in bounded memory, the same bytes every time."""
 
+from mergewise.engine.extract import ExtractReport, extract_lora
 from mergewise.engine.merge import MergeReport, merge, merge_arrays, merge_to_arrays
-from mergewise.engine.plan import Plan, TensorJob, as_recipe, open_sources, plan
+from mergewise.engine.plan import Plan, TensorJob, as_recipe, plan
+from mergewise.engine.references import open_sources
 from mergewise.engine.verify import TensorDifference, Verification, diff, verify
 
 __all__ = [
+    "ExtractReport",
     "MergeReport",
     "Plan",
     "TensorDifference",
@@ -12,6 +15,7 @@ __all__ = [
     "Verification",
     "as_recipe",
     "diff",
+    "extract_lora",
     "merge",
     "merge_arrays",
     "merge_to_arrays",

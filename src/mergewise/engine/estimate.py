@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from mergewise.checkpoint import AdaptedCheckpoint
 from mergewise.engine.layout import Layout
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.method import GeometricProgram, LinearProgram, VotingProgram
@@ -15,12 +16,15 @@ DISK_BYTES_PER_SECOND = 1.0e9
 _START_SECONDS = 1.0
 # elements of one expert per second and thread, rounded down from benchmarks/kernels.py
 _LINEAR, _VOTING, _COUNTING, _NORMS = 2.5e9, 1.0e9, 1.2e9, 0.7e9
+_ADAPTING = 4.0e9  # elements times rank of an adapter
+_FACTORING = 6.0e9  # outputs and inputs of a module times its vectors squared
 
 
 def seconds(plan: Plan, layout: Layout) -> float:
     """Return the estimated wall time of a merge."""
     disk = (plan.bytes_in + plan.bytes_out) / DISK_BYTES_PER_SECOND
-    return _START_SECONDS + max(disk, sum(map(_compute_seconds, plan.jobs)) / layout.threads)
+    compute = sum(map(_compute_seconds, plan.jobs)) + _adapter_seconds(plan)
+    return _START_SECONDS + max(disk, compute / layout.threads)
 
 
 def free_bytes(out: Path) -> int:
@@ -29,6 +33,13 @@ def free_bytes(out: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def _adapter_seconds(plan: Plan) -> float:
+    adapted = [source for source in plan.sources if isinstance(source, AdaptedCheckpoint)]
+    products = sum(source.products for source in adapted)
+    modules = plan.adapter.space.modules.values() if plan.adapter else ()
+    return products / _ADAPTING + sum((m.outputs + m.inputs) * m.vectors**2 for m in modules) / _FACTORING
 
 
 def _compute_seconds(job: TensorJob) -> float:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, COUNT_BINS
+from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, COUNT_BINS, sum_elements
 from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.ties import TieShares
@@ -160,15 +160,17 @@ def _sample(experts: int, pieces: Sequence[Piece], runner: Runner, every: int) -
     before = [0, *accumulate(piece.count for piece in pieces)]
 
     def sample(workspace: Workspace, index: int, piece: Piece) -> NDArray[np.uint32]:
-        starts = range(-before[index] % stride, piece.count, stride)
+        first = 0 if every == 1 else -before[index] % stride
+        starts = range(first, piece.count, stride)
         if len(pieces) > 1 and every > 1:  # only the runs are read
             runs = [Piece(piece.job, piece.start + s, min(_RUN, piece.count - s)) for s in starts]
             return np.concatenate([np.empty((experts, 0), np.uint32), *(keys(workspace, run, 0, 1) for run in runs)], 1)
-        return keys(workspace, piece, starts.start, len(starts))
+        return keys(workspace, piece, first, len(starts))
 
     def keys(workspace: Workspace, piece: Piece, first: int, runs: int) -> NDArray[np.uint32]:
-        size = max(0, min((runs - 1) * _RUN + min(_RUN, piece.count - first - (runs - 1) * stride), piece.count))
-        found = np.empty((experts, size if runs else 0), np.uint32)
+        last = first + (runs - 1) * stride  # whose run may be cut short by the end of the piece
+        size = (runs - 1) * _RUN + min(_RUN, piece.count - last) if runs else 0
+        found = np.empty((experts, size), np.uint32)
         sample_keys(*workspace.rows(piece), first, _RUN, stride, found)
         return found
 
@@ -182,8 +184,9 @@ def _l1_ratios(gathered: Gathered, pieces: Sequence[Piece], runner: Runner) -> d
         gathered.count_ties(workspace, index, piece)
         raw, codes = workspace.rows(piece)
         whole, kept = [], []
-        for first, count, marks in marked_blocks(workspace, index, piece, gathered, BLOCK):
-            bounds = first + segment_bounds(piece.start + first, count, piece.job.row, BLOCK)
+        step = sum_elements(piece.job)
+        for first, count, marks in marked_blocks(workspace, index, piece, gathered, step):
+            bounds = first + segment_bounds(piece.start + first, count, max(step, piece.job.row), BLOCK)
             whole.append(np.empty((bounds.size - 1, marks.shape[0])))
             kept.append(np.empty((bounds.size - 1, marks.shape[0])))
             sparsified_l1(raw, codes, bounds, marks, whole[-1], kept[-1])

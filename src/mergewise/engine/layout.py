@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from mergewise.checkpoint import STORAGE_DTYPES, reserved_bytes
+from mergewise.checkpoint.adapted import SCRATCH_BYTES, reads_an_adapter
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.errors import RecipeError
 from mergewise.method import GeometricProgram, VotingProgram, WholeProgram
@@ -17,6 +18,7 @@ __all__ = [
     "default_threads",
     "lay_out",
     "parse_size",
+    "sum_elements",
 ]
 
 BLOCK = 65536
@@ -32,7 +34,10 @@ COUNT_BINS = 1 << 18
 """… and in larger scopes they are counted in so many bins."""
 
 _STREAM_ELEMENTS = 1 << 18  # the inputs of a piece stay in the caches while it is worked on
-_WINDOW_ELEMENTS = 1 << 20  # tensors up to here stay in hand from one stage to the next; others are read again
+# tensors up to here stay in hand from one stage to the next; others are read again, which is better where it is cheap
+_WINDOW_ELEMENTS, _COSTLY_WINDOW_ELEMENTS = 1 << 20, 1 << 24
+_LEAST_ELEMENTS = 1 << 12  # of rows that need much memory per element, since they are short
+_RANKING_BYTES = 36  # what it takes to rank one element of a row, beside a workspace
 
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*$", re.IGNORECASE)
@@ -45,10 +50,12 @@ class Layout:
     Attributes:
         threads: Workers.
         arena_bytes: Working memory of each.
+        window_elements: Tensors up to here stay in hand from one stage to the next.
     """
 
     threads: int
     arena_bytes: int
+    window_elements: int = _WINDOW_ELEMENTS
 
     def piece_elements(self, job: TensorJob) -> int:
         """Return how many elements of a tensor a worker takes in hand at once.
@@ -57,19 +64,22 @@ class Layout:
         """
         if isinstance(job.program, WholeProgram):
             return max(1, job.numel)
-        room = self.arena_bytes // bytes_per_element(job)
-        if _gathers(job) and job.numel <= min(room, _WINDOW_ELEMENTS):
+        room = (self.arena_bytes - _ranking_bytes(job)) // bytes_per_element(job)
+        if _gathers(job) and job.numel <= min(room, self.window_elements):
             return job.numel
         window = min(room, _STREAM_ELEMENTS)
         if _by_row(job) and job.row <= max(window, _least_elements(job)):
-            return max(1, window // job.row) * job.row
+            unit = sum_elements(job) if isinstance(job.program, VotingProgram) else job.row
+            return max(1, window // unit) * unit
         return max(BLOCK, window // BLOCK * BLOCK)
 
     def peak_bytes(self, plan: Plan) -> int:
         """Return the most memory that the process takes, in bytes."""
-        largest = max((min(self.piece_elements(j), j.numel) * bytes_per_element(j) for j in plan.jobs), default=0)
-        counting = _counting_bytes(plan)
-        return FIXED_BYTES + _fetching_bytes(plan) + self.threads * (largest + counting)
+        largest = max(
+            (min(self.piece_elements(j), j.numel) * bytes_per_element(j) + _ranking_bytes(j) for j in plan.jobs),
+            default=0,
+        )
+        return FIXED_BYTES + _fetching_bytes(plan) + self.threads * (largest + _beside_the_rows(plan))
 
 
 def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
@@ -87,8 +97,10 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     if threads is not None and threads < 1:
         raise RecipeError(f"--threads must be at least 1, found {threads}.")
     wanted = threads or default_threads()
-    counting = _counting_bytes(plan)
-    least = max((_least_elements(job) * bytes_per_element(job) for job in plan.jobs), default=0) + counting
+    beside = _beside_the_rows(plan)
+    least = beside + max(
+        (_least_elements(job) * bytes_per_element(job) + _ranking_bytes(job) for job in plan.jobs), default=0
+    )
     fixed = FIXED_BYTES + _fetching_bytes(plan)
     room = budget - fixed
     if room < least:
@@ -97,7 +109,8 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
             f"{-(-(fixed + least) >> 20)} MiB."
         )
     workers = max(1, min(wanted, room // least))
-    return Layout(workers, room // workers - counting)
+    costly = any(source.costly for source in plan.sources)
+    return Layout(workers, room // workers - beside, _COSTLY_WINDOW_ELEMENTS if costly else _WINDOW_ELEMENTS)
 
 
 def _fetching_bytes(plan: Plan) -> int:
@@ -121,6 +134,16 @@ def bytes_per_element(job: TensorJob) -> int:
     return stored
 
 
+def sum_elements(job: TensorJob) -> int:
+    """Return how many elements of a tensor are summed at once: a block, or as many short rows as make one."""
+    return job.row * max(1, BLOCK // job.row) if _by_row(job) else BLOCK
+
+
+def _ranking_bytes(job: TensorJob) -> int:
+    """Return the memory that ranking the elements of one row takes, for one worker."""
+    return job.row * _RANKING_BYTES if isinstance(job.program, VotingProgram) and _by_row(job) else 0
+
+
 def _by_row(job: TensorJob) -> bool:
     """Whether rows are dealt with one by one."""
     program = job.program
@@ -134,8 +157,10 @@ def _gathers(job: TensorJob) -> bool:
 def _least_elements(job: TensorJob) -> int:
     if isinstance(job.program, WholeProgram):
         return job.numel
-    if isinstance(job.program, VotingProgram) and job.program.row is not None:
-        return max(1, job.row)  # ranked as a whole
+    if isinstance(job.program, VotingProgram) and _by_row(job):
+        return min(job.numel, sum_elements(job))  # rows are ranked as a whole
+    if _by_row(job) and job.row <= BLOCK:
+        return min(BLOCK, job.numel, max(job.row, _LEAST_ELEMENTS))
     return min(BLOCK, max(1, job.numel))
 
 
@@ -165,6 +190,12 @@ def parse_size(size: str | int, name: str) -> int:
     if nbytes >= 1 << 63:
         raise RecipeError(f"The {name} must be a size such as '1GiB', found {str(size)[:40]}, which no machine has.")
     return int(nbytes)
+
+
+def _beside_the_rows(plan: Plan) -> int:
+    """Return what a worker needs beside the rows of a piece: for histograms, for adapters, for factoring."""
+    factoring = plan.adapter.space.working_bytes if plan.adapter else 0
+    return _counting_bytes(plan) + factoring + (SCRATCH_BYTES if any(map(reads_an_adapter, plan.sources)) else 0)
 
 
 def _counting_bytes(plan: Plan) -> int:

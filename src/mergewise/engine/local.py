@@ -3,9 +3,11 @@
 import threading
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
+
+from threadpoolctl import threadpool_limits
 
 from mergewise.checkpoint import StoppedError, Target, let_go
 from mergewise.engine.combine import Known, combine, copy_exact
@@ -14,6 +16,8 @@ from mergewise.engine.layout import Layout
 from mergewise.engine.marks import Gathered
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.plan import Plan, TensorJob
+from mergewise.engine.readahead import ReadAhead
+from mergewise.kernels.compilation import announced_compilation
 from mergewise.method import GeometricProgram, VotingProgram
 
 if TYPE_CHECKING:
@@ -57,12 +61,15 @@ def run_local(
     apart = [job for job in merged if not job.ranked_over_model]
     fair_share = plan.parameters // (2 * layout.threads)
     large = {job.name for job in apart if len(pieces[job.name]) > 1 and job.numel > fair_share}
-    with _Crew(plan, layout) as crew:
+    with announced_compilation(), _one_blas_thread(plan), _Crew(plan, layout) as crew:
         merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
         for group in [ranked_together, *([job] for job in apart if job.name in large)]:
             scope = [piece for job in group for piece in pieces[job.name]]
             if scope:
-                crew.each(merge.finisher(_gather(scope, crew)), scope)
+                crew.ahead.expect(scope)
+                known = _gather(scope, crew)
+                crew.ahead.expect(scope)
+                crew.each(merge.finisher(known), scope)
 
         def merge_alone(workspace: Workspace, _: int, job: TensorJob) -> None:
             runner = _Alone(workspace)
@@ -74,6 +81,7 @@ def run_local(
             advance(job.output.nbytes)
             return None if all(agreed) else job.name
 
+        crew.ahead.expect(piece for job in apart if job.name not in large for piece in pieces[job.name])
         crew.each(merge_alone, [job for job in apart if job.name not in large])
         copied = crew.each(copy_alone, [job for job in by_size if job.program is None or not job.numel])
     return [name for name in copied if name is not None]
@@ -107,6 +115,11 @@ class _Merge:
             self._advance(piece.count * piece.job.output.nbytes // piece.job.numel)
 
         return finish
+
+
+def _one_blas_thread(plan: Plan) -> AbstractContextManager[object]:
+    """Keep BLAS to one thread while adapters are factored: workers take whole modules, and sums keep their order."""
+    return threadpool_limits(1, user_api="blas") if plan.adapter else nullcontext()
 
 
 def _gathers(pieces: Sequence[Piece]) -> bool:
@@ -150,9 +163,10 @@ class _Crew:
 
     def __init__(self, plan: Plan, layout: Layout) -> None:
         self._threads = layout.threads
+        self.ahead = ReadAhead(plan.sources)
         self._workspaces: SimpleQueue[Workspace] = SimpleQueue()
         for _ in range(layout.threads):
-            self._workspaces.put(Workspace(plan.sources))
+            self._workspaces.put(Workspace(plan.sources, self.ahead.reached))
         self._stop = threading.Event()
         self._files = [file for source in plan.sources for file in source.files]
 

@@ -49,7 +49,7 @@ def marked_blocks(
         index: Its place in the scope.
         piece: The piece.
         gathered: What is known of its scope.
-        step: Blocks are a multiple of so many elements, where rows do not say otherwise.
+        step: Blocks are a multiple of so many elements, whole rows where rows are ranked.
 
     Yields:
         The first element of a block, their number, and marks of the piece, (experts, ≥ elements) uint8, one or nought,
@@ -58,7 +58,7 @@ def marked_blocks(
     program = piece.job.program
     assert isinstance(program, VotingProgram)
     raw, codes = workspace.rows(piece)
-    size = _block_elements(piece, program, step or TILE)
+    size = _block_elements(piece, program, step or (piece.job.row if program.row else TILE))
     blocks = [(first, min(size, piece.count - first)) for first in range(0, piece.count, size)]
     if not program.sparse:
         none = np.empty((len(program.weights), 0), np.uint8)
@@ -92,7 +92,6 @@ def marked_blocks(
 def _block_elements(piece: Piece, program: VotingProgram, step: int) -> int:
     """Return how many elements of a piece stay in the caches from one stage to the next."""
     row_bytes = sum(info.nbytes for info in piece.job.inputs) // max(1, piece.job.numel) + len(program.weights) + 8
-    step = piece.job.row if program.row else step
     return max(1, _CACHE_BYTES // row_bytes // step) * step
 
 

@@ -1,6 +1,7 @@
 """Merging: into a folder, into memory, or from arrays to arrays."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -8,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from numpy.typing import NDArray
 
 from mergewise._version import __version__
 from mergewise.checkpoint import (
+    ADAPTER_WEIGHTS,
     Access,
     ArrayCheckpoint,
     ArrayTarget,
@@ -24,6 +27,7 @@ from mergewise.checkpoint import (
     local_path,
     require_free,
 )
+from mergewise.engine.core_target import CoreTarget, merge_target
 from mergewise.engine.layout import Layout, lay_out, parse_size
 from mergewise.engine.plan import Plan, as_recipe, build_plan, plan
 from mergewise.engine.provenance import (
@@ -60,6 +64,8 @@ class MergeReport:
         threads: Workers.
         remarks: What a user should know, a sentence each.
         inputs: SHA-256 of every input file, or what a server says of its version, by path or URL.
+        relative_error: Of an adapter of lower rank than the merge: Frobenius norm of what was lost over that of the
+            merge, over all modules; ``None`` if a model was written, or nothing was merged but only sent.
     """
 
     out: str
@@ -73,6 +79,7 @@ class MergeReport:
     threads: int
     remarks: tuple[str, ...]
     inputs: dict[str, str]
+    relative_error: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -132,25 +139,27 @@ def _carry_out(
 ) -> MergeReport:
     identities = input_identities(planned.sources)
     work = fingerprint([__version__, planned.recipe.canonical(), identities, shard_bytes])
-    folder = local_path(out) if destination is None else destination.staged(work)
-    if destination is not None and folder.is_dir():
-        return _sent(destination, planned, folder, layout, began)
-    with FolderTarget(folder, [job.output for job in planned.jobs], shard_bytes, work) as target:
+    place = local_path(out) if destination is None else destination.staged(work)
+    if destination is not None and place.is_dir():
+        return _sent(destination, planned, place, layout, began)
+    with _folder(planned, place, shard_bytes, work) as folder:
+        target = merge_target(planned, folder)
         with ThreadPoolExecutor(1, "mergewise-hash") as beside:
             recording = beside.submit(record_inputs, planned.sources)
             try:
-                disagreeing = _run(planned, layout, target, progress, target.resumed)
+                disagreeing = _run(planned, layout, target, progress, folder.resumed)
             except BaseException:
                 _let_go(planned)  # else what is being asked for beside would be waited for
                 raise
             records = recording.result()
         require_unchanged(planned.sources, identities)
-        target.commit(provenance_texts(planned, records), companion_files(planned.template))
+        folder.commit(provenance_texts(planned, records), companion_files(planned.template))
     if destination is not None:
-        destination.send(folder)
-    resumed = [f"{len(target.resumed)} tensors were taken over from an interrupted merge."] if target.resumed else []
+        destination.send(place)
+    resumed = [f"{len(folder.resumed)} tensors were taken over from an interrupted merge."] if folder.resumed else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
-    return _report(out, planned, began, layout.threads, remarks, records)
+    error = target.relative_error if isinstance(target, CoreTarget) else None
+    return _report(out, planned, began, layout.threads, remarks, records, error)
 
 
 def _let_go(planned: Plan) -> None:
@@ -166,13 +175,19 @@ def _sent(destination: Destination, planned: Plan, folder: Path, layout: Layout,
 
 
 def _report(
-    out: str, planned: Plan, began: float, threads: int, remarks: Sequence[str], records: Mapping[str, InputRecord]
+    out: str,
+    planned: Plan,
+    began: float,
+    threads: int,
+    remarks: Sequence[str],
+    records: Mapping[str, InputRecord],
+    relative_error: float | None = None,
 ) -> MergeReport:
     return MergeReport(
         out=out,
         method=planned.recipe.method,
         experts=len(planned.recipe.experts),
-        tensors=len(planned.jobs),
+        tensors=len(planned.outputs),
         parameters=planned.parameters,
         bytes_in=planned.bytes_in,
         bytes_out=planned.bytes_out,
@@ -180,6 +195,7 @@ def _report(
         threads=threads,
         remarks=tuple(remarks),
         inputs={path: describe(record) for path, record in records.items()},
+        relative_error=relative_error,
     )
 
 
@@ -262,9 +278,16 @@ def merge_arrays(
 
 
 def _into_arrays(planned: Plan, threads: int | None, memory: str | int) -> dict[str, NDArray[Any]]:
-    target = ArrayTarget((o.name, o.dtype, o.shape) for o in (job.output for job in planned.jobs))
-    _run(planned, lay_out(planned, threads, memory), target, None)
-    return target.arrays
+    arrays = ArrayTarget((output.name, output.dtype, output.shape) for output in planned.outputs)
+    _run(planned, lay_out(planned, threads, memory), merge_target(planned, arrays), None)
+    return arrays.arrays
+
+
+def _folder(planned: Plan, out: str | os.PathLike[str], shard_bytes: int, work: str) -> FolderTarget:
+    if planned.adapter is None:
+        return FolderTarget(out, planned.outputs, shard_bytes, work)
+    # one file is what loaders of adapters know; what takes seconds, and counts its error, begins anew
+    return FolderTarget(out, planned.outputs, sys.maxsize, uuid4().hex, single=ADAPTER_WEIGHTS)
 
 
 def _run(
@@ -272,7 +295,7 @@ def _run(
 ) -> list[str]:
     from mergewise.engine.local import run_local  # noqa: PLC0415 - brings in the compiled kernels, so as late as possible
 
-    done = 0
+    done, whole = 0, sum(job.output.nbytes for job in planned.jobs)
     lock = threading.Lock()
 
     def advance(nbytes: int) -> None:
@@ -280,7 +303,7 @@ def _run(
         with lock:
             done += nbytes
             if progress is not None:
-                progress(done, planned.bytes_out)
+                progress(done, whole)
 
     return run_local(planned, layout, target, advance, skip)
 

@@ -1,12 +1,12 @@
 """Pieces of tensors and the buffers they are read into."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import STORAGE_DTYPES, Source, expect
+from mergewise.checkpoint import STORAGE_DTYPES, Source
 from mergewise.engine.layout import Layout
 from mergewise.engine.plan import TensorJob
 from mergewise.kernels.storage import CODES
@@ -50,13 +50,15 @@ class Workspace:
 
     Args:
         sources: The checkpoints of the plan.
+        before_read: Told of every piece that is about to be read.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], before_read: Callable[[Piece], None] = lambda _: None) -> None:
         self._sources = sources
+        self._before_read = before_read
         self._arena = np.empty(0, np.uint8)
-        self._held: Piece | None = None
-        self._marked: Piece | None = None
+        self._held: _Rows | None = None
+        self._marked = False
 
     def rows(self, piece: Piece) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return a piece's raw bytes, (sources, row_bytes), and kernel codes; they are read unless already in hand.
@@ -64,52 +66,63 @@ class Workspace:
         Raises:
             CheckpointError: They cannot be read.
         """
-        inputs = piece.job.inputs
-        row_bytes = _row_bytes(piece)
-        room = len(inputs) * row_bytes
-        raw = self._room(piece)[:room].reshape(len(inputs), row_bytes)
-        if self._held is not piece:
-            self._held = self._marked = None
-            for source, info in zip(self._sources, inputs, strict=True):
-                width = STORAGE_DTYPES[info.dtype].bits // 8
-                expect(source, info, piece.start * width, piece.count * width)
-            for row, source, info in zip(raw, self._sources, inputs, strict=True):
+        held = self._held
+        if held is None or held.piece is not piece:
+            self._held, self._marked = None, False
+            held = self._divide(piece)
+            self._before_read(piece)
+            for row, source, info in zip(held.raw, self._sources, piece.job.inputs, strict=True):
                 width = STORAGE_DTYPES[info.dtype].bits // 8
                 source.read_into(info, piece.start * width, row[: piece.count * width])
-            self._held = piece
-        return raw, np.array([CODES.get(info.dtype, -1) for info in inputs], np.int64)
+            self._held = held
+        return held.raw, held.codes
 
     def output(self, piece: Piece) -> NDArray[np.uint8]:
-        """Return the row that the merged bytes of a piece go to."""
-        start = len(piece.job.inputs) * _row_bytes(piece)
-        return self._room(piece)[start : start + _output_bytes(piece)]
+        """Return the row that the merged bytes of a piece in hand go to."""
+        return self._in_hand(piece).output
 
     def marks(self, piece: Piece) -> tuple[NDArray[np.uint8], bool]:
         """Return rows for what is kept of each expert, (experts, ≥ count), and whether they were filled already.
 
         Whoever is told that they were not is to fill them; they are good until another piece is read.
         """
-        filled = self._marked is piece
-        self._marked = piece
-        start = len(piece.job.inputs) * _row_bytes(piece) + _output_bytes(piece)
-        return self._room(piece)[start:].reshape(len(piece.job.inputs) - 1, -1), filled
+        filled, self._marked = self._marked, True
+        return self._in_hand(piece).marks, filled
 
-    def _room(self, piece: Piece) -> NDArray[np.uint8]:
-        marks = (len(piece.job.inputs) - 1) * _aligned(piece.count) if piece.job.sparse else 0
-        needed = len(piece.job.inputs) * _row_bytes(piece) + _output_bytes(piece) + marks
-        if self._arena.nbytes < needed:
-            self._held = self._marked = None
+    def _in_hand(self, piece: Piece) -> "_Rows":
+        assert self._held is not None
+        assert self._held.piece is piece
+        return self._held
+
+    def _divide(self, piece: Piece) -> "_Rows":
+        """Divide the arena into rows for a piece; it grows if it is too small."""
+        job, experts = piece.job, len(piece.job.inputs) - 1
+        bits = [STORAGE_DTYPES[info.dtype].bits for info in job.inputs]
+        row_bytes = _aligned(piece.count * max(bits) // 8)
+        inputs = len(bits) * row_bytes
+        output = inputs + _aligned(piece.count * STORAGE_DTYPES[job.output.dtype].bits // 8)
+        end = output + (experts * _aligned(piece.count) if job.sparse else 0)
+        if self._arena.nbytes < end:
             self._arena = np.empty(0, np.uint8)  # let go of the old one first
-            self._arena = np.empty(needed, np.uint8)
-        return self._arena[:needed]
+            self._arena = np.empty(end, np.uint8)
+        return _Rows(
+            piece,
+            self._arena[:inputs].reshape(len(bits), row_bytes),
+            np.array([CODES.get(info.dtype, -1) for info in job.inputs], np.int64),
+            self._arena[inputs:output],
+            self._arena[output:end].reshape(experts, -1) if job.sparse else self._arena[:0].reshape(experts, 0),
+        )
 
 
-def _row_bytes(piece: Piece) -> int:
-    return _aligned(piece.count * max(STORAGE_DTYPES[info.dtype].bits for info in piece.job.inputs) // 8)
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A piece in hand: raw bytes by source, kernel codes, the merged bytes, and marks by expert."""
 
-
-def _output_bytes(piece: Piece) -> int:
-    return _aligned(piece.count * STORAGE_DTYPES[piece.job.output.dtype].bits // 8)
+    piece: Piece
+    raw: NDArray[np.uint8]
+    codes: NDArray[np.int64]
+    output: NDArray[np.uint8]
+    marks: NDArray[np.uint8]
 
 
 def _aligned(nbytes: int) -> int:

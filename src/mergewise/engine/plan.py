@@ -1,5 +1,6 @@
 """From checkpoint headers alone to a list of jobs: what is read, how it is merged, what is written."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,20 +11,30 @@ from mergewise.checkpoint import (
     FLOAT_NAMES,
     STORAGE_DTYPES,
     Access,
+    AdaptedCheckpoint,
     Connections,
-    DequantisedCheckpoint,
-    GgufCheckpoint,
     OutputTensor,
     Source,
     TensorInfo,
-    open_source,
+    natural_dtype,
 )
+from mergewise.engine.adapter_output import AdapterMerge, open_adapters
 from mergewise.engine.align import align
+from mergewise.engine.core_checkpoints import CoreCheckpoint, changes
+from mergewise.engine.references import open_sources
 from mergewise.errors import CheckpointError, RecipeError
-from mergewise.method import GeometricProgram, Program, VotingProgram, WholeProgram, find_method, row_elements
+from mergewise.method import (
+    GeometricProgram,
+    LinearProgram,
+    Program,
+    VotingProgram,
+    WholeProgram,
+    find_method,
+    row_elements,
+)
 from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
 
-__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "open_sources", "plan"]
+__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,7 @@ class Plan:
         sources: The checkpoints, in the order of ``TensorJob.inputs``: the base first, if the method has one.
         jobs: One per tensor of the result, in byte order of their names.
         remarks: What a user should know, a sentence each.
+        adapter: What is written, if the result is an adapter; the jobs are then those of core space.
         revisions: The commit that stood for each reference to the Hub, by reference.
     """
 
@@ -81,6 +93,7 @@ class Plan:
     sources: tuple[Source, ...]
     jobs: tuple[TensorJob, ...]
     remarks: tuple[str, ...]
+    adapter: AdapterMerge | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -91,17 +104,30 @@ class Plan:
     @property
     def parameters(self) -> int:
         """Elements of the result."""
-        return sum(job.numel for job in self.jobs)
+        return sum(math.prod(output.shape) for output in self.outputs)
+
+    @property
+    def outputs(self) -> tuple[OutputTensor, ...]:
+        """What is written, in the order of the jobs."""
+        return tuple(output for job in self.jobs for output in self.written_for(job))
+
+    def written_for(self, job: TensorJob) -> tuple[OutputTensor, ...]:
+        """Return what is written for a job: its output, or the factors of a module."""
+        return (job.output,) if self.adapter is None else self.adapter.written[job.name]
 
     @property
     def bytes_in(self) -> int:
         """Bytes of all inputs, each once."""
-        return sum(info.nbytes for job in self.jobs for info in job.inputs)
+        return sum(
+            source.read_bytes(info.name) if isinstance(source, AdaptedCheckpoint | CoreCheckpoint) else info.nbytes
+            for job in self.jobs
+            for source, info in zip(self.sources, job.inputs, strict=True)
+        )
 
     @property
     def bytes_out(self) -> int:
         """Bytes of the merged tensors."""
-        return sum(job.output.nbytes for job in self.jobs)
+        return sum(output.nbytes for output in self.outputs)
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -117,16 +143,17 @@ class Plan:
             steps.append(f"gather magnitude thresholds over {scope}")
         if any(p.by_norm for p in voting):
             steps.append("gather L1 norms")
-        return (*steps, "combine")
+        return (*steps, "combine") if self.adapter is None else (*steps, "combine in core space", "factor")
 
     def summary(self) -> dict[str, Any]:
         """Return the plan's figures as plain data."""
-        dtypes = Counter(job.output.dtype for job in self.jobs)
+        outputs = self.outputs
+        dtypes = Counter(output.dtype for output in outputs)
         return {
             "method": self.recipe.method,
             "base": self.recipe.base,
             "experts": [expert.model for expert in self.recipe.experts],
-            "tensors": len(self.jobs),
+            "tensors": len(outputs),
             "copied_tensors": sum(job.program is None for job in self.jobs),
             "parameters": self.parameters,
             "dtypes": dict(dtypes),
@@ -140,26 +167,6 @@ class Plan:
 def as_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
     """Return a recipe, read from its file if need be."""
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-
-
-def open_sources(recipe: Recipe, connections: Connections | None = None) -> tuple[Source, ...]:
-    """Open the checkpoints of a recipe: the base first, if the method works on changes to it.
-
-    Args:
-        recipe: The recipe.
-        connections: What the sources share; by default as the environment says.
-
-    Raises:
-        CheckpointError: One of them is missing or damaged.
-    """
-    paths = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
-    paths += [expert.model for expert in recipe.merged]
-    connections = connections or Connections()
-    opened: dict[str, Source] = {}
-    for path in paths:
-        if path not in opened:
-            opened[path] = open_source(path, connections)
-    return tuple(opened[path] for path in paths)
 
 
 def plan(
@@ -180,7 +187,11 @@ def plan(
     recipe = as_recipe(recipe)
     check_parameters(recipe)
     connections = Connections(access, revisions)
-    return replace(build_plan(recipe, open_sources(recipe, connections)), revisions=dict(connections.commits))
+    if recipe.adapter:
+        planned = _plan_adapter(recipe, connections)
+    else:
+        planned = build_plan(recipe, open_sources(recipe, connections))
+    return replace(planned, revisions=dict(connections.commits))
 
 
 def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
@@ -194,7 +205,8 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
         MergewiseError: As ``plan``.
     """
     remarks = check_parameters(recipe)
-    if recipe.base is not None and recipe.base not in [source.location for source in sources]:
+    used = {s.location for s in sources} | {s.own.location for s in sources if isinstance(s, AdaptedCheckpoint)}
+    if recipe.base is not None and recipe.base not in used:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
     sources, done = align(sources, recipe)
     _check_dtypes(sources)
@@ -206,6 +218,34 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
     if copied:
         remarks.append(f"{copied} integer or boolean tensors are copied from {sources[0].location}.")
     return Plan(recipe, tuple(sources), tuple(jobs), (*remarks, *done))
+
+
+def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
+    """Plan a merge of adapters into one: the recipe is carried out on their cores."""
+    merge = open_adapters(recipe, connections)
+    in_core: dict[str, Any] = {"dtype": None, "out_dtype": None, "adapter": None}
+    planned = build_plan(recipe.model_copy(update=in_core), merge.sources)
+    changed = changes(merge.space)
+    jobs = []
+    for job in planned.jobs:
+        program = job.program
+        if isinstance(program, LinearProgram) and not program.delta:
+            share = sum(program.weights) * program.scale / program.divisor
+            if abs(share - 1.0) > 1e-9:
+                raise RecipeError(
+                    f"{recipe.method} merges weights, and those of '{job.name}' sum to {share:g}, so that the result "
+                    "is not the base plus an adapter; take 'normalize: true' or task_arithmetic."
+                )
+        by_slices = isinstance(program, WholeProgram) or (isinstance(program, GeometricProgram) and program.row)
+        if by_slices and job.name in merge.space.modules:
+            raise RecipeError(
+                f"{recipe.method} is asked to treat rows or columns of the weights apart, which an adapter does not "
+                "have; let it take whole tensors, or leave out 'adapter'."
+            )
+        (output, *_) = merge.written[job.name]
+        replaces = job.name not in changed
+        jobs.append(replace(job, output=replace(output, name=job.name)) if replaces else job)
+    return replace(planned, recipe=recipe, jobs=tuple(jobs), remarks=(*planned.remarks, *merge.remarks), adapter=merge)
 
 
 def _job(recipe: Recipe, sources: Sequence[Source], name: str, position: float) -> TensorJob:
@@ -221,12 +261,7 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, position: float) 
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
     if isinstance(program, GeometricProgram | WholeProgram):
         program = replace(program, delta=recipe.in_delta_space)
-    own = (
-        "BF16"
-        if isinstance(sources[0], DequantisedCheckpoint | GgufCheckpoint) and name in sources[0].dequantised
-        else first.dtype
-    )
-    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else own
+    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else natural_dtype(sources[0], name)
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))
 

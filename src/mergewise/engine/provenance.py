@@ -13,6 +13,7 @@ import yaml
 from mergewise._version import __version__
 from mergewise.cache import cache_folder
 from mergewise.checkpoint import (
+    ADAPTER_CONFIG,
     FLOAT_NAMES,
     Place,
     Source,
@@ -145,7 +146,7 @@ def provenance_texts(plan: Plan, records: Mapping[str, InputRecord]) -> dict[str
         "recipe": plan.recipe.canonical(),
         **({"revisions": dict(plan.revisions)} if plan.revisions else {}),
         "inputs": [{"file": path, **record} for path, record in records.items()],
-        "tensors": len(plan.jobs),
+        "tensors": len(plan.outputs),
         "parameters": plan.parameters,
     }
     texts = {
@@ -154,7 +155,9 @@ def provenance_texts(plan: Plan, records: Mapping[str, InputRecord]) -> dict[str
         "README.md": _card(plan, recipe, records),
     }
     config = _config(plan)
-    if config:
+    if plan.adapter is not None:
+        texts[ADAPTER_CONFIG] = json.dumps(plan.adapter.config, indent=2, ensure_ascii=False) + "\n"
+    elif config:
         texts["config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     return texts
 
@@ -176,7 +179,7 @@ def _card(plan: Plan, recipe: str, records: Mapping[str, InputRecord]) -> str:
     models = dict.fromkeys([plan.recipe.base, *(expert.model for expert in plan.recipe.experts)])
     front = {
         "base_model": [_on_the_hub(model) for model in models if model],
-        "library_name": "transformers",
+        "library_name": "peft" if plan.adapter else "transformers",
         "tags": ["mergewise", "merge"],
     }
     lines = [

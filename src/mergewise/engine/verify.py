@@ -24,6 +24,7 @@ from mergewise.checkpoint import (
     open_checkpoint,
 )
 from mergewise.checkpoint.source import Writable
+from mergewise.engine.core_target import merge_target
 from mergewise.engine.layout import lay_out
 from mergewise.engine.plan import plan
 from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, describe, record_inputs
@@ -108,10 +109,10 @@ def verify(
     recipe = parse_recipe(record["recipe"], str(merged.folder / PROVENANCE_NAME))
     planned = plan(recipe, access, record["revisions"])
     faults = _changed_inputs(record["inputs"], record_inputs(planned.sources))
-    names = [job.name for job in planned.jobs]
+    outputs = {output.name: output for output in planned.outputs}
+    names = list(outputs)
     faults += [f"Tensor '{name}' is missing." for name in names if name not in merged.tensors]
     faults += [f"Tensor '{name}' does not come from the recipe." for name in merged.tensors.keys() - set(names)]
-    outputs = {job.name: job.output for job in planned.jobs}
     present = [name for name in names if name in merged.tensors]
     for name in present:
         info, output = merged.tensors[name], outputs[name]
@@ -121,11 +122,12 @@ def verify(
     present = [name for name in present if merged.tensors[name].nbytes == outputs[name].nbytes]
     chosen = present if sample is None else random.Random(seed).sample(present, min(sample, len(present)))  # noqa: S311
     comparison = _Comparison(merged)
-    skip = set(names) - set(chosen)
+    skip = {job.name for job in planned.jobs if not {o.name for o in planned.written_for(job)} & set(chosen)}
     # what is not ranked over the whole model need not be read
     local = replace(planned, jobs=tuple(j for j in planned.jobs if j.name not in skip or j.ranked_over_model))
-    run_local(local, lay_out(planned, threads, memory), comparison, lambda _: None, skip)
-    faults += [f"Tensor '{name}' is not what the recipe gives." for name in sorted(comparison.differing)]
+    target = merge_target(planned, comparison)
+    run_local(local, lay_out(planned, threads, memory), target, lambda _: None, skip)
+    faults += [f"Tensor '{name}' is not what the recipe gives." for name in sorted(comparison.differing & set(chosen))]
     return Verification(len(chosen), len(merged.tensors), len(record["inputs"]), tuple(faults))
 
 
@@ -193,7 +195,9 @@ class _Comparison:
 
     def write(self, name: str, offset: int, data: Writable) -> None:
         given = np.frombuffer(data, np.uint8)
-        info = self._expected.tensors[name]
+        info = self._expected.tensors.get(name)
+        if info is None:
+            return  # it is a fault already that it is missing
         found = np.empty(given.nbytes, np.uint8)
         same = offset + given.nbytes <= info.nbytes
         if same:

@@ -83,7 +83,8 @@ def collect_between(raw, codes, count, owners, lower, widths, found, filled, abo
                 difference_keys(raw, codes, owners[r], start, size, keys)
                 more, higher = _inside(keys, size, lower[r], widths[r], inside, some)
                 if filled[r] + more <= found.shape[1]:
-                    found[r, filled[r] : filled[r] + more] = some[:more]
+                    for j in range(more):
+                        found[r, filled[r] + j] = some[j]
                 filled[r] += more
                 above[r] += higher
 

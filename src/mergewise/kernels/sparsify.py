@@ -104,7 +104,8 @@ def _random_run(key, first, words):
         skip = (first + done) % TILE
         size = min(TILE - skip, words.size - done)
         random_words(key, first + done - skip, tile)
-        words[done : done + size] = tile[skip : skip + size]
+        for j in range(size):
+            words[done + j] = tile[skip + j]
         done += size
 
 

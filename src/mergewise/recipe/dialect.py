@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mergewise.errors import RecipeError
 from mergewise.recipe.resolve import check_settings
-from mergewise.recipe.schema import DtypeName, Expert, ModelReference, Recipe, first_fault
+from mergewise.recipe.schema import AdapterChoice, DtypeName, Expert, ModelReference, Recipe, first_fault
 
 __all__ = ["load_recipe", "parse_recipe", "read_yaml"]
 
@@ -44,6 +44,7 @@ class _Dialect(BaseModel):
     out_dtype: DtypeName | None = None
     missing_tensors: Literal["refuse", "base"] = "refuse"
     extra_tensors: Literal["refuse", "drop"] = "refuse"
+    adapter: AdapterChoice = None
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -108,6 +109,7 @@ def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
             out_dtype=read.out_dtype,
             missing_tensors=read.missing_tensors,
             extra_tensors=read.extra_tensors,
+            adapter=read.adapter,
         )
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None

@@ -9,24 +9,27 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method import find_method
 
-__all__ = ["DtypeName", "Expert", "ModelReference", "Recipe", "first_fault"]
+__all__ = ["AdapterChoice", "AdapterOutput", "DtypeName", "Expert", "ModelReference", "Recipe", "first_fault"]
 
 DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
 
 
-def _as_reference(value: Any) -> Any:
-    """Accept paths, and mergekit's long form ``{model: {path: …, revision: …}}``."""
+def _as_reference(value: Any, depth: int = 0) -> Any:
+    """Return the short form of a path, or of mergekit's ``{model: {path: …}, lora: {path: …}}``."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    for key in ("model", "model", "path"):
-        if isinstance(value, dict) and set(value) == {key}:
-            value = value[key]
-    match value:
-        case {"path": str() as path, "revision": str() | None as revision, **others} if not others:
-            return f"{path}@{revision}" if revision else path
-        case _:
-            return value
+    if not isinstance(value, dict) or depth > _DEEPEST:
+        return value
+    if set(value) == {"path"}:
+        return value["path"]
+    if "model" in value and set(value) <= {"model", "lora"}:
+        model, adapter = (_as_reference(value.get(key), depth + 1) for key in ("model", "lora"))
+        if isinstance(model, str) and isinstance(adapter, str | None):
+            return model if adapter is None else f"{model}+{adapter}"
+    return value
 
+
+_DEEPEST = 3  # a mapping in YAML may contain itself
 
 ModelReference = Annotated[str, BeforeValidator(_as_reference), Field(min_length=1)]
 
@@ -40,7 +43,7 @@ class Expert(BaseModel):
     """One model of a merge, and its own parameters.
 
     Attributes:
-        model: Folder or file of its checkpoint.
+        model: Folder or file of its checkpoint, folder of an adapter of the base, or ``BASE+ADAPTER``.
         parameters: Values that hold for this model, before those of the recipe.
     """
 
@@ -48,6 +51,26 @@ class Expert(BaseModel):
 
     model: ModelReference
     parameters: dict[str, Any] = {}
+
+
+class AdapterOutput(BaseModel):
+    """An adapter as the result of a merge of adapters.
+
+    Attributes:
+        rank: Largest rank of its modules; ``None`` for the sum of the ranks of the experts, with which nothing is lost.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int | None = Field(default=None, ge=1, strict=True)
+
+
+def _as_adapter_output(value: Any) -> Any:
+    """Accept ``true``, and ``false`` for a model as usual."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+AdapterChoice = Annotated[AdapterOutput | None, BeforeValidator(_as_adapter_output)]
 
 
 class Recipe(BaseModel):
@@ -65,6 +88,7 @@ class Recipe(BaseModel):
         missing_tensors: What to do with a tensor of the base that an expert lacks: refuse the merge, or count it as
             unchanged.
         extra_tensors: What to do with a tensor that only an expert has: refuse the merge, or leave it out.
+        adapter: Write an adapter rather than a model; all experts must be adapters of one base.
 
     Raises:
         RecipeError: The recipe cannot be carried out as written.
@@ -80,6 +104,7 @@ class Recipe(BaseModel):
     out_dtype: DtypeName | None = None
     missing_tensors: Literal["refuse", "base"] = "refuse"
     extra_tensors: Literal["refuse", "drop"] = "refuse"
+    adapter: AdapterChoice = None
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -136,6 +161,7 @@ class Recipe(BaseModel):
             "out_dtype": self.out_dtype,
             "missing_tensors": self.missing_tensors,
             "extra_tensors": self.extra_tensors,
+            "adapter": self.adapter and (self.adapter.model_dump(exclude_none=True) or True),
         }
         return {key: value for key, value in found.items() if value not in (None, {}, "refuse")}
 
@@ -145,7 +171,9 @@ def first_fault(error: ValidationError, schema: type[BaseModel], where: str | Pa
     fault = error.errors()[0]
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
+        of_adapter = path.startswith("adapter")
         fields = Expert.model_fields if "experts" in path or "models" in path else schema.model_fields
+        fields = AdapterOutput.model_fields if of_adapter else fields
         known = [field.alias or name for name, field in fields.items()]
         key = str(fault["loc"][-1])
         return f"{where}: unknown key '{key}' at {path}.{did_you_mean(key, known)}"

@@ -18,13 +18,13 @@ def segment_bounds(start: int, count: int, row: int, block: int) -> "NDArray[np.
 
     Args:
         start: First element of the piece: of a row, or of a block of one.
-        count: Elements of the piece: whole rows, or part of one.
+        count: Elements of the piece: whole rows, the last of which may be short, or part of one.
         row: Elements of a row.
         block: Elements of a block.
     """
-    rows = np.arange(0, count, row) if start % row == 0 and count % row == 0 else np.zeros(1, np.int64)
-    blocks = np.arange(0, min(row, count), block)
-    return np.append(np.add.outer(rows, blocks).ravel(), count).astype(np.int64)
+    rows = np.arange(0, count, row) if start % row == 0 else np.zeros(1, np.int64)
+    firsts = np.add.outer(rows, np.arange(0, min(row, count), block)).ravel()
+    return np.append(firsts[firsts < count], count).astype(np.int64)
 
 
 @dataclass

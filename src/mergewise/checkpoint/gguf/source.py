@@ -1,5 +1,6 @@
 """A GGUF file as a source: quantised weights are shown as float32, under the names of ``transformers``."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from functools import cached_property
@@ -47,6 +48,8 @@ class GgufCheckpoint:
     Raises:
         CheckpointError: It is a model whose names are not known, or a tensor's storage type cannot be decoded.
     """
+
+    costly = True
 
     def __init__(self, path: Place, location: str, header: GgufHeader, folder: Place) -> None:
         import gguf  # noqa: PLC0415 - an extra
@@ -101,6 +104,17 @@ class GgufCheckpoint:
             raise CheckpointError(
                 f"{self.location}: its metadata does not make a configuration ({error!r}); put config.json beside it."
             ) from error
+
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Begin to fetch the blocks that will be read soon; a fault that this meets will be met again by the read."""
+        stored, heads = self._stored[tensor.name], self._heads[tensor.name]
+        block, block_bytes = self._blocks[stored.kind]
+        width = numpy_dtype(tensor.dtype).itemsize
+        unit = tensor.numel // heads if heads else block  # a head is decoded at once
+        first, last = offset // width // unit * unit, min(tensor.numel, -(-(offset + nbytes) // width // unit) * unit)
+        begin, end = first // block * block_bytes, -(-last // block) * block_bytes
+        with contextlib.suppress(OSError, CheckpointError):
+            self._ranges.expect(stored.start + begin, end - begin, (stored.start, stored.start + stored.nbytes))
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on; weights in blocks as float32.

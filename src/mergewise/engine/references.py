@@ -1,0 +1,56 @@
+"""From the names in a recipe to opened checkpoints: models, models with an adapter, adapters of the recipe's base."""
+
+from pathlib import Path
+
+from mergewise.checkpoint import AdaptedCheckpoint, Connections, Source, is_adapter, open_adapter, open_source
+from mergewise.errors import CheckpointError
+from mergewise.recipe import ModelReference, Recipe
+
+__all__ = ["open_sources"]
+
+
+def open_sources(recipe: Recipe, connections: Connections | None = None) -> tuple[Source, ...]:
+    """Open the checkpoints of a recipe: the base first, if the method works on changes to it.
+
+    Args:
+        recipe: The recipe.
+        connections: What the sources share; by default as the environment says.
+
+    Raises:
+        CheckpointError: One of them is missing or damaged, cannot be reached, or an adapter does not fit its base.
+    """
+    connections = connections or Connections()
+    names = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
+    names += [expert.model for expert in recipe.merged]
+    opened: dict[str, Source] = {}
+    for name in names:
+        _open(name, recipe.base, opened, connections)
+    return tuple(opened[name] for name in names)
+
+
+def _open(name: str, base: str | None, opened: dict[str, Source], connections: Connections) -> Source:
+    """Open a model once, however often it is named."""
+    if name not in opened:
+        reference = ModelReference.parse(name)
+        own, adapter = reference.model, reference.adapter
+        if adapter is None and is_adapter(connections.place(own)):
+            own, adapter = _base_of(own, None if base == name else base, connections), own
+        if adapter is None:
+            opened[name] = open_source(own, connections)
+        else:
+            added = open_adapter(connections.place(adapter))
+            opened[name] = AdaptedCheckpoint(_open(own, None, opened, connections), added, name)
+    return opened[name]
+
+
+def _base_of(adapter: str, base: str | None, connections: Connections) -> str:
+    """Return the base of an adapter: the recipe's, or else the folder that the adapter names."""
+    stated = open_adapter(connections.place(adapter)).config.base
+    if base is not None:
+        return base
+    if stated is not None and Path(stated).is_dir():
+        return stated
+    raise CheckpointError(
+        f"{adapter}: this is an adapter and needs its base{f' ({stated})' if stated else ''}; give the recipe a "
+        f"'base_model', or write 'BASE+{adapter}'."
+    )
