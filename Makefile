@@ -18,8 +18,8 @@ demo: $(VENV)/study  ## Merge real experts with five methods, score every merge,
 test: $(VENV)/dev  ## The tests that every change must pass
 	$(BIN)/python -m pytest -n 2 -m "not slow and not oracle and not zoo"
 
-test-all: $(VENV)/dev $(VENV)-mergekit/ready  ## All tests: also slow ones, the zoo, and mergekit as an oracle
-	MERGEWISE_MERGEKIT=$(VENV)-mergekit/bin/mergekit-yaml $(BIN)/python -m pytest -n 2
+test-all: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-fusionbench/ready  ## All tests: also slow ones, the zoo, and the oracles
+	MERGEWISE_MERGEKIT=$(VENV)-mergekit/bin/mergekit-yaml MERGEWISE_FUSIONBENCH=$(VENV)-fusionbench/bin/python $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/dev  ## Style, types and the direction of imports
 	$(BIN)/ruff format --check .
@@ -53,7 +53,7 @@ bench-all: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure
 	$(BIN)/python benchmarks/report.py
 
 clean:  ## Remove the virtual environments and what the tools left
-	rm -rf $(VENV) $(VENV)-core $(VENV)-mergekit $(VENV)-sd-mecha .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out
+	rm -rf $(VENV) $(VENV)-core $(VENV)-mergekit $(VENV)-sd-mecha $(VENV)-fusionbench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -74,6 +74,11 @@ $(VENV)-core/ready: pyproject.toml constraints.txt
 $(VENV)-mergekit/ready: constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)-mergekit
 	$(VENV)-mergekit/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'mergekit==0.1.5'
+	touch $@
+
+$(VENV)-fusionbench/ready: constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)-fusionbench
+	$(VENV)-fusionbench/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'fusion-bench==0.2.33'
 	touch $@
 
 $(VENV)-sd-mecha/ready: constraints.txt

@@ -219,6 +219,24 @@ def _vote(
     return Merged(base + scale * merged / divisor, abs(base) + slack, margin)
 
 
+def _weighted(
+    method: str, theta: Sequence[Mapping[str, np.ndarray]], w: Sequence[float], normalize: Any, scale: float
+) -> dict[str, Merged]:
+    if method == "average":
+        w, normalize = [1.0] * len(theta), True
+    if method == "passthrough":
+        w, normalize = [scale], False
+    divisor = sum(w) if normalize in {True, None} else 1.0
+    return {
+        name: Merged(
+            sum(v * t[name] for v, t in zip(w, theta, strict=True)) / divisor,
+            sum(abs(v * t[name]) for v, t in zip(w, theta, strict=True)) / abs(divisor),
+            np.full(theta[0][name].shape, np.inf),
+        )
+        for name in theta[0]
+    }
+
+
 def merge(
     method: str,
     base: Mapping[str, np.ndarray] | None,
@@ -233,6 +251,7 @@ def merge(
     lambda_: float = 1.0,
     gamma: Sequence[float] | float = 0.01,
     epsilon: Sequence[float] | float = 0.15,
+    scale: float = 1.0,
 ) -> dict[str, Merged]:
     """Merge whole models of floating tensors; arguments as in a recipe, with its defaults."""
     n = len(experts)
@@ -240,18 +259,8 @@ def merge(
     default = 0.7 if method == "rht" else 1.0
     rho = [default if density is None else float(density)] * n if not isinstance(density, Sequence) else list(density)
     theta = [{name: np.asarray(a, np.float64) for name, a in e.items()} for e in experts]
-    if method in {"average", "linear"}:
-        if method == "average":
-            w, normalize = [1.0] * n, True
-        divisor = sum(w) if normalize in {True, None} else 1.0
-        return {
-            name: Merged(
-                sum(v * t[name] for v, t in zip(w, theta, strict=True)) / divisor,
-                sum(abs(v * t[name]) for v, t in zip(w, theta, strict=True)) / abs(divisor),
-                np.full(theta[0][name].shape, np.inf),
-            )
-            for name in theta[0]
-        }
+    if method in {"average", "linear", "passthrough"}:
+        return _weighted(method, theta, w, normalize, scale)
     assert base is not None
     theta_0 = {name: np.asarray(a, np.float64) for name, a in base.items()}
     tau = [{name: t[name] - theta_0[name] for name in theta_0} for t in theta]

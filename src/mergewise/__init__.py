@@ -11,10 +11,12 @@ from mergewise.errors import CheckpointError, MergeError, MergewiseError, Recipe
 
 if TYPE_CHECKING:
     from mergewise.engine import (
+        Explanation,
         ExtractReport,
         MergeReport,
         Plan,
         diff,
+        explain,
         extract_lora,
         merge,
         merge_arrays,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "Expert",
+    "Explanation",
     "ExtractReport",
     "MergeError",
     "MergeReport",
@@ -37,6 +40,7 @@ __all__ = [
     "RecipeError",
     "__version__",
     "diff",
+    "explain",
     "extract_lora",
     "merge",
     "merge_arrays",
@@ -48,11 +52,13 @@ __all__ = [
 
 _HOMES = {
     "Expert": "mergewise.recipe",
+    "Explanation": "mergewise.engine",
     "ExtractReport": "mergewise.engine",
     "MergeReport": "mergewise.engine",
     "Plan": "mergewise.engine",
     "Recipe": "mergewise.recipe",
     "diff": "mergewise.engine",
+    "explain": "mergewise.engine",
     "extract_lora": "mergewise.engine",
     "merge": "mergewise.engine",
     "merge_arrays": "mergewise.engine",

@@ -185,7 +185,7 @@ class TestMerge:
     @pytest.mark.parametrize("name", METHODS)
     def test_every_method_merges(self, name, world, run):
         method = mw.methods()[name]
-        experts = ["e1"] if method.base_is_first else ["e1", "e2"]
+        experts = ["e1"] if method.base_is_first or method.max_experts == 1 else ["e1", "e2"]
         options = [option for expert in experts for option in ("--expert", expert)]
         outcome = run("merge", "--method", name, "--base", "base", *options, "out", "--json")
         assert outcome.code == 0
@@ -298,6 +298,14 @@ class TestForPeople:
         assert outcome.code == 0
         assert method.summary in outcome.out
         assert all(parameter.name in outcome.out for parameter in method.parameters)
+
+    @pytest.mark.parametrize("name", ["lines", "svc"])
+    def test_methods_explains_post_steps(self, name, run):
+        assert name in run("methods").out
+        assert "alpha" in run("methods", name).out
+        (found,) = run("methods", name, "--json").json
+        assert found["name"] == name
+        assert found["parameters"][0]["name"] == "alpha"
 
     def test_version(self, run):
         assert run("--version").out == f"mergewise {mw.__version__}\n"

@@ -67,7 +67,7 @@ recipe_case("an empty recipe", "", "recipe.yaml", "expected one recipe, found no
 recipe_case("a recipe that is not YAML", "{a: [", "recipe.yaml", "not valid YAML")
 recipe_case("a recipe that is not text", b"\xff\xfe\x00", "recipe.yaml", "not UTF-8")
 recipe_case("a recipe that is a list", "- a", "recipe.yaml", "expected keys")
-recipe_case("a recipe of two documents", "a: 1\n---\nb: 1", "recipe.yaml", "found 2 documents")
+recipe_case("a recipe of two documents", "a: 1\n---\nb: 1", "recipe.yaml: document 1", "unknown key 'a'")
 recipe_case("a recipe with a key twice", "dtype: float32\ndtype: float16", "recipe.yaml", "'dtype' stands twice")
 recipe_case("a recipe with a list for a key", "? [a]\n: 1", "recipe.yaml")
 recipe_case("a recipe with a date that does not exist", "dtype: 2001-02-30", "recipe.yaml")
@@ -86,7 +86,9 @@ case("task arithmetic without a base", "recipe.yaml", "task_arithmetic", "'base_
     lambda w: ["merge", w.recipe(base_model=None), "out"]
 )
 case("an unknown dtype", "recipe.yaml", "'dtype'", "'fp8'")(lambda w: ["merge", w.recipe(dtype="fp8"), "out"])
-case("slices of layers", "recipe.yaml", "'slices' is not supported")(lambda w: ["merge", w.recipe(slices=[]), "out"])
+case("slices beside models", "recipe.yaml", "one of 'models', 'slices' and 'modules'")(
+    lambda w: ["merge", w.recipe(slices=[]), "out"]
+)
 parameter_case("a density of 1.7", {"density": 1.7}, "'density'", "ties", "[0, 1]", "Got 1.7", "parameters.density")
 parameter_case("a weight that is NaN", {"weight": float("nan")}, "'weight'", "finite", "Got nan", "parameters.weight")
 parameter_case("a weight that is infinite", {"weight": [1, float("inf")]}, "Got inf", "parameters.weight.1")

@@ -13,7 +13,7 @@ import mergewise as mw
 from engine.models import BLOCK, CASES, arguments, assert_identical, digest, integer_model, large_family
 from mergewise.engine import gather
 from mergewise.engine.layout import Layout, sum_elements
-from mergewise.method import VotingProgram, WholeProgram
+from mergewise.method import MatrixProgram, VotingProgram, WholeProgram
 from support import load_model, save_model
 
 TESTS = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def test_the_smallest_memory_that_is_accepted_does_not_change_a_byte(case, model
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_the_cut_into_pieces_does_not_change_a_byte(case, blocks, models, undisturbed, monkeypatch):
     def piece_elements(self, job):
-        if isinstance(job.program, WholeProgram):
+        if isinstance(job.program, WholeProgram | MatrixProgram):
             return max(1, job.numel)
         unit = job.row
         if isinstance(job.program, VotingProgram) and job.program.row is not None:
@@ -145,15 +145,22 @@ GOLDEN = {
     "average": "219e4b2718166b3fa86139fe15f7846a2ebd6b762df61bdd70a4092126ede481",
     "dare_linear": "ca99923dd58949a6e51838b2816510f09cbdc850569ef0eab162c83ea2ec7507",
     "dare_ties": "b23e82013f5292ca0e9ff3ded122eb837a333dc8bc54de2fcfd93e9b65c3d396",
+    "iso_c": "1bd3adfffb02441456b0a1b59131327adc3adf259584450db28d79bdc9bdde85",
+    "iso_cts": "4f8afd69f0ba1852771af5255f9189eef9d6aba61ca9009d2b1b177b0ffc3c86",
     "karcher": "709cfaeb7cff0facd8a7bebad0304c31b4dee28dfacd62cc4490d5fe4e61c2c3",
+    "knots": "74c5c5777eabe81d5e9586b6f48fa22786c76df51eb5c90b9b5cd4e81091d8c9",
     "linear": "219e4b2718166b3fa86139fe15f7846a2ebd6b762df61bdd70a4092126ede481",
     "model_stock": "476dc94078aaf2d47378257b6eb05784cae4806e2f33a2d504188005fef18cbe",
     "multislerp": "2df16ebd1ca5c23038a43846f51e66efb13032da675da15dc8da22dab23674d7",
     "nuslerp": "524bf16e5209c296fc1658bdb4587fbf9d19bbce1f9d15dc0960cf138f293698",
+    "passthrough": "8cbab5bfb7a7eb960f3a341f3560efc4faf9b961432b7f5176cbf7bc08f220f0",
     "rht": "a4285491a10e87b30f8d4b7057441626adf8ea0820678ab08639d7f85531c870",
     "slerp": "33f3f64405807c7b06915eeb752182dc0e271c88966a4ece348f7e58c6a56ce5",
     "task_arithmetic": "ca99923dd58949a6e51838b2816510f09cbdc850569ef0eab162c83ea2ec7507",
     "ties": "ce83390879c84def2cb5b03a44327143d0bcbefc25ea918e8eaeaf476a43b6ca",
+    "tsv_m": "c97643ba2108987d3a83fcfef864dce81fec7cb1093ac7f71ded9c07e19c637c",
+    "wudi": "3f4a781f12577c2ea195a59d78b650c93781db3f06f68e113fee1a602814f3ea",
+    "wudi_ridge": "80baff84ac912a49d67c9c49eb6811b74883873e824189c4eaac51347b3f5c68",
     "linear by weights": "508c676f710504d23da1c8fd3566d6e3d0226f281c073a3562beb20d414dc24d",
     "ties trimmed": "45e1bc2fa55757edb15670bf0ff8eed525a38b61995b7d921167e84f818b5139",
     "ties trimmed, l1": "e6bf9507708767f0810983425a413757a503c823cf842b02fe561b1245701f9d",

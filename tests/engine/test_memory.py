@@ -142,6 +142,17 @@ def test_a_row_that_is_ranked_keeps_to_the_budget_however_long(tmp_path):
     assert mebibytes_at_the_peak(models, tmp_path, "della", {"density": 0.3}, f"{least}MiB") <= least
 
 
+@pytest.mark.parametrize("name", ["tsv_m", "iso_c", "iso_cts", "wudi", "wudi_ridge", "knots"])
+@pytest.mark.parametrize("shape", [(12000, 400), (400, 3000), (900, 900)])
+def test_matrices_keep_to_the_least_budget_that_is_accepted(name, shape, tmp_path):
+    models = family(tmp_path, {"w0": shape, "w1": shape, "b": (500,)}, 4)
+    recipe = mw.Recipe(method=name, base=str(models[0]), experts=[str(m) for m in models[1:]])
+    with pytest.raises(mw.RecipeError) as caught:
+        mw.merge_to_arrays(recipe, memory=1)
+    (least,) = re.findall(r"needs at least (\d+) MiB", str(caught.value))
+    assert mebibytes_at_the_peak(models, tmp_path, name, {}, f"{least}MiB") <= int(least)
+
+
 def test_a_method_that_needs_whole_tensors_keeps_to_the_budget_it_accepted(tmp_path):
     models = family(tmp_path, {f"w{i}": (1024, 1024) for i in range(8)}, 2)
     recipe = {"nuslerp_flatten": False, "nuslerp_row_wise": True}

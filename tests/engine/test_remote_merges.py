@@ -245,10 +245,10 @@ def test_a_stopped_merge_does_not_wait_for_what_it_was_fetching(on_the_web, file
         file_server.trouble = lambda method, path: 503
         raise KeyboardInterrupt
 
-    began = time.monotonic()
+    began, before = time.monotonic(), set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         mw.merge(recipe(on_the_web), tmp_path / "out", access=patient, progress=stop, threads=1)
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("mergewise-fetch"):
             thread.join(20)
             assert not thread.is_alive()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergewise.engine.marks import _mask_keys as mask_keys
+from mergewise.engine.marks import mask_keys
 from mergewise.kernels.random import random_words
 from mergewise.kernels.storage import TILE
 from mergewise.method import VotingProgram, mask_limit

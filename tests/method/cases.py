@@ -16,6 +16,9 @@ def _both_ways(name):
     return [True, False] if mw.methods()[name].space == "either" else [True]
 
 
+CHANGES_EQUAL_MATRICES = {"tsv_m", "iso_c", "iso_cts", "wudi", "wudi_ridge"}
+"""Methods that truncate, flatten or shrink a matrix even if all experts hold the same."""
+
 WITH_BASE = [(name, with_base) for name in METHODS for with_base in _both_ways(name)]
 WITH_BASE_IDS = [name if with_base else f"{name} without base" for name, with_base in WITH_BASE]
 

@@ -15,12 +15,14 @@ import mergewise as mw
 import reference
 from mergewise.kernels.storage import ENCODE_LIMIT
 from method.test_geometric_formulas import SETTINGS as GEOMETRIC
+from method.test_spectral import SETTINGS as SPECTRAL
 from reference import DTYPES, assert_rounded_once, round_once
 
 CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 SETTINGS = {
     "average": {},
     "linear": {"weight": "any", "normalize": [True, False]},
+    "passthrough": {"scale": [1.0, 0.5, -0.3, 0.0, 3.0]},
     "task_arithmetic": {"weight": "any", "normalize": [True, False], "lambda_": [1.0, 0.3, -1.5, 0.0]},
     "ties": {
         "weight": "any", "density": "any", "normalize": [True, False], "lambda_": [1.0, 0.3, -1.5],
@@ -145,7 +147,7 @@ def chosen_settings(draw, name, experts):
 
 
 def test_every_method_has_an_independent_formula():
-    missing = mw.methods().keys() - SETTINGS.keys() - GEOMETRIC.keys()
+    missing = mw.methods().keys() - SETTINGS.keys() - GEOMETRIC.keys() - SPECTRAL.keys()
     assert not missing, "write their formulas in tests/reference.py, and their settings beside the others"
 
 
@@ -154,7 +156,7 @@ def test_every_method_has_an_independent_formula():
 @given(data=st.data())
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 def test_every_element_is_the_formula_rounded_once(name, dtype, data):
-    experts = data.draw(st.integers(mw.methods()[name].min_experts, 4))
+    experts = data.draw(st.integers(mw.methods()[name].min_experts, mw.methods()[name].max_experts or 4))
     chosen = data.draw(chosen_settings(name, experts))
     kind = data.draw(st.sampled_from(["normal", "few", "wide", "tiny"]))
     around = data.draw(st.sampled_from(["near", "unrelated", "opposite"]))
@@ -168,7 +170,7 @@ def test_every_element_is_the_formula_rounded_once(name, dtype, data):
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 def test_wide_inputs_are_rounded_once_to_a_narrow_result(name, dtype, data):
     # float64 inputs next to the midpoints of the narrow dtype: two roundings would show
-    experts = data.draw(st.integers(1, 3))
+    experts = data.draw(st.integers(1, mw.methods()[name].max_experts or 3))
     chosen = data.draw(chosen_settings(name, experts))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     grid = round_once(rng.normal(size=60), dtype).astype(np.float64)

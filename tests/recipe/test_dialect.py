@@ -76,7 +76,15 @@ class TestWhatIsUnderstood:
 
     @pytest.mark.parametrize(
         "reference",
-        ["E1", {"model": "E1"}, {"path": "E1"}, {"model": {"path": "E1"}}, {"model": {"model": {"path": "E1"}}}],
+        [
+            "E1",
+            {"model": "E1"},
+            {"path": "E1"},
+            {"path": "E1", "revision": None},
+            {"model": "E1", "lora": None},
+            {"model": {"path": "E1"}},
+            {"model": {"model": {"path": "E1"}}},
+        ],
         ids=str,
     )
     def test_every_form_of_a_model_reference(self, reference):
@@ -145,8 +153,9 @@ class TestWhatIsUnderstood:
     @pytest.mark.parametrize("name", sorted(methods()))
     def test_the_canonical_form_is_a_recipe_that_means_the_same(self, name):
         experts = [Expert(model="E1", parameters={}), "E2"]
-        if methods()[name].base_is_first:
-            experts = experts[:1]  # the base is the other
+        most = methods()[name].max_experts
+        if most:
+            experts = experts[: most - methods()[name].base_is_first]  # the base may be one of them
         recipe = Recipe(method=name, base="B", experts=experts, parameters={}, dtype="bfloat16")
         assert parse_recipe(recipe.canonical()) == recipe
         assert parse_recipe(yaml.safe_load(yaml.safe_dump(recipe.canonical()))) == recipe
@@ -212,9 +221,6 @@ REFUSED = {
     "a model that is null": ("merge_method: linear\nmodels: [{model: }]", "'models.0.model'"),
     "a model that is an empty word": ("merge_method: linear\nmodels: [{model: ''}]", "'models.0.model'"),
     "a model that is a number": ("merge_method: linear\nmodels: [{model: 3}]", "'models.0.model'"),
-    "a model with a revision of its own": (
-        "merge_method: linear\nmodels: [{model: {model: {path: A, revision: main}}}]", "'models.0.model'"
-    ),
     "a misspelt adapter": ("merge_method: linear\nmodels: [{model: {model: A, lara: B}}]", "'models.0.model'"),
     "a model without a name": ("merge_method: linear\nmodels: [{parameters: {}}]", "'models.0.model' is required"),
     "models that contain themselves": ("merge_method: linear\nmodels: &a [*a]", "'models.0'"),
@@ -228,11 +234,66 @@ REFUSED = {
     "a parameter named by a number": ("merge_method: linear\nmodels: [{model: A}]\nparameters: {1: 2}", "'parameters"),
     "an unknown dtype": ("merge_method: linear\nmodels: [{model: A}]\ndtype: fp8", "'dtype'"),
     "a dtype that is a number": ("merge_method: linear\nmodels: [{model: A}]\nout_dtype: 16", "'out_dtype'"),
-    "slices": ("merge_method: linear\nslices: []", "'slices' is not supported"),
-    "modules": ("merge_method: linear\nmodules: {}", "'modules' is not supported"),
-    "a tokenizer": ("merge_method: linear\nmodels: [{model: A}]\ntokenizer_source: union", "'tokenizer_source' is not"),
-    "a chat template": ("merge_method: linear\nmodels: [{model: A}]\nchat_template: auto", "'chat_template' is not"),
-    "a stage with a name": ("name: first\nmerge_method: linear\nmodels: [{model: A}]", "'name' is not supported"),
+    "no slices": ("merge_method: linear\nslices: []", "'slices' is empty"),
+    "no modules": ("merge_method: linear\nmodules: {}", "'modules' is empty"),
+    "models and slices": ("merge_method: linear\nmodels: [{model: A}]\nslices: []", "found 'models' and 'slices'"),
+    "nothing for slices": ("merge_method: linear\nslices:", "one of 'models', 'slices' and 'modules'"),
+    "a slice without sources": ("merge_method: linear\nslices: [{sources: []}]", "'slices.0.sources'"),
+    "a source without layers": (
+        "merge_method: linear\nslices: [{sources: [{model: A}]}]", "'slices.0.sources.0.layer_range' is required"
+    ),
+    "a misspelt key of a source": (
+        "merge_method: linear\nslices: [{sources: [{model: A, layer_rang: [0, 1]}]}]", "Did you mean 'layer_range'?"
+    ),
+    "a misspelt key of a slice": (
+        "merge_method: linear\nslices: [{source: [{model: A, layer_range: [0, 1]}]}]", "Did you mean 'sources'?"
+    ),
+    "an empty run of layers": (
+        "merge_method: linear\nslices: [{sources: [{model: A, layer_range: [2, 2]}]}]", "at least one layer"
+    ),
+    "layers before the first": (
+        "merge_method: linear\nslices: [{sources: [{model: A, layer_range: [-1, 2]}]}]",
+        "slices.0.sources.0.layer_range",
+    ),
+    "slices of unequal length": (
+        "merge_method: linear\nslices: [{sources: [{model: A, layer_range: [0, 2]}, {model: B, layer_range: [0, 3]}]}]",
+        "as many layers of every source",
+    ),
+    "too many models in one of its slices": (
+        ("merge_method: slerp\nbase_model: A\nslices:\n"
+        "- sources: [{model: A, layer_range: [0, 2]}, {model: B, layer_range: [0, 2]}]\n"
+        "- sources: [{model: B, layer_range: [0, 2]}, {model: C, layer_range: [0, 2]}]\n"),
+        "slerp merges exactly 2 models, found 3 at slices.1",
+    ),
+    "a module of nothing": ("merge_method: linear\nmodules: {text: {}}", "one of 'models' and 'slices'"),
+    "a misspelt key of a module": (
+        "merge_method: linear\nmodules: {text: {model: [{model: A}]}}", "Did you mean 'models'?"
+    ),
+    "two tokenizers": (
+        "merge_method: linear\nmodels: [{model: A}]\ntokenizer_source: union\ntokenizer: {source: base}",
+        "'tokenizer' and 'tokenizer_source', found both",
+    ),
+    "a misspelt key of a tokenizer": (
+        "merge_method: linear\nmodels: [{model: A}]\ntokenizer: {sorce: base}", "Did you mean 'source'?"
+    ),
+    "a token from nowhere": (
+        "merge_method: linear\nmodels: [{model: A}]\ntokenizer: {tokens: {x: {force: true}}}", "tokenizer.tokens.x"
+    ),
+    "a token of no kind": (
+        "merge_method: linear\nmodels: [{model: A}]\ntokenizer: {tokens: {x: {source: {kind: one}}}}", "tokens.x.kind"
+    ),
+    "another token that is not named": (
+        ("merge_method: linear\nmodels: [{model: A}]\n"
+        "tokenizer: {tokens: {x: {source: {kind: model_token, model: A}}}}"),
+        "token or token_id",
+    ),
+    "padding to a multiple of zero": (
+        "merge_method: linear\nmodels: [{model: A}]\ntokenizer: {pad_to_multiple_of: 0}", "pad_to_multiple_of"
+    ),
+    "a name that is no folder": ("name: a/b\nmerge_method: linear\nmodels: [{model: A}]", "'name' must be a word"),
+    "an architecture of its own": (
+        "merge_method: linear\nmodels: [{model: {model: {path: A}, override_architecture: X}}]", "'models.0.model'"
+    ),
 }  # fmt: skip
 
 

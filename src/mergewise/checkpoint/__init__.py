@@ -3,10 +3,11 @@
 from mergewise.checkpoint.adapted import AdaptedCheckpoint, natural_dtype
 from mergewise.checkpoint.adapter import ADAPTER_PREFIX, ADAPTER_WEIGHTS, Adapter, LowRank, is_adapter, open_adapter
 from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG
-from mergewise.checkpoint.aligned import AlignedCheckpoint
+from mergewise.checkpoint.aligned import AlignedCheckpoint, location_of
 from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtype, numpy_dtype
 from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint
+from mergewise.checkpoint.gathered import GatheredCheckpoint
 from mergewise.checkpoint.gguf import GgufCheckpoint
 from mergewise.checkpoint.header import TensorInfo, read_header
 from mergewise.checkpoint.journal import fingerprint
@@ -39,6 +40,7 @@ __all__ = [
     "DequantisedCheckpoint",
     "Destination",
     "FolderTarget",
+    "GatheredCheckpoint",
     "GgufCheckpoint",
     "LowRank",
     "OutputTensor",
@@ -58,6 +60,7 @@ __all__ = [
     "is_url",
     "let_go",
     "local_path",
+    "location_of",
     "natural_dtype",
     "numpy_dtype",
     "open_adapter",

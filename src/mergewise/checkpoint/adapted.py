@@ -215,12 +215,9 @@ def natural_dtype(source: Source, name: str) -> str:
 
 def reads_an_adapter(source: Source) -> bool:
     """Whether reading a source takes ``SCRATCH_BYTES``."""
-    seen: object = source
-    while isinstance(seen, WrappedCheckpoint):
-        if isinstance(seen, AdaptedCheckpoint):
-            return True
-        seen = seen.own
-    return False
+    if isinstance(source, AdaptedCheckpoint):
+        return True
+    return isinstance(source, WrappedCheckpoint) and any(map(reads_an_adapter, source.parts))
 
 
 def places(modules: Iterable[str], names: Iterable[str]) -> Mapping[str, str]:

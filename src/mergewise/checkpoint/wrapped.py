@@ -21,6 +21,11 @@ class WrappedCheckpoint:
         self.costly = own.costly
 
     @property
+    def parts(self) -> tuple[Source, ...]:
+        """The checkpoints that are read for it."""
+        return (self.own,)
+
+    @property
     def location(self) -> str:
         """Where it is."""
         return self.own.location

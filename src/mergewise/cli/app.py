@@ -14,6 +14,7 @@ import typer
 from mergewise._version import __version__
 from mergewise.cli.demo import demo
 from mergewise.cli.diff import diff
+from mergewise.cli.explain import explain
 from mergewise.cli.extract import extract_lora
 from mergewise.cli.inspect import inspect
 from mergewise.cli.merge import merge
@@ -50,7 +51,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (merge, plan, verify, inspect, diff, extract_lora, methods, demo):
+for command in (merge, plan, explain, verify, inspect, diff, extract_lora, methods, demo):
     app.command()(_interruptible(command))
 app.add_typer(zoo_app)
 

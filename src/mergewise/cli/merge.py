@@ -1,11 +1,12 @@
 """``mergewise merge``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, progress_bar, size
-from mergewise.cli.plan import print_plan
+from mergewise.cli.plan import print_plans
 from mergewise.cli.recipe import (
     AdapterOption,
     BaseOption,
@@ -40,6 +41,9 @@ def merge(
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
     shard_size: Annotated[str, typer.Option(help="Largest file of the result.")] = "5GB",
+    stages: Annotated[
+        Path | None, typer.Option(help="Folder for what earlier stages of a recipe make; OUT.stages by default.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print the plan; write nothing.")
     ] = False,
@@ -69,14 +73,14 @@ def merge(
 
     shard_bytes = parse_size(shard_size, "shard size")
     output = {"rank": rank} if adapter else None
-    recipe = quick_recipe(method, base, expert, parameter, dtype, output) if method else engine.as_recipe(paths[0])
+    recipe = quick_recipe(method, base, expert, parameter, dtype, output) if method else paths[0]
     out = paths[-1]
     if dry_run:
         destination = Destination.of(out, access(offline, cache))
         place = local_path(out) if destination is None else destination.folder
         if destination is None:
             require_free(place)
-        print_plan(engine.plan(recipe, access(offline, cache)), place, threads, memory, as_json=json)
+        print_plans(recipe, place, threads, memory, access(offline, cache), as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:
         report = engine.merge(
@@ -85,6 +89,7 @@ def merge(
             threads=threads,
             memory=memory,
             shard_size=shard_bytes,
+            stages=stages,
             progress=progress,
             access=access(offline, cache),
         )

@@ -9,9 +9,11 @@ from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, pr
 from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, ThreadsOption, access
 
 if TYPE_CHECKING:
+    from mergewise.checkpoint import Access
     from mergewise.engine import Plan
+    from mergewise.recipe import Recipe
 
-__all__ = ["plan", "print_plan"]
+__all__ = ["plan", "print_plan", "print_plans"]
 
 
 def plan(
@@ -24,9 +26,22 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Check a recipe and say what merging it takes, from headers alone."""
-    from mergewise import engine
+    print_plans(recipe, out, threads, memory, access(offline, cache), as_json=json)
 
-    print_plan(engine.plan(recipe, access(offline, cache)), out, threads, memory, as_json=json)
+
+def print_plans(
+    recipe: "Recipe | str | Path", out: Path, threads: int | None, memory: str, access: "Access", *, as_json: bool
+) -> None:
+    """Print the plan of a recipe, or of the last of several stages with a note on those before."""
+    from mergewise.engine.stages import as_stages, plan_stages, stage_folders
+
+    stages = as_stages(recipe)
+    plans = plan_stages(stages, stage_folders(stages, ""), access)
+    if len(stages) > 1:
+        names = ", ".join(str(stage.name) for stage in stages[:-1])
+        shown = "the last" if len(plans) == len(stages) else "the last that can be planned before its models are made"
+        print_remarks([f"{len(stages) - 1} stages come before the last one: {names}; this is the plan of {shown}."])
+    print_plan(plans[-1], out, threads, memory, as_json=as_json)
 
 
 def print_plan(planned: "Plan", out: Path, threads: int | None, memory: str, *, as_json: bool) -> None:
@@ -52,7 +67,7 @@ def print_plan(planned: "Plan", out: Path, threads: int | None, memory: str, *, 
     print_pairs(
         [
             ("method", planned.recipe.method),
-            ("models", ", ".join(source.location for source in planned.sources)),
+            ("models", ", ".join(_models(planned))),
             ("tensors", f"{len(planned.outputs)} ({dtypes}; {figure(planned.parameters)} parameters)"),
             ("passes", ", then ".join(planned.passes)),
             ("reads", size(planned.bytes_in)),
@@ -64,3 +79,8 @@ def print_plan(planned: "Plan", out: Path, threads: int | None, memory: str, *, 
             ("time", f"about {summary['estimated_seconds']:.0f} s, if files are read at {size(rate)} a second"),
         ]
     )
+
+
+def _models(planned: "Plan") -> list[str]:
+    """Return the models that are read; the views of slices and modules stand for several each."""
+    return [source.location for source in planned.sources] if planned.recipe.whole else list(planned.recipe.models)

@@ -1,5 +1,6 @@
 """The engine: recipe → plan → gather → combine → checkpoint, in bounded memory, the same bytes every time."""
 
+from mergewise.engine.explain import Explanation, explain
 from mergewise.engine.extract import ExtractReport, extract_lora
 from mergewise.engine.merge import MergeReport, merge, merge_arrays, merge_to_arrays
 from mergewise.engine.plan import Plan, TensorJob, as_recipe, plan
@@ -7,6 +8,7 @@ from mergewise.engine.references import open_sources
 from mergewise.engine.verify import TensorDifference, Verification, diff, verify
 
 __all__ = [
+    "Explanation",
     "ExtractReport",
     "MergeReport",
     "Plan",
@@ -15,6 +17,7 @@ __all__ = [
     "Verification",
     "as_recipe",
     "diff",
+    "explain",
     "extract_lora",
     "merge",
     "merge_arrays",

@@ -4,18 +4,36 @@ The first source is the reference: its tensors are those of the result. Everythi
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from mergewise.checkpoint import AlignedCheckpoint, DequantisedCheckpoint, GgufCheckpoint, Source, TensorInfo
+from mergewise.checkpoint import (
+    AlignedCheckpoint,
+    DequantisedCheckpoint,
+    GatheredCheckpoint,
+    GgufCheckpoint,
+    Source,
+    TensorInfo,
+)
 from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe
 
-__all__ = ["align"]
+__all__ = ["Places", "align", "align_slice", "dequantised", "is_embedding", "is_head", "renamed"]
 
 _HEAD = re.compile(r"^([^.\d]+\.)?(lm_head|embed_out|output)\.weight$")  # outside the layers: no number before it
-_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$")
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight$")
 
-_Places = dict[str, tuple[Source, TensorInfo]]
+
+def is_embedding(name: str) -> bool:
+    """Whether a tensor has the name of an embedding of tokens."""
+    return bool(_EMBEDDING.search(name))
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor has the name of an output head."""
+    return bool(_HEAD.search(name))
+
+
+Places = dict[str, tuple[Source, TensorInfo]]
 
 
 def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list[str]]:
@@ -32,21 +50,12 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
         CheckpointError: A tensor is missing, extra or of another shape, and the recipe does not say what to do.
     """
     reference = sources[0]
-    remarks = [
-        f"{len(source.dequantised)} tensors of {source.location} are stored in eight bits and read with their scales."
-        for source in sources
-        if isinstance(source, DequantisedCheckpoint)
-    ]
-    remarks += [
-        f"{source.location} is a GGUF: {len(source.dequantised)} of its {len(source.tensors)} tensors are dequantised."
-        for source in sources
-        if isinstance(source, GgufCheckpoint)
-    ]
+    remarks = dequantised(sources)
     if isinstance(reference, GgufCheckpoint) and not (reference.folder / "tokenizer.json").is_file():
         remarks.append(f"The result has no tokenizer, since {reference.location} has it only in its GGUF form.")
     aligned: list[Source] = [reference]
     for source in sources[1:]:
-        places: _Places = {name: (source, info) for name, info in source.tensors.items()}
+        places: Places = {name: (source, info) for name, info in source.tensors.items()}
         if places.keys() != reference.tensors.keys():
             places = _without_prefix(places, reference, remarks)
             places = _with_tied_head(places, reference, remarks)
@@ -59,18 +68,50 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
     return aligned, list(dict.fromkeys(remarks))
 
 
-def _without_prefix(places: _Places, reference: Source, remarks: list[str]) -> _Places:
+def dequantised(sources: Iterable[Source]) -> list[str]:
+    """Return a remark on every source that is stored in eight bits, or as GGUF."""
+    found = [source.own if isinstance(source, GatheredCheckpoint) else source for source in sources]
+    return [
+        f"{len(source.dequantised)} tensors of {source.location} are stored in eight bits and read with their scales."
+        for source in found
+        if isinstance(source, DequantisedCheckpoint)
+    ] + [
+        f"{source.location} is a GGUF: {len(source.dequantised)} of its {len(source.tensors)} tensors are dequantised."
+        for source in found
+        if isinstance(source, GgufCheckpoint)
+    ]
+
+
+def renamed(source: Source, reference: Source, remarks: list[str]) -> Places:
+    """Return a source's tensors under the names that the reference gives them, whatever layers each has."""
+    places: Places = {name: (source, info) for name, info in source.tensors.items()}
+    if places.keys() == reference.tensors.keys():
+        return places
+    return _with_tied_head(_without_prefix(places, reference, remarks), reference, remarks)
+
+
+def align_slice(places: Places, reference: Source, recipe: Recipe, remarks: list[str]) -> Places:
+    """Give the layers of one model the tensors of the reference; faults as ``align``."""
+    places = _with_tied_head(places, reference, remarks)
+    places = _with_missing(places, reference, recipe, remarks)
+    places = _without_extra(places, reference, recipe, remarks)
+    _check_shapes(places, reference)
+    return places
+
+
+def _without_prefix(places: Places, reference: Source, remarks: list[str]) -> Places:
     """Add or take away the prefix by which most names differ, as ``bert.`` of a model without its head."""
     names = reference.tensors.keys()
     shared = len(names & places.keys())
+    half = min(len(names), len(places)) // 2
     best, change = places, ""
     for prefix in sorted({name.split(".")[0] + "." for name in places}):
         stripped = {name.removeprefix(prefix): place for name, place in places.items()}
-        if len(stripped) == len(places) and len(names & stripped.keys()) > max(shared, len(names) // 2):
+        if len(stripped) == len(places) and len(names & stripped.keys()) > max(shared, half):
             best, change, shared = stripped, f"without their prefix '{prefix}'", len(names & stripped.keys())
     for prefix in sorted({name.split(".")[0] + "." for name in names}):
         extended = {name if name in names else prefix + name: place for name, place in places.items()}
-        if len(extended) == len(places) and len(names & extended.keys()) > max(shared, len(names) // 2):
+        if len(extended) == len(places) and len(names & extended.keys()) > max(shared, half):
             best, change, shared = extended, f"with the prefix '{prefix}'", len(names & extended.keys())
     if change:
         own = next(iter(places.values()))[0]
@@ -78,7 +119,7 @@ def _without_prefix(places: _Places, reference: Source, remarks: list[str]) -> _
     return best
 
 
-def _with_tied_head(places: _Places, reference: Source, remarks: list[str]) -> _Places:
+def _with_tied_head(places: Places, reference: Source, remarks: list[str]) -> Places:
     """Read a head that a model ties to its embedding from there, and drop one that the reference ties."""
     source = next(iter(places.values()))[0]
     embedding = next((place for name, place in places.items() if _EMBEDDING.search(name)), None)
@@ -95,7 +136,7 @@ def _with_tied_head(places: _Places, reference: Source, remarks: list[str]) -> _
     return found
 
 
-def _with_missing(places: _Places, reference: Source, recipe: Recipe, remarks: list[str]) -> _Places:
+def _with_missing(places: Places, reference: Source, recipe: Recipe, remarks: list[str]) -> Places:
     missing = sorted(reference.tensors.keys() - places.keys())
     if not missing:
         return places
@@ -110,7 +151,7 @@ def _with_missing(places: _Places, reference: Source, recipe: Recipe, remarks: l
     return places | {name: (reference, reference.tensors[name]) for name in missing}
 
 
-def _without_extra(places: _Places, reference: Source, recipe: Recipe, remarks: list[str]) -> _Places:
+def _without_extra(places: Places, reference: Source, recipe: Recipe, remarks: list[str]) -> Places:
     extra = sorted(places.keys() - reference.tensors.keys())
     if not extra:
         return places
@@ -124,7 +165,7 @@ def _without_extra(places: _Places, reference: Source, recipe: Recipe, remarks: 
     return {name: place for name, place in places.items() if name in reference.tensors}
 
 
-def _check_shapes(places: _Places, reference: Source) -> None:
+def _check_shapes(places: Places, reference: Source) -> None:
     for name, info in reference.tensors.items():
         source, other = places[name]
         if other.shape != info.shape:

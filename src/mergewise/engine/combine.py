@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo, numpy_dtype
+from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo, location_of, numpy_dtype
 from mergewise.engine.gather import coefficients
 from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.pieces import Piece, Workspace
@@ -56,7 +56,18 @@ def combine(
             else:  # rows that are in hand as a whole
                 offset, weights = 0, coefficients(workspace, piece, program)
             finite = combine_linear(
-                raw, codes, program.delta, offset, piece.count, job.row, weights, 1.0, 1.0, out, out_code, limit
+                raw,
+                codes,
+                program.delta,
+                offset,
+                piece.count,
+                job.row,
+                weights,
+                1.0,
+                program.scale,
+                out,
+                out_code,
+                limit,
             )
         case VotingProgram(), Gathered():
             finite = _combine_voting(workspace, piece, index, known, program, out)
@@ -97,6 +108,7 @@ def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, 
             arrays = [array - base for array in arrays]
     with np.errstate(all="ignore"):
         merged = np.asarray(program.definition(arrays, program.settings, _no_masks), np.float64)
+    merged = merged * program.scale
     result = merged.reshape(-1) if base is None else (base + merged).reshape(-1)
     if not np.all(np.abs(result) < ENCODE_LIMIT[job.output.dtype]):
         return False
@@ -134,14 +146,14 @@ def _values(row: NDArray[np.uint8], info: TensorInfo, count: int) -> NDArray[np.
 def _not_finite(raw: NDArray[np.uint8], piece: Piece, sources: tuple[Source, ...]) -> MergeError:
     """Find out which input holds the first NaN or infinity, or that the result does not fit."""
     job = piece.job
-    for row, source, info in zip(raw, sources, job.inputs, strict=True):
+    for row, source, info in zip(raw, sources, job.inputs, strict=False):  # slices may have fewer inputs
         values = _values(row, info, piece.count)
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             at = [int(i) for i in np.unravel_index(piece.start + int(bad[0]), info.shape)] if info.shape else []
             return MergeError(
-                f"Tensor '{job.name}' of {source.location} holds {values[bad[0]]} at {at}; expected finite weights, so "
-                "the merge stopped."
+                f"Tensor '{job.name}' of {location_of(source, job.name)} holds {values[bad[0]]} at {at}; expected "
+                "finite weights, so the merge stopped."
             )
     return MergeError(
         f"Tensor '{job.name}' merges to values that do not fit {job.output.dtype}; choose a wider 'out_dtype' or "

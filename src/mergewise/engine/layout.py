@@ -8,7 +8,7 @@ from mergewise.checkpoint import STORAGE_DTYPES, reserved_bytes
 from mergewise.checkpoint.adapted import SCRATCH_BYTES, reads_an_adapter
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.errors import RecipeError
-from mergewise.method import GeometricProgram, VotingProgram, WholeProgram
+from mergewise.method import GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
 __all__ = [
     "BLOCK",
@@ -27,7 +27,7 @@ BLOCK = 65536
 FIXED_BYTES = 192 << 20
 """What the interpreter, its libraries and the compiled kernels take before any data is read."""
 
-COLLECT_MOST, COLLECT_SHARE = 1 << 25, 16
+COLLECT_MOST, COLLECT_SHARE = 1 << 24, 16
 """Up to so many elements the keys that a sample leaves in doubt are collected, at most one of so many, …"""
 
 COUNT_BINS = 1 << 18
@@ -62,7 +62,7 @@ class Layout:
 
         Pieces begin at multiples of ``BLOCK``, or at rows where rows are dealt with one by one and fit.
         """
-        if isinstance(job.program, WholeProgram):
+        if isinstance(job.program, WholeProgram | MatrixProgram):
             return max(1, job.numel)
         room = (self.arena_bytes - _ranking_bytes(job)) // bytes_per_element(job)
         if _gathers(job) and job.numel <= min(room, self.window_elements):
@@ -75,11 +75,17 @@ class Layout:
 
     def peak_bytes(self, plan: Plan) -> int:
         """Return the most memory that the process takes, in bytes."""
-        largest = max(
-            (min(self.piece_elements(j), j.numel) * bytes_per_element(j) + _ranking_bytes(j) for j in plan.jobs),
-            default=0,
-        )
+        largest = max(map(self._held_bytes, plan.jobs), default=0)
         return FIXED_BYTES + _fetching_bytes(plan) + self.threads * (largest + _beside_the_rows(plan))
+
+    def holds(self, job: TensorJob) -> bool:
+        """Return whether a worker keeps the stored bytes of a matrix in memory, rather than read them every time."""
+        return _least_bytes(job) + _input_bytes(job) <= self.arena_bytes
+
+    def _held_bytes(self, job: TensorJob) -> int:
+        if isinstance(job.program, MatrixProgram):
+            return _least_bytes(job) + (_input_bytes(job) if self.holds(job) else 0)
+        return min(self.piece_elements(job), job.numel) * bytes_per_element(job) + _ranking_bytes(job)
 
 
 def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
@@ -98,15 +104,14 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
         raise RecipeError(f"--threads must be at least 1, found {threads}.")
     wanted = threads or default_threads()
     beside = _beside_the_rows(plan)
-    least = beside + max(
-        (_least_elements(job) * bytes_per_element(job) + _ranking_bytes(job) for job in plan.jobs), default=0
-    )
+    largest = max(plan.jobs, key=_least_bytes, default=None)
+    least = (_least_bytes(largest) if largest else 0) + beside
     fixed = FIXED_BYTES + _fetching_bytes(plan)
     room = budget - fixed
     if room < least:
         raise RecipeError(
             f"--memory is {budget >> 20} MiB, but this merge of {len(plan.sources)} models needs at least "
-            f"{-(-(fixed + least) >> 20)} MiB."
+            f"{-(-(fixed + least) >> 20)} MiB{_for_a_whole(largest, beside)}."
         )
     workers = max(1, min(wanted, room // least))
     costly = any(source.costly for source in plan.sources)
@@ -162,6 +167,26 @@ def _least_elements(job: TensorJob) -> int:
     if _by_row(job) and job.row <= BLOCK:
         return min(BLOCK, job.numel, max(job.row, _LEAST_ELEMENTS))
     return min(BLOCK, max(1, job.numel))
+
+
+def _least_bytes(job: TensorJob) -> int:
+    """Return the least working memory that a tensor takes."""
+    if isinstance(job.program, MatrixProgram):
+        rows, columns = job.output.shape
+        # of matrices with more columns than rows, the merged bytes are written in one go
+        return job.program.cost.elements * 8 + (job.output.nbytes if rows < columns else 0)
+    return _least_elements(job) * bytes_per_element(job) + _ranking_bytes(job)
+
+
+def _input_bytes(job: TensorJob) -> int:
+    return sum(info.nbytes for info in job.inputs)
+
+
+def _for_a_whole(job: TensorJob | None, beside: int) -> str:
+    whole = job is not None and isinstance(job.program, MatrixProgram | WholeProgram)
+    if job is None or not whole or _least_bytes(job) <= beside:
+        return ""
+    return f", for tensor '{job.name}' of shape {list(job.output.shape)}, which it merges as a whole"
 
 
 def default_threads() -> int:

@@ -14,11 +14,12 @@ from mergewise.engine.combine import Known, combine, copy_exact
 from mergewise.engine.gather import gather, gather_coefficients
 from mergewise.engine.layout import Layout
 from mergewise.engine.marks import Gathered
+from mergewise.engine.matrices import merge_matrix
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.engine.readahead import ReadAhead
 from mergewise.kernels.compilation import announced_compilation
-from mergewise.method import GeometricProgram, VotingProgram
+from mergewise.method import GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +73,13 @@ def run_local(
                 crew.each(merge.finisher(known), scope)
 
         def merge_alone(workspace: Workspace, _: int, job: TensorJob) -> None:
+            if isinstance(job.program, MatrixProgram):
+                workspace.release()
+                crew.ahead.reached(pieces[job.name][0])
+                merge_matrix(job, job.program, plan.sources, target, hold=layout.holds(job))
+                target.finish(job.name)
+                advance(job.output.nbytes)
+                return
             runner = _Alone(workspace)
             runner.each(merge.finisher(_gather(pieces[job.name], runner)), pieces[job.name])
 
@@ -118,8 +126,9 @@ class _Merge:
 
 
 def _one_blas_thread(plan: Plan) -> AbstractContextManager[object]:
-    """Keep BLAS to one thread while adapters are factored: workers take whole modules, and sums keep their order."""
-    return threadpool_limits(1, user_api="blas") if plan.adapter else nullcontext()
+    """Keep BLAS to one thread where workers take whole matrices or modules: sums keep their order then."""
+    whole = plan.adapter or any(isinstance(job.program, MatrixProgram | WholeProgram) for job in plan.jobs)
+    return threadpool_limits(1, user_api="blas") if whole else nullcontext()
 
 
 def _gathers(pieces: Sequence[Piece]) -> bool:

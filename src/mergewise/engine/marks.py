@@ -14,7 +14,7 @@ from mergewise.kernels.storage import TILE
 from mergewise.method import VotingProgram, mask_limit
 from mergewise.statistics.magnitude import KEEP_NONE, MagnitudeSearch
 
-__all__ = ["Gathered", "marked_blocks"]
+__all__ = ["Gathered", "marked_blocks", "mask_keys"]
 
 _CACHE_BYTES = 1 << 19
 
@@ -70,7 +70,7 @@ def marked_blocks(
         yield from ((first, count, marks) for first, count in blocks)
         return
     experts = len(program.weights)
-    keys = _mask_keys(program, piece.job.name)
+    keys = mask_keys(program, piece.job.name)
     limits = np.array([mask_limit(d) for d in program.densities], np.uint64)
     low, spread = _chances(program, piece.job.row)
     if gathered.search is not None and allowance is not None:
@@ -103,7 +103,7 @@ def _chances(program: VotingProgram, row: int) -> tuple[NDArray[np.float64], NDA
     return np.array(program.densities) - spread, 2.0 * spread
 
 
-def _mask_keys(program: VotingProgram, tensor: str) -> NDArray[np.uint64]:
+def mask_keys(program: VotingProgram, tensor: str) -> NDArray[np.uint64]:
     """Return each expert's mask key: from seed, tensor name and expert index."""
     keys = []
     for expert in range(len(program.densities)):

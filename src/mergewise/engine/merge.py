@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,7 +29,7 @@ from mergewise.checkpoint import (
 )
 from mergewise.engine.core_target import CoreTarget, merge_target
 from mergewise.engine.layout import Layout, lay_out, parse_size
-from mergewise.engine.plan import Plan, as_recipe, build_plan, plan
+from mergewise.engine.plan import Plan, build_plan, plan
 from mergewise.engine.provenance import (
     InputRecord,
     companion_files,
@@ -39,8 +39,9 @@ from mergewise.engine.provenance import (
     record_inputs,
     require_unchanged,
 )
+from mergewise.engine.stages import as_stages, is_finished, plan_stages, stage_folders
 from mergewise.errors import RecipeError
-from mergewise.recipe import Expert, Recipe
+from mergewise.recipe import Expert, Recipe, placed
 
 __all__ = ["MergeReport", "merge", "merge_arrays", "merge_to_arrays"]
 
@@ -93,6 +94,7 @@ def merge(
     threads: int | None = None,
     memory: str | int = "1GiB",
     shard_size: str | int = "5GB",
+    stages: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     access: Access | None = None,
 ) -> MergeReport:
@@ -101,7 +103,7 @@ def merge(
     The same recipe and inputs give the same bytes, whatever the threads and the memory.
 
     Args:
-        recipe: A recipe, or the file that holds one.
+        recipe: A recipe, or the file that holds one, or several that build on each other.
         out: The folder to make; it must be new or empty. It appears complete or not at all, and a merge that was
             interrupted goes on where it was when it is started again. A URL such as ``s3://bucket/name`` or
             ``hf://organisation/name`` is sent to once the merge is complete in the cache folder, what loaders look for
@@ -109,6 +111,7 @@ def merge(
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the whole process, in bytes or as in ``"1GiB"``.
         shard_size: Largest file of the result, in bytes or as in ``"5GB"``.
+        stages: The folder for what stages before the last make, kept for the next time; ``None`` for ``OUT.stages``.
         progress: Told how far the merge is.
         access: How other machines may be reached; by default as the environment says.
 
@@ -120,23 +123,58 @@ def merge(
     destination = Destination.of(out, access)
     if destination is None:
         require_free(local_path(out))
-    planned = plan(as_recipe(recipe), access)
+    steps = as_stages(recipe)
+    folders = stage_folders(steps, _stages_folder(out, destination) if stages is None else stages)
+    plans = plan_stages(steps, folders, access)
+    commits: dict[str, str] = {}
+    for planned in plans:
+        commits |= planned.revisions  # what a name on the Hub stood for at first holds for all stages
     try:
-        layout = lay_out(planned, threads, memory)
-        return _carry_out(planned, layout, os.fspath(out), destination, shard_bytes, progress, began)
+        for planned in plans:
+            lay_out(planned, threads, memory)  # a budget that is too small for a later stage is better known now
+        if len(steps) == 1:
+            return _merge(plans[0], out, destination, threads, memory, shard_bytes, progress)
     finally:
-        _let_go(planned)
+        for planned in plans:
+            _let_go(planned)
+    remarks: list[str] = []
+    for step in steps[:-1]:
+        folder = folders[str(step.name)]
+        planned = plan(placed(step.recipe, folders), access, commits)
+        try:
+            if is_finished(planned, Path(folder)):
+                remarks.append(f"Stage '{step.name}' was taken over from {folder}.")
+                continue
+            done = _merge(planned, folder, None, threads, memory, shard_bytes, progress)
+        finally:
+            _let_go(planned)
+        remarks += [f"Stage '{step.name}': {remark}" for remark in done.remarks]
+    last = plan(placed(steps[-1].recipe, folders), access, commits)
+    try:
+        report = _merge(last, out, destination, threads, memory, shard_bytes, progress)
+    finally:
+        _let_go(last)
+    return replace(report, remarks=(*remarks, *report.remarks), seconds=time.perf_counter() - began)
 
 
-def _carry_out(
+def _stages_folder(out: str | os.PathLike[str], destination: Destination | None) -> str:
+    """Return where stages go by default: beside the output, or beside the place in which it is staged."""
+    beside = local_path(out) if destination is None else destination.folder
+    return f"{os.fspath(beside)}.stages"
+
+
+def _merge(
     planned: Plan,
-    layout: Layout,
-    out: str,
+    out: str | os.PathLike[str],
     destination: Destination | None,
+    threads: int | None,
+    memory: str | int,
     shard_bytes: int,
     progress: Progress | None,
-    began: float,
 ) -> MergeReport:
+    """Carry one plan out."""
+    began = time.perf_counter()
+    layout = lay_out(planned, threads, memory)
     identities = input_identities(planned.sources)
     work = fingerprint([__version__, planned.recipe.canonical(), identities, shard_bytes])
     place = local_path(out) if destination is None else destination.staged(work)
@@ -153,13 +191,13 @@ def _carry_out(
                 raise
             records = recording.result()
         require_unchanged(planned.sources, identities)
-        folder.commit(provenance_texts(planned, records), companion_files(planned.template))
+        folder.commit(provenance_texts(planned, records), companion_files(planned))
     if destination is not None:
         destination.send(place)
     resumed = [f"{len(folder.resumed)} tensors were taken over from an interrupted merge."] if folder.resumed else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
     error = target.relative_error if isinstance(target, CoreTarget) else None
-    return _report(out, planned, began, layout.threads, remarks, records, error)
+    return _report(os.fspath(out), planned, began, layout.threads, remarks, records, error)
 
 
 def _let_go(planned: Plan) -> None:
@@ -186,7 +224,7 @@ def _report(
     return MergeReport(
         out=out,
         method=planned.recipe.method,
-        experts=len(planned.recipe.experts),
+        experts=len(planned.recipe.merged_models),
         tensors=len(planned.outputs),
         parameters=planned.parameters,
         bytes_in=planned.bytes_in,

@@ -71,11 +71,18 @@ class Workspace:
             self._held, self._marked = None, False
             held = self._divide(piece)
             self._before_read(piece)
-            for row, source, info in zip(held.raw, self._sources, piece.job.inputs, strict=True):
+            for row, source, info in zip(
+                held.raw, self._sources, piece.job.inputs, strict=False
+            ):  # slices may have fewer
                 width = STORAGE_DTYPES[info.dtype].bits // 8
                 source.read_into(info, piece.start * width, row[: piece.count * width])
             self._held = held
         return held.raw, held.codes
+
+    def release(self) -> None:
+        """Let go of the memory, for work that brings its own."""
+        self._held, self._marked = None, False
+        self._arena = np.empty(0, np.uint8)
 
     def output(self, piece: Piece) -> NDArray[np.uint8]:
         """Return the row that the merged bytes of a piece in hand go to."""

@@ -5,14 +5,19 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from mergewise.checkpoint import (
     FLOAT_NAMES,
     STORAGE_DTYPES,
     Access,
     AdaptedCheckpoint,
+    AlignedCheckpoint,
     Connections,
+    GatheredCheckpoint,
     OutputTensor,
     Source,
     TensorInfo,
@@ -20,8 +25,10 @@ from mergewise.checkpoint import (
 )
 from mergewise.engine.adapter_output import AdapterMerge, open_adapters
 from mergewise.engine.align import align
+from mergewise.engine.compose import Member, compose
 from mergewise.engine.core_checkpoints import CoreCheckpoint, changes
-from mergewise.engine.references import open_sources
+from mergewise.engine.references import open_models
+from mergewise.engine.vocabulary import SmallFiles, gathered, tokenizer_files, tokenizer_models
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import (
     GeometricProgram,
@@ -30,11 +37,13 @@ from mergewise.method import (
     VotingProgram,
     WholeProgram,
     find_method,
+    find_post_step,
     row_elements,
+    with_post_steps,
 )
 from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
 
-__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "plan"]
+__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "plan", "plan_models", "plan_over", "wanted_models"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,8 @@ class Plan:
         sources: The checkpoints, in the order of ``TensorJob.inputs``: the base first, if the method has one.
         jobs: One per tensor of the result, in byte order of their names.
         remarks: What a user should know, a sentence each.
+        members: Where each tensor comes from.
+        small_files: The files of its tokenizer, where they are not those of the template.
         adapter: What is written, if the result is an adapter; the jobs are then those of core space.
         revisions: The commit that stood for each reference to the Hub, by reference.
     """
@@ -93,6 +104,8 @@ class Plan:
     sources: tuple[Source, ...]
     jobs: tuple[TensorJob, ...]
     remarks: tuple[str, ...]
+    members: Mapping[str, Member]
+    small_files: SmallFiles = field(default_factory=SmallFiles)
     adapter: AdapterMerge | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
 
@@ -152,7 +165,7 @@ class Plan:
         return {
             "method": self.recipe.method,
             "base": self.recipe.base,
-            "experts": [expert.model for expert in self.recipe.experts],
+            "experts": list(self.recipe.merged_models),
             "tensors": len(outputs),
             "copied_tensors": sum(job.program is None for job in self.jobs),
             "parameters": self.parameters,
@@ -167,6 +180,19 @@ class Plan:
 def as_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
     """Return a recipe, read from its file if need be."""
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+
+
+def wanted_models(recipe: Recipe) -> list[str]:
+    """Return every model that a recipe needs opened: what it merges, and what its tokenizer comes from."""
+    if recipe.whole and recipe.tokenizer is None and recipe.chat_template is None:
+        return _source_names(recipe)
+    return list(dict.fromkeys([*recipe.models, *tokenizer_models(recipe)]))
+
+
+def _source_names(recipe: Recipe) -> list[str]:
+    """Return the models of a recipe of whole models in the order in which the engine reads them."""
+    base = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
+    return [*base, *(expert.model for expert in recipe.merged)]
 
 
 def plan(
@@ -186,12 +212,52 @@ def plan(
     """
     recipe = as_recipe(recipe)
     check_parameters(recipe)
-    connections = Connections(access, revisions)
+    return plan_over(recipe, Connections(access, revisions))
+
+
+def plan_over(recipe: Recipe, connections: Connections, made: Mapping[str, Source] | None = None) -> Plan:
+    """Plan a merge of models that are read over given connections.
+
+    Args:
+        recipe: What to do.
+        connections: What the models share.
+        made: Models that are open already, or still to be made by an earlier stage.
+
+    Raises:
+        MergewiseError: As ``plan``.
+    """
     if recipe.adapter:
         planned = _plan_adapter(recipe, connections)
     else:
-        planned = build_plan(recipe, open_sources(recipe, connections))
+        planned = plan_models(recipe, open_models(wanted_models(recipe), recipe.base, connections, made))
     return replace(planned, revisions=dict(connections.commits))
+
+
+def plan_models(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
+    """Plan a merge of any form.
+
+    Args:
+        recipe: What to do.
+        models: Every model that it names, opened, also those of its tokenizer.
+
+    Raises:
+        MergewiseError: As ``plan``.
+    """
+    remarks: list[str] = []
+    opened, vocabulary = dict(models), None
+    if recipe.tokenizer is not None:
+        opened, vocabulary = gathered(recipe, recipe.tokenizer, models, remarks)
+    if recipe.whole:
+        planned = build_plan(recipe, [opened[name] for name in _source_names(recipe)])
+    else:
+        composed = compose(recipe, {name: opened[name] for name in recipe.models})
+        notes = (*check_parameters(recipe), *composed.remarks)
+        planned = _plan(recipe, composed.sources, composed.members, notes)
+    if vocabulary is None and recipe.chat_template is None:
+        return planned
+    sources = [models[name] for name in recipe.models]
+    small_files = tokenizer_files(recipe, planned.template, sources, vocabulary)
+    return replace(planned, remarks=(*planned.remarks, *remarks), small_files=small_files)
 
 
 def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
@@ -209,15 +275,28 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
     if recipe.base is not None and recipe.base not in used:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
     sources, done = align(sources, recipe)
+    return _plan(recipe, sources, None, (*remarks, *done))
+
+
+def _plan(
+    recipe: Recipe, sources: Sequence[Source], members: Mapping[str, Member] | None, remarks: tuple[str, ...]
+) -> Plan:
     _check_dtypes(sources)
     sources[0].config()  # a damaged configuration is better known now than after the merge
-    positions = LayerPositions(sources[0].tensors)
-    jobs = [_job(recipe, sources, name, positions(name)) for name in sorted(sources[0].tensors, key=str.encode)]
+    members = members or _whole_members(recipe, sources[0])
+    jobs = [_job(recipe, sources, name, members[name]) for name in sorted(sources[0].tensors, key=str.encode)]
     _check_model_scope(jobs)
     copied = sum(job.program is None for job in jobs)
     if copied:
-        remarks.append(f"{copied} integer or boolean tensors are copied from {sources[0].location}.")
-    return Plan(recipe, tuple(sources), tuple(jobs), (*remarks, *done))
+        remarks = (*remarks, f"{copied} integer or boolean tensors are copied from {sources[0].location}.")
+    return Plan(recipe, tuple(sources), tuple(jobs), remarks, members)
+
+
+def _whole_members(recipe: Recipe, reference: Source) -> dict[str, Member]:
+    """Return where the tensors of whole models come from."""
+    section = recipe.sections[0]
+    positions = LayerPositions(reference.tensors)
+    return {name: Member(section, positions(name), (name,) * len(section.merged)) for name in reference.tensors}
 
 
 def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
@@ -248,22 +327,55 @@ def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
     return replace(planned, recipe=recipe, jobs=tuple(jobs), remarks=(*planned.remarks, *merge.remarks), adapter=merge)
 
 
-def _job(recipe: Recipe, sources: Sequence[Source], name: str, position: float) -> TensorJob:
-    inputs = [source.tensors[name] for source in sources]
+def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member) -> TensorJob:
+    inputs = [source.tensors[name] for source in sources if name in source.tensors]
     first = inputs[0]
     if STORAGE_DTYPES[first.dtype].kind == "exact":
         return TensorJob(name, tuple(inputs), None, OutputTensor(name, first.dtype, first.shape, first.nbytes))
     method = find_method(recipe.method)
-    settings = tensor_settings(recipe, name, position)
+    settings = tensor_settings(recipe, name, member.position, member.section, member.names)
     try:
-        program = method.lower(settings.values, len(recipe.merged))
+        program = method.program(settings.values, len(member.section.merged), first.shape)
+        if recipe.post:
+            steps = [(n, find_post_step(n).resolve(given, "post")) for step in recipe.post for n, given in step.items()]
+            masks = partial(_random_mask, program, name, first.shape)
+            program = with_post_steps(
+                program, method, settings.values, len(member.section.merged), steps, member.position, first.shape, masks
+            )
     except ValueError as error:
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
     if isinstance(program, GeometricProgram | WholeProgram):
         program = replace(program, delta=recipe.in_delta_space)
-    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else natural_dtype(sources[0], name)
+    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else _own_dtype(sources[0], name)
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))
+
+
+def _random_mask(program: Program, name: str, shape: tuple[int, ...], expert: int, density: Any) -> Any:
+    """Return the mask that the voting kernel would draw for an expert; the density may differ by element."""
+    from mergewise.engine.marks import mask_keys  # noqa: PLC0415 - here too
+    from mergewise.kernels.random import words_of  # noqa: PLC0415 - brings in the compiled kernels
+
+    if not isinstance(program, VotingProgram):
+        raise TypeError(f"no mask of density {density} for expert {expert} of {program}")
+    words = words_of(mask_keys(program, name)[expert], math.prod(shape)).reshape(shape)
+    limits: Any = np.clip(np.rint(np.asarray(density, np.float64) * 2.0**32), 0.0, 2.0**32)
+    return words < limits
+
+
+def _own_dtype(source: Source, name: str) -> str:
+    """Return the dtype in which a result is written that keeps its own."""
+    while True:
+        match source:
+            case AlignedCheckpoint():
+                source, info = source.place(name)
+            case GatheredCheckpoint():  # where rows are computed, it shows them in float64
+                info = source.own.tensors[name]
+                source = source.own
+            case _:
+                break
+        name = info.name
+    return natural_dtype(source, name)
 
 
 def _check_dtypes(sources: Sequence[Source]) -> None:

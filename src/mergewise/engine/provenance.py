@@ -33,6 +33,7 @@ __all__ = [
     "companion_files",
     "describe",
     "input_identities",
+    "merged_config",
     "provenance_texts",
     "record_inputs",
     "require_unchanged",
@@ -115,8 +116,13 @@ def _remember(path: Path, digest: str) -> None:
         beside.replace(path)
 
 
-def companion_files(template: Source) -> list[Place]:
-    """Return the files that a copy of the model needs beside its weights: configuration, tokenizer and so on."""
+def companion_files(plan: Plan) -> list[Place]:
+    """Return the files that the result takes over beside its weights: configuration, tokenizer and so on."""
+    left_out = plan.small_files.left_out
+    return [*(path for path in _companions(plan.template) if path.name not in left_out), *plan.small_files.copies]
+
+
+def _companions(template: Source) -> list[Place]:
     folder = template.folder
     loose_file = any(str(file) == template.location for file in template.files)
     if folder is None or (loose_file and not (folder / "config.json").is_file()):
@@ -153,8 +159,9 @@ def provenance_texts(plan: Plan, records: Mapping[str, InputRecord]) -> dict[str
         RECIPE_NAME: recipe,
         PROVENANCE_NAME: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
         "README.md": _card(plan, recipe, records),
+        **plan.small_files.texts,
     }
-    config = _config(plan)
+    config = merged_config(plan)
     if plan.adapter is not None:
         texts[ADAPTER_CONFIG] = json.dumps(plan.adapter.config, indent=2, ensure_ascii=False) + "\n"
     elif config:
@@ -162,7 +169,7 @@ def provenance_texts(plan: Plan, records: Mapping[str, InputRecord]) -> dict[str
     return texts
 
 
-def _config(plan: Plan) -> dict[str, Any]:
+def merged_config(plan: Plan) -> dict[str, Any]:
     """Return the template's configuration, with the dtype that the result has."""
     config = plan.template.config()
     names = {name: everyday for everyday, name in FLOAT_NAMES.items()}
@@ -176,7 +183,7 @@ def _config(plan: Plan) -> dict[str, Any]:
 def _card(plan: Plan, recipe: str, records: Mapping[str, InputRecord]) -> str:
     """Return a model card in the form that model hubs read."""
     all_hashed = all(record.keys() == {"sha256"} for record in records.values())
-    models = dict.fromkeys([plan.recipe.base, *(expert.model for expert in plan.recipe.experts)])
+    models = dict.fromkeys([plan.recipe.base, *plan.recipe.models])
     front = {
         "base_model": [_on_the_hub(model) for model in models if model],
         "library_name": "peft" if plan.adapter else "transformers",
@@ -184,7 +191,7 @@ def _card(plan: Plan, recipe: str, records: Mapping[str, InputRecord]) -> str:
     }
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
-        f"# Merge of {len(plan.recipe.experts)} models with {plan.recipe.method}", "",
+        f"# Merge of {len(plan.recipe.merged_models)} models with {plan.recipe.method}", "",
         f"Made with mergewise {__version__} from this recipe:", "", "```yaml", recipe.rstrip(), "```", "",
         f"| input file | {'SHA-256' if all_hashed else 'version'} |", "|---|---|",
         *(f"| `{_short(path)}` | `{describe(record)}` |" for path, record in records.items()), "",

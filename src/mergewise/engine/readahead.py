@@ -45,7 +45,7 @@ class ReadAhead:
         due = self._due(piece)
         # all sources of it are then asked at once; what was announced before, or is read again, may have gone since
         for ahead in [piece, *due] if self._fetched else due:
-            for source, info in zip(self._sources, ahead.job.inputs, strict=True):
+            for source, info in zip(self._sources, ahead.job.inputs, strict=False):  # slices may have fewer
                 width = STORAGE_DTYPES[info.dtype].bits // 8
                 source.will_read(info, ahead.start * width, ahead.count * width)
 

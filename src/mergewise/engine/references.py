@@ -1,16 +1,17 @@
 """From the names in a recipe to opened checkpoints: models, models with an adapter, adapters of the recipe's base."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mergewise.checkpoint import AdaptedCheckpoint, Connections, Source, is_adapter, open_adapter, open_source
 from mergewise.errors import CheckpointError
 from mergewise.recipe import ModelReference, Recipe
 
-__all__ = ["open_sources"]
+__all__ = ["open_models", "open_sources"]
 
 
 def open_sources(recipe: Recipe, connections: Connections | None = None) -> tuple[Source, ...]:
-    """Open the checkpoints of a recipe: the base first, if the method works on changes to it.
+    """Open the checkpoints of a recipe of whole models: the base first, if the method works on changes to it.
 
     Args:
         recipe: The recipe.
@@ -19,13 +20,28 @@ def open_sources(recipe: Recipe, connections: Connections | None = None) -> tupl
     Raises:
         CheckpointError: One of them is missing or damaged, cannot be reached, or an adapter does not fit its base.
     """
-    connections = connections or Connections()
     names = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
     names += [expert.model for expert in recipe.merged]
-    opened: dict[str, Source] = {}
-    for name in names:
-        _open(name, recipe.base, opened, connections)
+    opened = open_models(names, recipe.base, connections or Connections())
     return tuple(opened[name] for name in names)
+
+
+def open_models(
+    names: Iterable[str], base: str | None, connections: Connections, made: Mapping[str, Source] | None = None
+) -> dict[str, Source]:
+    """Open models by the names that a recipe gives them, each once.
+
+    Args:
+        names: As they stand in the recipe.
+        base: The recipe's base, which adapters without one of their own are put on.
+        connections: What the models share.
+        made: Models that are open already, or still to be made by an earlier stage.
+
+    Raises:
+        CheckpointError: One of them is missing or damaged, cannot be reached, or an adapter does not fit its base.
+    """
+    opened = dict(made or {})
+    return {name: _open(name, base, opened, connections) for name in names}
 
 
 def _open(name: str, base: str | None, opened: dict[str, Source], connections: Connections) -> Source:

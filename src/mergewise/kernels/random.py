@@ -10,7 +10,7 @@ from numba import njit
 
 from mergewise.kernels.storage import COMPILE, TILE
 
-__all__ = ["random_words"]
+__all__ = ["random_words", "words_of"]
 
 _LANES = TILE // 4
 _MULTIPLIER_0 = np.uint64(0xD2511F53)
@@ -52,3 +52,21 @@ def random_words(key, start, words):
         words[_LANES + lane] = c1
         words[2 * _LANES + lane] = c2
         words[3 * _LANES + lane] = c3
+
+
+@njit(cache=True, nogil=True)
+def words_of(key, count):
+    """Return the random words of the first ``count`` elements, (count,) uint32.
+
+    Args:
+        key: 64-bit key.
+        count: Number of elements.
+    """
+    found = np.empty(count, np.uint32)
+    words = np.empty(TILE, np.uint32)
+    for start in range(0, count, TILE):
+        random_words(key, start, words)
+        size = min(TILE, count - start)
+        for j in range(size):
+            found[start + j] = words[j]
+    return found

@@ -3,6 +3,7 @@
 from mergewise.method.base import (
     GeometricProgram,
     LinearProgram,
+    MatrixProgram,
     Method,
     Program,
     Settings,
@@ -12,19 +13,25 @@ from mergewise.method.base import (
     row_elements,
 )
 from mergewise.method.parameters import Parameter
+from mergewise.method.post import POST_STEPS, PostStep, find_post_step, with_post_steps
 from mergewise.method.registry import find_method, methods
 
 __all__ = [
+    "POST_STEPS",
     "GeometricProgram",
     "LinearProgram",
+    "MatrixProgram",
     "Method",
     "Parameter",
+    "PostStep",
     "Program",
     "Settings",
     "VotingProgram",
     "WholeProgram",
     "find_method",
+    "find_post_step",
     "mask_limit",
     "methods",
     "row_elements",
+    "with_post_steps",
 ]

@@ -1,7 +1,7 @@
 """What a merge method is: one array-API definition, its parameters, and its translation into an engine program."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from mergewise.method.parameters import Parameter
 
 __all__ = [
+    "Cost",
     "Definition",
     "GeometricProgram",
     "LinearProgram",
     "Masks",
+    "MatrixProgram",
+    "Merging",
     "Method",
     "Program",
     "RowKind",
@@ -32,6 +35,13 @@ Masks = Callable[[int, Any], Any]
 """``masks(i, density)`` gives expert i's boolean keep-mask in the shape of the tensor, as an array of its library.
 
 The density is a number, or an array of the tensor's shape.
+"""
+
+Merging = Callable[[Sequence[Any], Settings], Iterator[tuple[tuple[slice, slice], Any]]]
+"""``merging(arrays, settings)``: a method on matrices, which gives the merged delta in panels, each with its place.
+
+It takes two-dimensional slices of the task vectors, again and again, and nothing else. Where all are zero, it may give
+nothing.
 """
 
 Definition = Callable[[Sequence[Any], Settings, Masks], Any]
@@ -147,11 +157,13 @@ class GeometricProgram:
         delta: Whether it combines task vectors and adds the result to the base.
         solve: Turns Gram matrices, (rows, experts, experts) float64, into coefficients, (rows, experts) float64.
         row: Elements that have coefficients of their own; ``None`` for the whole tensor.
+        scale: Multiplies the combination.
     """
 
     delta: bool
     solve: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     row: RowKind = None
+    scale: float = 1.0
 
     @property
     def gathers(self) -> bool:
@@ -167,14 +179,46 @@ class WholeProgram:
         delta: Whether it sees task vectors.
         definition: The method.
         settings: Its parameters, resolved.
+        scale: Multiplies what the definition gives.
     """
 
     delta: bool
     definition: Definition
     settings: Settings
+    scale: float = 1.0
 
 
-Program = LinearProgram | VotingProgram | GeometricProgram | WholeProgram
+@dataclass(frozen=True)
+class Cost:
+    """What merging one matrix takes, beside its stored bytes.
+
+    Attributes:
+        elements: Most float64 numbers in memory at once.
+        operations: Floating-point operations, at the speed of a matrix product.
+    """
+
+    elements: int
+    operations: float
+
+
+@dataclass(frozen=True)
+class MatrixProgram:
+    """A method on whole matrices of task vectors, which reads and gives them panel by panel, in float64.
+
+    Attributes:
+        merging: The method.
+        settings: Its parameters, resolved.
+        cost: What it takes.
+        scale: Multiplies the merged delta.
+    """
+
+    merging: Merging
+    settings: Settings
+    cost: Cost
+    scale: float
+
+
+Program = LinearProgram | VotingProgram | GeometricProgram | WholeProgram | MatrixProgram
 
 
 @dataclass(frozen=True)
@@ -195,10 +239,12 @@ class Method:
         min_experts: Fewest experts it makes sense for.
         max_experts: Most experts it is defined for; ``None`` for any number.
         base_is_first: Whether the base is one of the models that are merged, and comes first.
+        flat: Whether all singular values of a merged matrix are equal.
+        lower_shaped: As ``lower``, where the program depends on the shape of the tensor too.
     """
 
     name: str
-    family: Literal["linear", "voting", "geometric"]
+    family: Literal["linear", "voting", "geometric", "spectral"]
     space: Literal["weight", "delta", "either"]
     summary: str
     source: str
@@ -208,6 +254,14 @@ class Method:
     min_experts: int = 1
     max_experts: int | None = None
     base_is_first: bool = False
+    flat: bool = False
+    lower_shaped: Callable[[Settings, int, tuple[int, ...]], Program] | None = None
+
+    def program(self, settings: Settings, experts: int, shape: tuple[int, ...]) -> Program:
+        """Return the program for a tensor of some shape; raises as ``lower``."""
+        if self.lower_shaped is not None:
+            return self.lower_shaped(settings, experts, shape)
+        return self.lower(settings, experts)
 
     def merges_deltas(self, base: object) -> bool:
         """Whether it works on task vectors, in a recipe with that base (or ``None``)."""

@@ -57,6 +57,14 @@ def _lower_task_arithmetic(settings: Settings, experts: int) -> LinearProgram:  
     return LinearProgram(delta=True, weights=settings["weight"], divisor=divisor, scale=settings["lambda"])
 
 
+def _passthrough(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:  # noqa: ARG001
+    return arrays[0] * settings["scale"][0]
+
+
+def _lower_passthrough(settings: Settings, experts: int) -> LinearProgram:  # noqa: ARG001
+    return LinearProgram(delta=False, weights=(1.0,), divisor=1.0, scale=settings["scale"][0])
+
+
 METHODS = (
     Method(
         "average", "linear", "weight", "The mean of the experts: Σ θ_i / n.",
@@ -76,5 +84,10 @@ METHODS = (
             inert("density", 1.0), inert("rescale", False), inert("int8_mask", False),
         ),
         _task_arithmetic, _lower_task_arithmetic,
+    ),
+    Method(
+        "passthrough", "linear", "weight", "One model as it is, or times a scale.", "mergekit 0.1.5",
+        (Parameter("scale", 1.0, "multiplies the weights", per_model=True),),
+        _passthrough, _lower_passthrough, max_experts=1,
     ),
 )  # fmt: skip

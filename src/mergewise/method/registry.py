@@ -1,7 +1,7 @@
 """Which merge methods there are."""
 
 from mergewise.errors import RecipeError, did_you_mean
-from mergewise.method import geometric, linear, voting
+from mergewise.method import geometric, interference, knots, linear, spectral, voting
 from mergewise.method.base import Method
 
 __all__ = ["find_method", "methods"]
@@ -9,7 +9,8 @@ __all__ = ["find_method", "methods"]
 
 def methods() -> dict[str, Method]:
     """Return every registered method by name."""
-    return {method.name: method for method in (*linear.METHODS, *voting.METHODS, *geometric.METHODS)}
+    families = (linear, voting, geometric, spectral, interference, knots)
+    return {method.name: method for family in families for method in family.METHODS}
 
 
 def find_method(name: str) -> Method:

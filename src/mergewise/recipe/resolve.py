@@ -7,11 +7,29 @@ from typing import Any
 
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method import Method, Parameter, find_method
+from mergewise.recipe.parts import Expert, Module, Slice
 from mergewise.recipe.schema import Recipe
+from mergewise.recipe.sections import Section
 
-__all__ = ["LayerPositions", "TensorSettings", "check_parameters", "check_settings", "tensor_settings"]
+__all__ = [
+    "LayerPositions",
+    "Origin",
+    "TensorSettings",
+    "check_parameters",
+    "check_settings",
+    "layer_of",
+    "parameter_places",
+    "setting_origins",
+    "tensor_settings",
+]
 
 _LAYER = re.compile(r"^(.*?)\.(\d{1,9})\.")
+
+
+def layer_of(name: str) -> tuple[str, int] | None:
+    """Return the stack and the layer that a tensor belongs to, by the first number in its name; ``None`` outside."""
+    match = _LAYER.match(name)
+    return (match[1], int(match[2])) if match else None
 
 
 class LayerPositions:
@@ -23,18 +41,22 @@ class LayerPositions:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._last: dict[str, int] = {}
-        for name in names:
-            match = _LAYER.match(name)
-            if match:
-                self._last[match[1]] = max(self._last.get(match[1], 0), int(match[2]))
+        for layer in map(layer_of, names):
+            if layer:
+                self._last[layer[0]] = max(self._last.get(layer[0], 0), layer[1])
 
     def __call__(self, name: str) -> float:
         """Return the position of a tensor, in [0, 1]; in a stack of one layer, 1."""
-        match = _LAYER.match(name)
-        if not match:
+        layer = layer_of(name)
+        if not layer:
             return 0.0
-        last = self._last[match[1]]
-        return int(match[2]) / last if last else 1.0
+        last = self._last[layer[0]]
+        return layer[1] / last if last else 1.0
+
+    @property
+    def stacks(self) -> dict[str, int]:
+        """Number of layers of every stack."""
+        return {stack: last + 1 for stack, last in self._last.items()}
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,23 @@ class TensorSettings:
     """Parameters of a method for one tensor: tuples with a value per expert, or the value itself."""
 
     values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the value of a parameter came from.
+
+    Attributes:
+        value: The value.
+        place: Where in the recipe it stands; ``default`` where the recipe is silent.
+        filter: The filter that matched; ``None`` if there was none.
+        position: The place on a gradient, in [0, 1]; ``None`` if the value is none.
+    """
+
+    value: Any
+    place: str
+    filter: str | None = None
+    position: float | None = None
 
 
 def check_parameters(recipe: Recipe) -> list[str]:
@@ -53,15 +92,45 @@ def check_parameters(recipe: Recipe) -> list[str]:
     Raises:
         RecipeError: A parameter is unknown, misplaced, or has a value that it does not take.
     """
-    return check_settings(recipe.method, recipe.parameters, [expert.parameters for expert in recipe.experts])
+    places = parameter_places(recipe.parameters, recipe.experts, recipe.slices, recipe.modules)
+    return check_settings(recipe.method, places)
 
 
-def check_settings(name_of_method: str, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Check the parameters of a merge and of each of its models; result and faults as ``check_parameters``."""
+def parameter_places(
+    shared: Mapping[str, Any], models: Sequence[Expert], slices: Sequence[Slice], modules: Mapping[str, Module]
+) -> list[tuple[str, dict[str, Any], bool]]:
+    """Return all parameters of a recipe: where they stand, what they are, whether they are those of one model."""
+    found: list[tuple[str, dict[str, Any], bool]] = [("parameters", dict(shared), False)]
+    found += [(f"models.{i}.parameters", expert.parameters, True) for i, expert in enumerate(models)]
+    parts = [("", slices)]
+    for name, module in modules.items():
+        at = f"modules.{name}."
+        found.append((f"{at}parameters", module.parameters, False))
+        found += [(f"{at}models.{i}.parameters", expert.parameters, True) for i, expert in enumerate(module.models)]
+        parts.append((at, module.slices))
+    for at, of_part in parts:
+        for i, one in enumerate(of_part):
+            place = f"{at}slices.{i}"
+            found.append((f"{place}.parameters", one.parameters, False))
+            found += [(f"{place}.sources.{j}.parameters", e.parameters, True) for j, e in enumerate(one.sources)]
+    return found
+
+
+def check_settings(name_of_method: str, places: Iterable[tuple[str, Mapping[str, Any], bool]]) -> list[str]:
+    """Check parameters of a method.
+
+    Args:
+        name_of_method: The method.
+        places: Where parameters stand, what they are, and whether they are those of one model.
+
+    Returns:
+        As ``check_parameters``.
+
+    Raises:
+        RecipeError: As ``check_parameters``.
+    """
     method = find_method(name_of_method)
     remarks = []
-    places = [("parameters", shared, False)]
-    places += [(f"models.{i}.parameters", parameters, True) for i, parameters in enumerate(own)]
     for place, given, of_one_model in places:
         for name, value in given.items():
             where = f"{place}.{name}"
@@ -80,30 +149,59 @@ def check_settings(name_of_method: str, shared: Mapping[str, Any], own: Sequence
     return remarks
 
 
-def tensor_settings(recipe: Recipe, tensor: str, position: float) -> TensorSettings:
+def tensor_settings(
+    recipe: Recipe,
+    tensor: str,
+    position: float,
+    section: Section | None = None,
+    own_names: Sequence[str] | None = None,
+) -> TensorSettings:
     """Resolve the parameters of one tensor; call ``check_parameters`` first.
 
     Args:
         recipe: The recipe.
         tensor: Name of the tensor.
         position: Its place in the stack of layers, in [0, 1].
+        section: The slice or module that it belongs to; ``None`` for a recipe of whole models.
+        own_names: Its name in every model, which filters of a parameter of one model are matched with.
+    """
+    origins = setting_origins(recipe, tensor, position, section, own_names)
+    return TensorSettings(
+        {k: tuple(o.value for o in v) if isinstance(v, tuple) else v.value for k, v in origins.items()}
+    )
+
+
+def setting_origins(
+    recipe: Recipe,
+    tensor: str,
+    position: float,
+    section: Section | None = None,
+    own_names: Sequence[str] | None = None,
+) -> dict[str, Origin | tuple[Origin, ...]]:
+    """Return where the value of every parameter comes from; arguments as ``tensor_settings``.
+
+    The nearest place wins: a model's own parameters, then those of the slice, the module, the recipe, the default.
     """
     method = find_method(recipe.method)
-    values: dict[str, Any] = {}
+    section = section or recipe.sections[0]
+    names = own_names or [tensor] * len(section.merged)
+    origins: dict[str, Origin | tuple[Origin, ...]] = {}
     for parameter in method.parameters:
         if parameter.inert:
             continue
-        shared = _find(recipe.parameters, parameter, method, tensor, position)
+
+        def of(name: str, *places: tuple[str, Mapping[str, Any]], parameter: Parameter = parameter) -> Origin:
+            found = (_find(given, parameter, method, name, position, place) for place, given in places)
+            return next((one for one in found if one is not None), Origin(parameter.default, "default"))
+
         if parameter.per_model:
-            own = (_find(e.parameters, parameter, method, tensor, position) for e in recipe.merged)
-            values[parameter.name] = tuple(_first(v, shared, parameter.default) for v in own)
+            origins[parameter.name] = tuple(
+                of(name, (place, expert.parameters), *section.shared)
+                for expert, place, name in zip(section.merged, section.places, names, strict=True)
+            )
         else:
-            values[parameter.name] = _first(shared, parameter.default)
-    return TensorSettings(values)
-
-
-def _first(*values: Any) -> Any:
-    return next(v for v in values if v is not None)
+            origins[parameter.name] = of(tensor, *section.shared)
+    return origins
 
 
 def _check_value(parameter: Parameter, value: Any, method: str, where: str) -> None:
@@ -130,14 +228,21 @@ def _check_value(parameter: Parameter, value: Any, method: str, where: str) -> N
         _check_value(parameter, item["value"], method, f"{at}.value")
 
 
-def _find(given: Mapping[str, Any], parameter: Parameter, method: Method, tensor: str, position: float) -> Any:
-    """Return the canonical value for a tensor, or ``None`` where the recipe is silent."""
+def _find(
+    given: Mapping[str, Any], parameter: Parameter, method: Method, tensor: str, position: float, place: str
+) -> Origin | None:
+    """Return the canonical value for a tensor, or ``None`` where the place is silent."""
     value = given.get(parameter.name)
+    matched, at = None, None
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        value = next((item["value"] for item in value if _matches(item.get("filter"), tensor)), None)
+        item: dict[str, Any] = next((item for item in value if _matches(item.get("filter"), tensor)), {})
+        value, matched = item.get("value"), item.get("filter") or "*"
     if isinstance(value, list):
+        at = position
         value = _on_gradient(value, position)
-    return None if value is None else parameter.check(value, method.name)
+    if value is None:
+        return None
+    return Origin(parameter.check(value, method.name), place, matched, at)
 
 
 def _matches(pattern: str | None, tensor: str) -> bool:

@@ -1,76 +1,31 @@
 """The recipe in its one canonical form, however it was written."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method import find_method
+from mergewise.recipe.parts import (
+    AdapterChoice,
+    AdapterOutput,
+    ChatTemplate,
+    Expert,
+    Module,
+    PostSteps,
+    Reference,
+    Slice,
+    SliceSource,
+    TokenizerRecipe,
+    TokenRule,
+    as_expert,
+)
+from mergewise.recipe.sections import Places, Section, section_of_models, section_of_slice
 
-__all__ = ["AdapterChoice", "AdapterOutput", "DtypeName", "Expert", "ModelReference", "Recipe", "first_fault"]
+__all__ = ["DtypeName", "Recipe", "first_fault"]
 
 DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
-
-
-def _as_reference(value: Any, depth: int = 0) -> Any:
-    """Return the short form of a path, or of mergekit's ``{model: {path: …}, lora: {path: …}}``."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if not isinstance(value, dict) or depth > _DEEPEST:
-        return value
-    if set(value) == {"path"}:
-        return value["path"]
-    if "model" in value and set(value) <= {"model", "lora"}:
-        model, adapter = (_as_reference(value.get(key), depth + 1) for key in ("model", "lora"))
-        if isinstance(model, str) and isinstance(adapter, str | None):
-            return model if adapter is None else f"{model}+{adapter}"
-    return value
-
-
-_DEEPEST = 3  # a mapping in YAML may contain itself
-
-ModelReference = Annotated[str, BeforeValidator(_as_reference), Field(min_length=1)]
-
-
-def _as_expert(value: Any) -> Any:
-    """Accept a bare reference in place of an entry with parameters."""
-    return {"model": value} if isinstance(value, str | os.PathLike) else value
-
-
-class Expert(BaseModel):
-    """One model of a merge, and its own parameters.
-
-    Attributes:
-        model: Folder or file of its checkpoint, folder of an adapter of the base, or ``BASE+ADAPTER``.
-        parameters: Values that hold for this model, before those of the recipe.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: ModelReference
-    parameters: dict[str, Any] = {}
-
-
-class AdapterOutput(BaseModel):
-    """An adapter as the result of a merge of adapters.
-
-    Attributes:
-        rank: Largest rank of its modules; ``None`` for the sum of the ranks of the experts, with which nothing is lost.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rank: int | None = Field(default=None, ge=1, strict=True)
-
-
-def _as_adapter_output(value: Any) -> Any:
-    """Accept ``true``, and ``false`` for a model as usual."""
-    return {True: {}, False: None}[value] if isinstance(value, bool) else value
-
-
-AdapterChoice = Annotated[AdapterOutput | None, BeforeValidator(_as_adapter_output)]
 
 
 class Recipe(BaseModel):
@@ -81,14 +36,20 @@ class Recipe(BaseModel):
         base: Checkpoint that the experts were fine-tuned from; methods in weight space do without.
         experts: The models to merge, in order; a bare path stands for an expert without parameters of its own. Where
             changes to a base are merged, the base is left out if it is listed among them.
+        slices: Instead of ``experts``: runs of layers, which stand one upon the other in the result.
+        modules: Instead of ``experts``: parts of a model of several parts, by name.
         parameters: Values for all experts and tensors. A value is a scalar, a list (a gradient over the layers), or a
             list of ``{filter, value}``.
         dtype: Storage dtype of the result, if ``out_dtype`` does not say otherwise; ``None`` keeps each tensor's own.
         out_dtype: Storage dtype of the result.
+        tokenizer: Which tokens the result has; ``None`` for those of its first model, which all must share.
+        chat_template: ``auto`` (what most models have), the name of a well-known format, or Jinja text.
         missing_tensors: What to do with a tensor of the base that an expert lacks: refuse the merge, or count it as
             unchanged.
         extra_tensors: What to do with a tensor that only an expert has: refuse the merge, or leave it out.
         adapter: Write an adapter rather than a model; all experts must be adapters of one base.
+
+        post: Steps after the merge, in order, each ``{name: parameters}``: ``lines`` or ``svc``.
 
     Raises:
         RecipeError: The recipe cannot be carried out as written.
@@ -97,13 +58,18 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str
-    base: ModelReference | None = None
-    experts: tuple[Annotated[Expert, BeforeValidator(_as_expert)], ...]
+    base: Reference | None = None
+    experts: tuple[Annotated[Expert, BeforeValidator(as_expert)], ...] = ()
+    slices: tuple[Slice, ...] = ()
+    modules: dict[str, Module] = {}
     parameters: dict[str, Any] = {}
     dtype: DtypeName | None = None
     out_dtype: DtypeName | None = None
+    tokenizer: TokenizerRecipe | None = None
+    chat_template: ChatTemplate | None = None
     missing_tensors: Literal["refuse", "base"] = "refuse"
     extra_tensors: Literal["refuse", "drop"] = "refuse"
+    post: PostSteps = ()
     adapter: AdapterChoice = None
 
     def __init__(self, **fields: Any) -> None:
@@ -117,32 +83,90 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
         method = find_method(self.method)
-        if method.space == "delta" and self.base is None:
-            raise RecipeError(f"{self.method} merges changes to a base, so the recipe needs 'base_model'; found none.")
+        given = [name for name in ("experts", "slices", "modules") if name in self.model_fields_set]
+        if len(given) > 1:
+            raise RecipeError(f"A recipe has one of 'models', 'slices' and 'modules', found {' and '.join(given)}.")
+        if not given:
+            raise RecipeError("'experts' is required (or 'slices', or 'modules'), but missing.")
         if self.missing_tensors == "base" and not self.in_delta_space:
             raise RecipeError(f"'missing_tensors: base' needs changes to a base, but {self.method} merges weights.")
-        if method.base_is_first and self.base is None:
-            raise RecipeError(f"{self.method} begins at a base, so the recipe needs 'base_model'; found none.")
-        found, least, most = len(self.merged), method.min_experts, method.max_experts
-        if found < least or (most is not None and found > most):
-            expected = f"exactly {least}" if least == most else f"at least {least}"
-            noun = "model" if method.space == "weight" else "expert"
-            raise RecipeError(f"{self.method} merges {expected} {noun}{'s' * (least > 1)}, found {found}.")
+        if self.post and not self.in_delta_space:
+            step = next(iter(self.post[0]))
+            raise RecipeError(f"The post-step {step} needs changes to a base, but {self.method} merges weights.")
+        sections = self.sections
+        if not sections:
+            raise RecipeError(f"'{given[0]}' is empty; expected at least one.")
+        for section in sections:
+            at = f" at {section.place}" if section.place else ""
+            if method.space == "delta" and section.base is None:
+                raise RecipeError(
+                    f"{self.method} merges changes to a base, so the recipe needs 'base_model'; found none{at}."
+                )
+            if method.base_is_first and section.base is None:
+                raise RecipeError(f"{self.method} begins at a base, so the recipe needs 'base_model'; found none{at}.")
+            found, least, most = len(section.merged), method.min_experts, method.max_experts
+            if found < least or (most is not None and found > most):
+                expected = f"exactly {least}" if least == most else f"at least {least}"
+                noun = "model" if method.space == "weight" else "expert"
+                raise RecipeError(f"{self.method} merges {expected} {noun}{'s' * (least > 1)}, found {found}{at}.")
         return self
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """What is merged, run of layers by run of layers: one section for whole models."""
+        method = find_method(self.method)
+        if self.modules:
+            found: list[Section] = []
+            for name, module in self.modules.items():
+                place = f"modules.{name}"
+                shared: Places = ((f"{place}.parameters", module.parameters), ("parameters", self.parameters))
+                if module.models:
+                    models = f"{place}.models"
+                    found.append(section_of_models(method, module.models, self.base, shared, models, module=name))
+                for i, one in enumerate(module.slices):
+                    found.append(section_of_slice(method, one, self.base, shared, f"{place}.slices.{i}", module=name))
+            return tuple(found)
+        shared = (("parameters", self.parameters),)
+        if self.slices:
+            return tuple(
+                section_of_slice(method, one, self.base, shared, f"slices.{i}") for i, one in enumerate(self.slices)
+            )
+        if "slices" in self.model_fields_set or "modules" in self.model_fields_set:
+            return ()
+        return (section_of_models(method, self.experts, self.base, shared, ""),)
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole models are merged, rather than slices or modules."""
+        return not self.slices and not self.modules
 
     @property
     def merged(self) -> tuple[Expert, ...]:
         """The models that are merged, in order: without the base in delta space, led by it where a method says so."""
-        method = find_method(self.method)
-        others = tuple(e for e in self.experts if e.model != self.base)
-        if method.base_is_first and self.base is not None:
-            return (next((e for e in self.experts if e.model == self.base), Expert(model=self.base)), *others)
-        return others if self.in_delta_space else self.experts
+        sections = self.sections if self.whole else ()
+        return sections[0].merged if sections else ()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that the recipe names as a source of weights, once, in order: the base first."""
+        named = [self.base] if self.base else []
+        for section in self.sections:
+            named += [section.base] if section.base else []
+            named += [expert.model for expert in section.merged]
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def merged_models(self) -> tuple[str, ...]:
+        """The models that are merged, in order: not a base from which only changes are measured."""
+        if self.whole:
+            return tuple(expert.model for expert in self.experts)
+        return tuple(dict.fromkeys(expert.model for section in self.sections for expert in section.merged))
 
     @property
     def in_delta_space(self) -> bool:
         """Whether changes to the base are merged, rather than weights."""
-        return find_method(self.method).merges_deltas(self.base)
+        bases = [section.base for section in self.sections]
+        return find_method(self.method).merges_deltas(next((base for base in bases if base), self.base))
 
     @property
     def result_dtype(self) -> str | None:
@@ -151,33 +175,90 @@ class Recipe(BaseModel):
 
     def canonical(self) -> dict[str, Any]:
         """Return the recipe in the mergekit dialect, as plain data."""
-        models = [{"model": e.model, **({"parameters": e.parameters} if e.parameters else {})} for e in self.experts]
         found = {
             "merge_method": self.method,
             "base_model": self.base,
-            "models": models,
+            "models": [_entry(e) for e in self.experts] if self.whole else None,
+            "slices": [_slice(one) for one in self.slices] or None,
+            "modules": {name: _module(module) for name, module in self.modules.items()},
             "parameters": self.parameters,
             "dtype": self.dtype,
             "out_dtype": self.out_dtype,
+            "tokenizer": self.tokenizer.canonical() if self.tokenizer else None,
+            "chat_template": self.chat_template,
             "missing_tensors": self.missing_tensors,
             "extra_tensors": self.extra_tensors,
+            "post": list(self.post),
             "adapter": self.adapter and (self.adapter.model_dump(exclude_none=True) or True),
         }
-        return {key: value for key, value in found.items() if value not in (None, {}, "refuse")}
+        return {key: value for key, value in found.items() if value not in (None, {}, [], "refuse")}
+
+
+def _entry(expert: Expert) -> dict[str, Any]:
+    found: dict[str, Any] = {"model": expert.model}
+    if isinstance(expert, SliceSource):
+        found["layer_range"] = list(expert.layer_range)
+    return found | ({"parameters": expert.parameters} if expert.parameters else {})
+
+
+def _slice(one: Slice) -> dict[str, Any]:
+    found = {
+        "sources": [_entry(source) for source in one.sources],
+        "base_model": one.base_model,
+        "parameters": one.parameters,
+    }
+    return {key: value for key, value in found.items() if value not in (None, {})}
+
+
+def _module(module: Module) -> dict[str, Any]:
+    found = {
+        "models": [_entry(e) for e in module.models],
+        "slices": [_slice(one) for one in module.slices],
+        "parameters": module.parameters,
+    }
+    return {key: value for key, value in found.items() if value not in ([], {})}
+
+
+_PARTS: dict[str, type[BaseModel]] = {
+    "experts": Expert,
+    "models": Expert,
+    "sources": SliceSource,
+    "slices": Slice,
+    "modules": Module,
+    "adapter": AdapterOutput,
+    "tokenizer": TokenizerRecipe,
+    "tokens": TokenRule,
+}
+
+
+# keys that older recipes have where a reader would look for them
+_ELSEWHERE = {
+    "revision": " Write it into the reference, as in 'model: name@revision'.",
+    "lora": " Write it into the reference, as in 'model: name+adapter'.",
+    "out_path": " Give the document a 'name', by which others refer to it; the command line says where results go.",
+    "weight": " Move it into 'parameters'.",
+    "density": " Move it into 'parameters'.",
+}
 
 
 def first_fault(error: ValidationError, schema: type[BaseModel], where: str | Path) -> str:
     """Put the first fault that pydantic found into one sentence."""
-    fault = error.errors()[0]
+    faults = error.errors()
+    # a misspelt key is also a missing one, but says more
+    fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        of_adapter = path.startswith("adapter")
-        fields = Expert.model_fields if "experts" in path or "models" in path else schema.model_fields
-        fields = AdapterOutput.model_fields if of_adapter else fields
-        known = [field.alias or name for name, field in fields.items()]
+        part = next((_PARTS[p] for p in reversed(fault["loc"][:-1]) if isinstance(p, str) and p in _PARTS), schema)
+        known = [field.alias or name for name, field in part.model_fields.items()]
         key = str(fault["loc"][-1])
-        return f"{where}: unknown key '{key}' at {path}.{did_you_mean(key, known)}"
+        return f"{where}: unknown key '{key}' at {path}.{_ELSEWHERE.get(key) or did_you_mean(key, known)}"
     if fault["type"] == "missing":
         return f"{where}: '{path}' is required, but missing."
-    message = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{where}: '{path}': {message}, found {fault['input']!r}."
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{where}: '{path}': {message}, found {_short(fault['input'])}."
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."

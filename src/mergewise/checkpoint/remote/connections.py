@@ -42,7 +42,8 @@ class Connections:
     def __init__(self, access: Access | None = None, commits: Mapping[str, str] | None = None) -> None:
         self.access = access or Access()
         self.cache = DiskCache(self.access.cache) if self.access.cache else None
-        self.commits: dict[str, str] = dict(commits or {})
+        self._given = dict(commits or {})
+        self.commits: dict[str, str] = {}
         self.known: dict[str, Facts | None] = {}
         self.folders: set[str] = set()
         self._stores: dict[str, Store] = {}
@@ -123,7 +124,7 @@ class Connections:
     def _at_commit(self, hub: HubReference, text: str) -> RemotePath:
         key = str(hub)
         if key not in self.commits:
-            self.commits[key] = resolve_commit(hub, self.access)
+            self.commits[key] = self._given.get(key) or resolve_commit(hub, self.access)
         commit = self.commits[key]
         name = f"hf://{hub.repository}@{commit}"
         store = self._stores.setdefault(name, HubStore(hub.repository, commit, self.access))

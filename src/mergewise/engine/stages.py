@@ -1,0 +1,131 @@
+"""Stages: merges of which some take what others made, planned together and carried out one after the other."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mergewise.checkpoint import Access, Connections, Place, Source, TensorInfo
+from mergewise.checkpoint.source import Writable
+from mergewise.engine.plan import Plan, plan_over, wanted_models
+from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, merged_config, record_inputs
+from mergewise.errors import CheckpointError, MergewiseError
+from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed
+
+__all__ = ["as_stages", "is_finished", "plan_stages", "stage_folders"]
+
+
+class PlannedCheckpoint:
+    """A checkpoint that is still to be made: its tensors are known, their bytes are not.
+
+    Args:
+        planned: The merge that makes it.
+        location: Where it will be.
+    """
+
+    costly = False
+
+    def __init__(self, planned: Plan, location: str) -> None:
+        self.location = location
+        self.files: tuple[Place, ...] = ()
+        self.folder: Place | None = None
+        outputs = [job.output for job in planned.jobs]
+        self.tensors = {o.name: TensorInfo(o.name, o.dtype, o.shape, 0, o.nbytes) for o in outputs}
+        self._planned = planned
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration that it will have."""
+        return merged_config(self._planned)
+
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Do nothing: there is nothing to read yet."""
+
+    def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:  # noqa: ARG002 - a Source reads so
+        """Refuse: there is nothing to read yet.
+
+        Raises:
+            CheckpointError: Always.
+        """
+        raise CheckpointError(f"{self.location}: '{tensor.name}' cannot be read before this stage is merged.")
+
+
+def as_stages(recipe: Recipe | str | os.PathLike[str]) -> list[Stage]:
+    """Return the merges that a recipe, or the file of one or several, stands for, in the order of doing.
+
+    Raises:
+        RecipeError: It cannot be read, or the stages do not fit together.
+    """
+    if isinstance(recipe, Recipe):
+        return [Stage(None, recipe)]
+    return order_stages(load_stages(recipe), os.fspath(recipe))
+
+
+def stage_folders(stages: Sequence[Stage], folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Return where the results of all stages but the last go, by their names."""
+    return {stage.name: os.path.join(folder, stage.name) for stage in stages[:-1] if stage.name is not None}  # noqa: PTH118 - a model reference, not a path to open
+
+
+def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str], access: Access | None = None) -> list[Plan]:
+    """Plan stages before any of them is merged, as far as headers can tell.
+
+    Args:
+        stages: In the order of doing.
+        folders: Where the results of stages go.
+        access: How other machines may be reached; by default as the environment says.
+
+    Returns:
+        A plan of every stage, up to one whose tokenizer depends on files that another has still to make.
+
+    Raises:
+        MergewiseError: Anything that would keep a stage from succeeding; it names the stage.
+    """
+    plans: list[Plan] = []
+    made: dict[str, Source] = {}
+    commits: dict[str, str] = {}
+    for stage in stages:
+        recipe = placed(stage.recipe, folders)
+        try:
+            check_parameters(recipe)
+            wanted = wanted_models(recipe)
+            waits = recipe.tokenizer is not None or recipe.chat_template is not None
+            if waits and not made.keys().isdisjoint(wanted):
+                return plans
+            planned = plan_over(recipe, Connections(access, commits), made)
+        except MergewiseError as fault:
+            raise type(fault)(
+                f"Stage '{stage.name}': {fault}" if len(stages) > 1 and stage.name else str(fault)
+            ) from None
+        plans.append(planned)
+        commits |= planned.revisions
+        if stage.name is not None and stage.name in folders:
+            made[folders[stage.name]] = PlannedCheckpoint(planned, folders[stage.name])
+    return plans
+
+
+def is_finished(planned: Plan, folder: Path) -> bool:
+    """Whether a folder holds the result of a merge already.
+
+    Raises:
+        CheckpointError: It holds something else.
+    """
+    path = folder / PROVENANCE_NAME
+    if not path.is_file():
+        return False  # the merge itself refuses a folder that is not empty
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        same = record["recipe"] == json.loads(json.dumps(planned.recipe.canonical()))
+        same = same and _versions(record["inputs"]) == _versions(record_inputs(planned.sources).values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
+    if not same:
+        raise CheckpointError(
+            f"{folder}: expected the result of this stage or nothing, found a merge of something else; remove it, or "
+            "choose another folder for stages."
+        )
+    return True
+
+
+def _versions(records: Iterable[InputRecord]) -> list[list[tuple[str, int | str]]]:
+    """Return what tells versions of inputs apart, wherever they are."""
+    return sorted(sorted(pair for pair in record.items() if pair[0] != "file") for record in records)

@@ -1,0 +1,202 @@
+"""Bringing models of different tokenizers to one vocabulary: rows of embeddings are gathered by token."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mergewise.checkpoint import GatheredCheckpoint, Place, Source, TensorInfo
+from mergewise.checkpoint.folder import read_json
+from mergewise.engine.align import is_embedding, is_head
+from mergewise.engine.configuration import with_vocabulary
+from mergewise.errors import CheckpointError, RecipeError
+from mergewise.recipe import Recipe, TokenizerRecipe, layer_of
+from mergewise.tokenizer import (
+    TOKENIZER_FILES,
+    TokenizerFiles,
+    Vocabulary,
+    chat_template,
+    chosen_vocabulary,
+    read_tokenizer,
+    row_maps,
+)
+
+__all__ = ["SmallFiles", "gathered", "tokenizer_files", "tokenizer_models"]
+
+_HEAD_BIAS = re.compile(r"(^|\.)(lm_head|embed_out|output|predictions|decoder)\.bias$")
+_OTHER_HEAD = re.compile(r"(^|\.)(predictions\.decoder|proj_out)\.weight$")
+_KINDS = ("union", "base")
+
+
+@dataclass(frozen=True)
+class SmallFiles:
+    """Files of the result that do not come from its template.
+
+    Attributes:
+        texts: Content by name.
+        copies: Files to copy.
+        left_out: Names of files of the template that are not copied.
+    """
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    copies: tuple[Place, ...] = ()
+    left_out: frozenset[str] = frozenset()
+
+
+def tokenizer_models(recipe: Recipe) -> tuple[str, ...]:
+    """Return every model whose tokenizer or embedding the recipe needs, beside those that it merges."""
+    if recipe.tokenizer is None:
+        return ()
+    named = [rule.model for rule in recipe.tokenizer.tokens.values() if rule.model]
+    named += [recipe.tokenizer.source] if recipe.tokenizer.source not in _KINDS else []
+    return tuple(dict.fromkeys(named))
+
+
+def gathered(
+    recipe: Recipe, tokenizer: TokenizerRecipe, models: Mapping[str, Source], remarks: list[str]
+) -> tuple[dict[str, Source], Vocabulary]:
+    """Give every model the tokens of the result.
+
+    Args:
+        recipe: What is merged.
+        tokenizer: Which tokens the result has.
+        models: Every model of ``recipe.models`` and ``tokenizer_models``, opened.
+        remarks: Takes what a user should know.
+
+    Returns:
+        The models as they are to be read, and the tokens.
+
+    Raises:
+        MergewiseError: A model has no tokenizer, no embedding, or not the token that a rule names.
+    """
+    merged = [name for name in models if name in recipe.models]
+    kept = tokenizer.source if tokenizer.source not in _KINDS else recipe.base or merged[0]
+    files = {name: read_tokenizer(_folder(source), keep=name == kept) for name, source in models.items()}
+    vocabulary = _vocabulary(recipe, tokenizer, files, merged)
+    names = list(models)
+    tables = [_tables(source) for source in models.values()]
+    counts = [
+        source.tensors[table["embedding"]].shape[0] for source, table in zip(models.values(), tables, strict=True)
+    ]
+    known = []
+    for name, rows in zip(names, counts, strict=True):
+        beyond = sum(number >= rows for number in files[name].ids.values())
+        if beyond:
+            remarks.append(f"{beyond} tokens of {models[name].location} have no row in its embedding of {rows} rows.")
+        known.append({token: number for token, number in files[name].ids.items() if number < rows})
+    base = names.index(recipe.base) if recipe.base in names else None
+    candidates = [names.index(name) for name in merged]
+    multiple = tokenizer.pad_to_multiple_of or 1
+    rows = math.ceil(vocabulary.size / multiple) * multiple
+    maps, nowhere = row_maps(vocabulary, known, names, base, tokenizer.tokens, rows, candidates)
+    if nowhere:
+        remarks.append(
+            f"{len(nowhere)} tokens are in no model that is merged, such as '{nowhere[0]}'; their rows are 0."
+        )
+    if set(counts) != {rows}:
+        remarks.append(f"The result has {rows} embedding rows for {len(vocabulary.ids)} tokens.")
+    beside = [one.folder / "tokenizer.json" for one in files.values()]
+    views: dict[str, Source] = {}
+    for number, (name, source) in enumerate(models.items()):
+        places = {
+            tensor: [_counterpart(kind, other, models[of]) for of, other in zip(names, tables, strict=True)]
+            for kind, tensor in tables[number].items()
+        }
+        _check_places(places, maps[number].models, source, names)
+        views[name] = GatheredCheckpoint(source, maps[number], places, with_vocabulary(source.config(), rows), beside)
+    return views, vocabulary
+
+
+def tokenizer_files(
+    recipe: Recipe, template: Source, models: Sequence[Source], vocabulary: Vocabulary | None
+) -> SmallFiles:
+    """Return the files of the tokenizer of the result, where they are not simply those of its template."""
+    texts: dict[str, str] = {}
+    copies: tuple[Place, ...] = ()
+    left_out: frozenset[str] = frozenset()
+    folder = template.folder if vocabulary is None else vocabulary.base.folder
+    if vocabulary is not None:
+        present = [path for path in vocabulary.base.folder.iterdir() if path.name in TOKENIZER_FILES]
+        keep = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
+        # files in the slow format would tell of other tokens
+        kept = [path for path in present if vocabulary.text is None or path.name in keep]
+        copies = tuple(sorted(kept, key=lambda path: path.name))
+        left_out = TOKENIZER_FILES
+        texts = {} if vocabulary.text is None else {"tokenizer.json": vocabulary.text}
+    if recipe.chat_template is not None:
+        if folder is None or not (folder / "tokenizer_config.json").is_file():
+            raise CheckpointError(
+                f"{template.location}: expected tokenizer_config.json, which a chat template goes into, found none; "
+                "take 'chat_template' out of the recipe."
+            )
+        found = chat_template(recipe.chat_template, [source.folder for source in models if source.folder])
+        if found is not None:
+            settings = read_json(folder / "tokenizer_config.json") | {"chat_template": found}
+            texts["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+            left_out |= {"chat_template.jinja", "chat_template.json"}
+            copies = tuple(path for path in copies if path.name not in {"chat_template.jinja", "chat_template.json"})
+    return SmallFiles(texts, copies, left_out)
+
+
+def _vocabulary(
+    recipe: Recipe, tokenizer: TokenizerRecipe, files: Mapping[str, TokenizerFiles], merged: Sequence[str]
+) -> Vocabulary:
+    extra = tokenizer.tokens
+    if tokenizer.source not in _KINDS:
+        return chosen_vocabulary(files[tokenizer.source], (), extra)
+    first = files[recipe.base or merged[0]]
+    others = [files[name] for name in merged] if tokenizer.source == "union" else []
+    return chosen_vocabulary(first, others, extra)
+
+
+def _tables(source: Source) -> dict[str, str]:
+    """Return the tensors of a model that have a row per token, by what they are."""
+    outside = {name: info for name, info in source.tensors.items() if layer_of(name) is None and info.shape}
+    embedding = next((name for name in sorted(outside) if is_embedding(name)), None)
+    if embedding is None:
+        raise CheckpointError(
+            f"{source.location}: expected an embedding of tokens by a known name, such as 'embed_tokens.weight' or "
+            "'wte.weight', found none; merge without a 'tokenizer' in the recipe."
+        )
+    rows = outside[embedding].shape[0]
+    found = {"embedding": embedding}
+    for name, info in sorted(outside.items()):
+        if info.shape[0] == rows and name != embedding:
+            if is_head(name) or _OTHER_HEAD.search(name):
+                found["head"] = name
+            elif _HEAD_BIAS.search(name):
+                found["bias"] = name
+            elif "embed_tokens" in name:
+                found[name.rsplit(".", 2)[-2]] = name
+    return found
+
+
+def _counterpart(kind: str, table: Mapping[str, str], source: Source) -> tuple[Source, TensorInfo] | None:
+    """Return the tensor of another model that is of the same kind; a tied head is the embedding."""
+    name = table.get(kind) or (table["embedding"] if kind == "head" else None)
+    return (source, source.tensors[name]) if name else None
+
+
+def _check_places(
+    places: Mapping[str, Sequence[tuple[Source, TensorInfo] | None]],
+    used: set[int],
+    source: Source,
+    names: Sequence[str],
+) -> None:
+    for tensor, of in places.items():
+        shape = source.tensors[tensor].shape[1:]
+        for number in used:
+            place = of[number]
+            if place is None or place[1].shape[1:] != shape:
+                found = "no such tensor" if place is None else f"rows of shape {list(place[1].shape[1:])}"
+                raise CheckpointError(
+                    f"Rows of '{tensor}' of {source.location} come from '{names[number]}', which has {found}; expected "
+                    f"rows of shape {list(shape)}."
+                )
+
+
+def _folder(source: Source) -> Place:
+    if source.folder is None:
+        raise RecipeError(f"{source.location}: a 'tokenizer' in the recipe needs model folders; take it out.")
+    return source.folder

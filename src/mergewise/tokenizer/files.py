@@ -1,0 +1,93 @@
+"""Reading the tokenizer of a model folder: ``tokenizer.json`` and what stands beside it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mergewise.checkpoint.folder import read_json
+from mergewise.checkpoint.place import Place
+from mergewise.errors import CheckpointError
+
+__all__ = ["TOKENIZER_FILES", "TokenizerFiles", "read_template", "read_tokenizer"]
+
+TOKENIZER_FILES = frozenset(
+    {
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+        "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
+        "chat_template.json",
+    }
+)  # fmt: skip
+"""Names of files that describe a tokenizer."""
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """The tokenizer of a model.
+
+    Attributes:
+        folder: Where it is.
+        content: ``tokenizer.json``; empty where only its tokens are needed.
+        ids: The number of every token, by its text.
+        added: The entry of every token that stands beside the model's own vocabulary, by its text.
+    """
+
+    folder: Place
+    content: dict[str, Any]
+    ids: dict[str, int]
+    added: dict[str, dict[str, Any]]
+
+
+def read_tokenizer(folder: Place, *, keep: bool = True) -> TokenizerFiles:
+    """Read the tokenizer of a model folder.
+
+    Args:
+        folder: The folder.
+        keep: Whether to keep the content, which is large, beside the tokens.
+
+    Raises:
+        CheckpointError: There is none in the fast format, or it is damaged.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder}: expected tokenizer.json, found none; save the tokenizer in the fast format, as "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(…) does."
+        )
+    content = read_json(path)
+    model, entries = content.get("model"), content.get("added_tokens") or []
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    try:
+        if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
+            ids = {str(token): number for number, (token, _) in enumerate(vocabulary)}
+        else:
+            ids = {str(token): _number(number) for token, number in (vocabulary or {}).items()}
+        added = {str(entry["content"]): dict(entry) for entry in entries}
+        ids |= {token: _number(entry["id"]) for token, entry in added.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected a vocabulary of tokens with numbers, found {error!r}.") from None
+    if not ids:
+        raise CheckpointError(f"{path}: expected a vocabulary of tokens with numbers, found none.")
+    return TokenizerFiles(folder, content if keep else {}, ids, added)
+
+
+def read_template(folder: Place) -> str | None:
+    """Return the chat template of a model folder; ``None`` if there is none.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
+    jinja, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if jinja.is_file():
+        try:
+            return jinja.read_text("utf-8")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{jinja}: expected a chat template, but it cannot be read: {error}.") from error
+    found = read_json(settings).get("chat_template") if settings.is_file() else None
+    if isinstance(found, list):
+        found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), None)
+    return found if isinstance(found, str) else None
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 31:
+        raise ValueError(f"{value!r} is no number of a token")
+    return value

@@ -1,0 +1,140 @@
+"""Modules: parts of a model of several parts, by their names."""
+
+import json
+
+import numpy as np
+import pytest
+
+import mergewise as mw
+import support
+from mergewise.recipe import parse_recipe
+
+
+def full(value, shape=(4, 4)):
+    return np.full(shape, value, np.float32)
+
+
+def vision_language(value, layers=2, blocks=3):
+    """A model with a vision tower, a projector, and a language model whose head stands beside it."""
+    found = {f"vision_tower.blocks.{i}.attn.weight": full(value + i / 8) for i in range(blocks)}
+    found |= {f"language_model.layers.{i}.mlp.weight": full(value + i / 8) for i in range(layers)}
+    found["language_model.embed_tokens.weight"] = full(value, (6, 4))
+    found["language_model.norm.weight"] = full(value, (4,))
+    found["multi_modal_projector.linear.weight"] = full(value)
+    found["lm_head.weight"] = full(value, (6, 4))
+    return found
+
+
+def config(layers=2, blocks=3):
+    return {"text_config": {"num_hidden_layers": layers, "hidden_size": 4}, "vision_config": {"depth": blocks}}
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate("AB", 1):
+        support.save_model(tmp_path / name, vision_language(10.0 * number), config=config())
+    return tmp_path
+
+
+def merged(modules, **more):
+    return mw.merge_to_arrays(parse_recipe({"merge_method": "linear", "modules": modules, **more}))
+
+
+def both(weight_of_a, weight_of_b):
+    return [
+        {"model": "A", "parameters": {"weight": weight_of_a}}, {"model": "B", "parameters": {"weight": weight_of_b}}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["language_model", "text_decoder", "text"])
+@pytest.mark.parametrize("vision", ["vision_tower", "visual"])
+def test_every_module_has_models_and_parameters_of_its_own(models, text, vision):
+    found = merged(
+        {
+            vision: {"models": both(1, 0)},
+            text: {"models": both(0.25, 0.75)},
+            "projector": {"models": [{"model": "A"}, {"model": "B"}], "parameters": {"weight": 3}},
+        }
+    )
+    assert found.keys() == vision_language(0).keys()
+    for name, array in found.items():
+        a, b = vision_language(10.0)[name], vision_language(20.0)[name]
+        share = 1.0 if name.startswith("vision") else 0.5 if name.startswith("multi") else 0.25
+        assert np.array_equal(array, share * a + (1 - share) * b), name
+
+
+def test_a_gradient_runs_over_the_layers_of_its_module(models):
+    found = merged(
+        {
+            "vision_tower": {"models": both([1, 0], [0, 1])},
+            "text": {"models": both([1, 0], [0, 1])},
+            "projector": {"models": both([1, 0], [0, 1])},
+        }
+    )
+    assert found["vision_tower.blocks.1.attn.weight"][0, 0] == 15.125
+    assert found["language_model.layers.1.mlp.weight"][0, 0] == 20.125
+    assert found["multi_modal_projector.linear.weight"][0, 0] == 10
+
+
+def test_the_layers_of_one_module_may_be_sliced(models):
+    slices = [
+        {"sources": [{"model": "A", "layer_range": [0, 2]}]}, {"sources": [{"model": "B", "layer_range": [0, 2]}]}
+    ]  # fmt: skip
+    recipe = {
+        "merge_method": "linear",
+        "modules": {
+            "vision_tower": {"models": [{"model": "A"}]}, "text": {"slices": slices},
+            "projector": {"models": [{"model": "B"}]},
+        },
+    }  # fmt: skip
+    report = mw.merge(parse_recipe(recipe), "out")
+    found = support.load_model(models / "out")
+    layers = [found[f"language_model.layers.{i}.mlp.weight"][0, 0] for i in range(4)]
+    assert layers == [10, 10.125, 20, 20.125]
+    assert found["language_model.embed_tokens.weight"][0, 0] == 10
+    assert found["lm_head.weight"][0, 0] == 20
+    written = json.loads((models / "out" / "config.json").read_text())
+    assert written["text_config"]["num_hidden_layers"] == 4
+    assert written["vision_config"] == {"depth": 3}
+    assert mw.verify("out", sample=None).faults == ()
+    assert any("belong to 'text'" in remark for remark in report.remarks)
+
+
+def test_the_only_module_default_is_the_whole_model(models):
+    found = merged({"default": {"models": both(1, 3)}})
+    whole = mw.merge_to_arrays(parse_recipe({"merge_method": "linear", "models": both(1, 3)}))
+    assert all(np.array_equal(found[name], array) for name, array in whole.items())
+
+
+REFUSED = {
+    "a module that is not there": (
+        {"vision_tower": {"models": both(1, 1)}, "text": {"models": both(1, 1)}, "audio_tower": {"models": both(1, 1)}},
+        "No tensor of A belongs to the module 'audio_tower'; there are ",
+    ),
+    "a part without a module": (
+        {"vision_tower": {"models": both(1, 1)}, "text": {"models": both(1, 1)}},
+        "1 tensors of A belong to no module of the recipe, such as 'multi_modal_projector.linear.weight'",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_is_refused_to_guess_about(what, models):
+    modules, words = REFUSED[what]
+    with pytest.raises(mw.RecipeError) as fault:
+        mw.plan(parse_recipe({"merge_method": "linear", "modules": modules}))
+    assert words in str(fault.value)
+
+
+def test_a_text_module_without_a_name_of_its_own_is_what_is_left(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate("AB", 1):
+        found = {"visual.blocks.0.weight": full(10.0 * number), "model.layers.0.weight": full(10.0 * number)}
+        found |= {"model.embed_tokens.weight": full(10.0 * number), "model.norm.weight": full(10.0 * number, (4,))}
+        support.save_model(tmp_path / name, found, config={"num_hidden_layers": 1})
+    found = merged({"vision": {"models": both(1, 0)}, "text_decoder": {"models": both(0, 1)}})
+    assert {name: array.flat[0] for name, array in found.items()} == {
+        "visual.blocks.0.weight": 10, "model.layers.0.weight": 20, "model.embed_tokens.weight": 20,
+        "model.norm.weight": 20,
+    }  # fmt: skip

@@ -1,0 +1,147 @@
+"""Several recipes in one file, of which later ones merge what earlier ones made."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import mergewise as mw
+import support
+from engine.slices import arrays, config, save
+from mergewise.errors import RecipeError
+from mergewise.recipe import load_stages, order_stages
+
+TWO = """
+name: half
+merge_method: linear
+models: [{model: A}, {model: C}]
+---
+merge_method: task_arithmetic
+base_model: A
+models: [{model: half, parameters: {weight: 0.5}}]
+"""
+THREE_BACKWARDS = """
+merge_method: slerp
+base_model: left
+models: [{model: left}, {model: right}]
+parameters: {t: 0.25}
+---
+name: right
+merge_method: linear
+models: [{model: left}, {model: C}]
+---
+name: left
+merge_method: linear
+models: [{model: A}, {model: C}]
+"""
+UP = "model.layers.2.mlp.up_proj.weight"
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MERGEWISE_CACHE", str(tmp_path / "cache"))
+    return save(tmp_path)
+
+
+def written(models, text):
+    (models / "recipe.yaml").write_text(text)
+    return models / "recipe.yaml"
+
+
+class TestMerging:
+    def test_a_later_stage_merges_what_an_earlier_one_made(self, models):
+        report = mw.merge(written(models, TWO), "out")
+        a, c = arrays("A", 4)[UP], arrays("C", 4)[UP]
+        assert np.array_equal(support.load_model(models / "out.stages" / "half")[UP], (a + c) / 2)
+        assert np.array_equal(support.load_model(models / "out")[UP], a + 0.5 * ((a + c) / 2 - a))
+        assert report.method == "task_arithmetic"
+        assert mw.verify("out", sample=None).faults == ()
+
+    def test_the_order_in_the_file_does_not_matter(self, models):
+        mw.merge(written(models, THREE_BACKWARDS), "out", stages="kept")
+        assert sorted(path.name for path in (models / "kept").iterdir()) == ["left", "right"]
+        recorded = json.loads((models / "out" / "mergewise.json").read_text())
+        assert recorded["recipe"]["base_model"] == "kept/left"
+
+    def test_a_finished_stage_is_taken_over(self, models):
+        path = written(models, TWO)
+        mw.merge(path, "out")
+        before = support.tree(models / "out")
+        made = (models / "out.stages" / "half" / "model.safetensors").stat().st_mtime_ns
+        shutil.rmtree(models / "out")
+        report = mw.merge(path, "out")
+        assert "Stage 'half' was taken over from out.stages/half." in report.remarks
+        assert (models / "out.stages" / "half" / "model.safetensors").stat().st_mtime_ns == made
+        assert support.tree(models / "out") == before
+
+    @pytest.mark.parametrize("change", ["recipe", "input"])
+    def test_a_stage_that_was_made_otherwise_is_not_taken_over(self, models, change):
+        path = written(models, TWO)
+        mw.merge(path, "out")
+        shutil.rmtree(models / "out")
+        if change == "recipe":
+            path.write_text(TWO.replace("{model: C}", "{model: C, parameters: {weight: 2}}"))
+        else:
+            changed = {name: array + 1 for name, array in arrays("C", 4).items()}
+            support.save_model(models / "C", changed, config=config(4))
+        with pytest.raises(mw.CheckpointError, match=r"out\.stages/half: expected the result of this stage or nothing"):
+            mw.merge(path, "out")
+        assert not (models / "out").exists()
+
+    def test_a_fault_of_the_last_stage_is_known_before_the_first_is_merged(self, models):
+        first = TWO.split("---", maxsplit=1)[0]
+        text = f"{first}---\nmerge_method: linear\nslices: [{{sources: [{{model: half, layer_range: [2, 9]}}]}}]\n"
+        with pytest.raises(mw.RecipeError, match=r"reaches beyond out\.stages/half, which has 4 layers"):
+            mw.merge(written(models, text), "out")
+        assert not (models / "out.stages").exists()
+
+    def test_a_fault_names_its_stage(self, models):
+        with pytest.raises(mw.CheckpointError, match=r"^Stage 'half': missing: expected a checkpoint folder"):
+            mw.merge(written(models, TWO.replace("{model: C}", "{model: missing}")), "out")
+
+    def test_a_stage_may_make_the_tokenizer_that_the_next_one_takes(self, models):
+        for name in ("A", "C"):
+            vocabulary = {letter: i for i, letter in enumerate("abcdef" if name == "A" else "abcdxy")}
+            (models / name / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+        text = TWO.replace("[{model: A}, {model: C}]", "[{model: A}, {model: C}]\ntokenizer_source: union") + (
+            "tokenizer_source: half\n"
+        )
+        mw.merge(written(models, text), "out")
+        assert json.loads((models / "out" / "config.json").read_text())["vocab_size"] == 8
+
+    def test_one_document_with_a_name_is_one_recipe(self, models):
+        text = TWO.split("---", maxsplit=1)[0]
+        mw.merge(written(models, text), "out")
+        assert not (models / "out.stages").exists()
+        assert mw.plan(models / "recipe.yaml").recipe.method == "linear"
+
+
+REFUSED = {
+    "a name that stands twice": (TWO.replace("merge_method: task", "name: half\nmerge_method: task"), "stands twice"),
+    "a circle": (
+        (
+            "name: a\nmerge_method: linear\nmodels: [{model: b}]\n---\n"
+            "name: b\nmerge_method: linear\nmodels: [{model: a}]\n---\n"
+            "merge_method: linear\nmodels: [{model: a}]\n"
+        ),
+        "in a circle: a, b",
+    ),
+    "a stage that needs itself": (TWO.replace("{model: C}", "{model: half}"), "in a circle: half"),
+    "two ends": (TWO.replace("model: half", "model: A2"), "whose result no other merges, found 'half', one without"),
+    "a misspelt stage": (TWO.replace("model: half", "model: hallf"), "Did you mean 'half'?"),
+    "two without names": (TWO.replace("name: half\n", ""), "found one without a name, one without a name"),
+    "an empty document": (TWO + "---\n", "document 3 of 3 is empty"),
+    "a fault in a document": (TWO.replace("linear", "linaer"), "document 1: There is no merge method 'linaer'"),
+    "nothing": ("", "expected one recipe, found nothing"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_stages_are_refused_that_have(what, models):
+    text, words = REFUSED[what]
+    with pytest.raises(RecipeError) as fault:
+        order_stages(load_stages(written(models, text)), "recipe.yaml")
+    assert words in str(fault.value)
+    assert "\n" not in str(fault.value)

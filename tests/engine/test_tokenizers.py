@@ -1,0 +1,287 @@
+"""Models of different tokenizers: which tokens the result has, and where the rows of its embeddings come from."""
+
+import json
+
+import numpy as np
+import pytest
+
+import mergewise as mw
+import support
+from mergewise.recipe import parse_recipe
+from tokenizer.folders import ids, rows, save
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """A knows a b c; B knows b a x and <|s|>; C knows c y x, and has rows to spare."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MERGEWISE_CACHE", str(tmp_path / "cache"))
+    save(tmp_path / "A", 1, ["a", "b", "c"])
+    save(tmp_path / "B", 2, ["b", "a", "x"], ["<|s|>"])
+    save(tmp_path / "C", 3, ["c", "y", "x"], count=8)
+    return tmp_path
+
+
+def merge(out="out", method="linear", models="ABC", **more):
+    entries = [{"model": name, "parameters": {"weight": 1}} for name in models]
+    recipe = {"merge_method": method, "models": entries, "parameters": {}, "tokenizer_source": "union", **more}
+    if "tokenizer" in more:
+        del recipe["tokenizer_source"]
+    return mw.merge(parse_recipe(recipe), out)
+
+
+def by_token(folder, name=EMBEDDING):
+    """The value of every token's row."""
+    array = support.load_model(folder)[name]
+    assert (array == array[:, :1]).all()
+    return {token: float(array[number, 0]) for token, number in ids(folder).items()}
+
+
+def own(model, token):
+    """The value of a token's row in a model."""
+    place = {"A": ["a", "b", "c"], "B": ["b", "a", "x", "<|s|>"], "C": ["c", "y", "x"]}[model].index(token)
+    return 100.0 * ("ABC".index(model) + 1) + place
+
+
+def mean(*values):
+    return float(np.float32(sum(values) / len(values)))
+
+
+class TestUnion:
+    def test_the_first_keeps_its_numbers_and_others_follow_words_before_added_tokens(self, models):
+        merge()
+        assert ids(models / "out") == {"a": 0, "b": 1, "c": 2, "x": 3, "y": 4, "<|s|>": 5}
+        content = json.loads((models / "out" / "tokenizer.json").read_text())
+        assert {e["content"]: e["special"] for e in content["added_tokens"]} == {"x": False, "y": False, "<|s|>": True}
+        assert json.loads((models / "out" / "config.json").read_text())["vocab_size"] == 6
+
+    def test_a_model_without_a_token_gets_the_mean_of_those_that_have_it(self, models):
+        merge()
+        x = (own("B", "x") + own("C", "x")) / 2
+        expected = {
+            "a": mean(own("A", "a"), own("B", "a"), (own("A", "a") + own("B", "a")) / 2),
+            "b": mean(own("A", "b"), own("B", "b"), (own("A", "b") + own("B", "b")) / 2),
+            "c": mean(own("A", "c"), own("C", "c"), (own("A", "c") + own("C", "c")) / 2),
+            "x": mean(x, own("B", "x"), own("C", "x")),
+            "y": own("C", "y"),
+            "<|s|>": own("B", "<|s|>"),
+        }
+        assert by_token(models / "out") == expected
+        assert by_token(models / "out", HEAD) == {token: -value for token, value in expected.items()}
+
+    def test_a_model_without_a_token_of_the_base_gets_the_bases_row(self, models):
+        merge(method="task_arithmetic", models="BC", base_model="A")
+        found = by_token(models / "out")
+        assert found["a"] == own("A", "a") + (own("B", "a") - own("A", "a"))
+        assert found["c"] == own("A", "c") + (own("C", "c") - own("A", "c"))
+        x = (own("B", "x") + own("C", "x")) / 2
+        assert found["x"] == x + (own("B", "x") - x) + (own("C", "x") - x)
+        assert found["y"] == own("C", "y")
+
+    def test_tensors_without_a_row_per_token_are_merged_as_ever(self, models):
+        merge()
+        assert support.load_model(models / "out")["model.layers.0.up.weight"][2, 0] == mean(102, 202, 302)
+
+    def test_a_tied_model_has_its_head_from_its_embedding(self, models):
+        save(models / "B", 2, ["b", "a", "x"], ["<|s|>"], head=False)
+        merge(models="AB")
+        expected = mean(-own("A", "a"), own("B", "a"))
+        assert by_token(models / "out", HEAD)["a"] == expected
+
+    def test_slices_have_one_vocabulary_too(self, models):
+        slices = [
+            {"sources": [{"model": "C", "layer_range": [0, 1]}]},
+            {"sources": [{"model": "A", "layer_range": [0, 1]}]},
+        ]
+        recipe = {"merge_method": "linear", "slices": slices, "tokenizer_source": "union"}
+        mw.merge(parse_recipe(recipe), "out")
+        assert list(ids(models / "out")) == ["c", "y", "x", "a", "b"]
+        assert by_token(models / "out") == {
+            "c": own("C", "c"), "y": own("C", "y"), "x": own("C", "x"), "a": own("A", "a"), "b": own("A", "b")
+        }  # fmt: skip
+        assert by_token(models / "out", HEAD)["a"] == -own("A", "a")
+        assert by_token(models / "out", HEAD)["y"] == -own("C", "y")
+        config = json.loads((models / "out" / "config.json").read_text())
+        assert (config["num_hidden_layers"], config["vocab_size"]) == (2, 5)
+
+    def test_a_unigram_vocabulary_is_read_from_its_list(self, models):
+        save(models / "B", 2, ["b", "a", "x"], ["<|s|>"], kind="Unigram")
+        merge(models="AB")
+        assert by_token(models / "out")["x"] == own("B", "x")
+
+
+class TestOtherSources:
+    def test_the_tokenizer_of_the_base_gives_the_tokens(self, models):
+        merge(method="task_arithmetic", models="BC", base_model="A", tokenizer_source="base")
+        assert list(ids(models / "out")) == ["a", "b", "c"]
+        assert by_token(models / "out")["b"] == own("B", "b")
+
+    def test_the_tokenizer_of_a_model_gives_the_tokens(self, models):
+        (models / "C" / "special_tokens_map.json").write_text("{}")
+        merge(models="AB", tokenizer_source="C")
+        assert (models / "out" / "tokenizer.json").read_bytes() == (models / "C" / "tokenizer.json").read_bytes()
+        assert (models / "out" / "special_tokens_map.json").read_text() == "{}"
+        found = by_token(models / "out")
+        assert found == {"c": own("A", "c"), "y": 0.0, "x": own("B", "x")}
+        assert len(support.load_model(models / "out")[EMBEDDING]) == 3
+
+    def test_tokens_that_no_merged_model_has_are_reported(self, models):
+        report = merge(models="AB", tokenizer_source="C")
+        assert "1 tokens are in no model that is merged, such as 'y'; their rows are 0." in report.remarks
+
+    def test_files_of_the_templates_tokenizer_do_not_stay_beside_another(self, models):
+        (models / "A" / "vocab.json").write_text("{}")
+        (models / "A" / "generation_config.json").write_text("{}")
+        merge()
+        names = {path.name for path in (models / "out").iterdir()}
+        assert "vocab.json" not in names
+        assert "generation_config.json" in names
+
+
+class TestRules:
+    @pytest.mark.parametrize(
+        ("rule", "value"),
+        [
+            ({"source": "C"}, mean(302, 202)),
+            ({"source": "C", "force": True}, 302),
+            ({"source": {"kind": "zero"}}, mean(0, 202)),
+            ({"source": {"kind": "zero"}, "force": True}, 0),
+            ({"source": {"kind": "model_token", "model": "B", "token": "a"}}, mean(201, 202)),
+            ({"source": {"kind": "model_token", "model": "C", "token_id": 1}, "force": True}, 301),
+            ({"source": {"path": "C"}, "force": True}, 302),
+        ],
+        ids=str,
+    )
+    def test_a_token_has_the_row_that_its_rule_names(self, models, rule, value):
+        merge(models="AB", tokenizer={"tokens": {"x": rule}})
+        assert by_token(models / "out")["x"] == value
+
+    def test_a_rule_makes_a_token_that_no_tokenizer_has(self, models):
+        rule = {"source": {"kind": "model_token", "model": "B", "token": "b"}}
+        merge(models="AB", tokenizer={"source": "base", "tokens": {"new": rule}})
+        assert ids(models / "out") == {"a": 0, "b": 1, "c": 2, "new": 3}
+        assert by_token(models / "out")["new"] == own("B", "b")
+
+    def test_rows_beyond_the_tokens_are_the_mean_of_the_others(self, models):
+        merge(models="AB", tokenizer={"source": "base", "pad_to_multiple_of": 8})
+        array = support.load_model(models / "out")[EMBEDDING]
+        assert array.shape == (8, 4)
+        np.testing.assert_allclose(array[3:], np.broadcast_to(array[:3].mean(axis=0), (5, 4)), rtol=1e-6)
+        assert json.loads((models / "out" / "config.json").read_text())["vocab_size"] == 8
+
+    @pytest.mark.parametrize(
+        ("rule", "words"),
+        [
+            ({"source": "A"}, "'A' has no token 'x', found at tokenizer.tokens.x"),
+            ({"source": {"kind": "model_token", "model": "A", "token": "zz"}}, "no token 'zz'"),
+            ({"source": {"kind": "model_token", "model": "C", "token_id": 7}}, "no token of number 7"),
+        ],
+        ids=str,
+    )
+    def test_a_rule_about_what_is_not_there_is_refused(self, models, rule, words):
+        with pytest.raises(mw.RecipeError, match=words):
+            merge(models="AB", tokenizer={"tokens": {"x": rule}})
+
+
+class TestPrecision:
+    def test_half_precision_embeddings_are_rounded_once_and_stay_in_their_dtype(self, models):
+        for number, (name, words) in enumerate({"A": "ab", "B": "bc", "C": "cd"}.items(), 1):
+            save(models / name, number, list(words), dtype="bfloat16")
+        merge()
+        found = support.load_model(models / "out")
+        assert found[EMBEDDING].dtype.name == "bfloat16"
+        # b is in A and B, so C has the mean of both: 1 · 100 + 1 and 2 · 100 + 0, stored as bfloat16
+        a, b = (np.float64(rows(n, 2)[r, 0].astype(found[EMBEDDING].dtype)) for n, r in ((1, 1), (2, 0)))
+        exact = np.asarray((a + b + (a + b) / 2) / 3).astype(found[EMBEDDING].dtype)
+        assert found[EMBEDDING][1, 0] == exact
+
+    def test_the_bytes_do_not_depend_on_threads_and_memory(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        random = np.random.default_rng(0)
+        words = [f"w{i}" for i in range(40_000)]
+        for number, name in enumerate("AB"):
+            mine = [words[i] for i in random.permutation(len(words))[:30_000]]
+            save(tmp_path / name, number, mine)
+            noise = {EMBEDDING: random.normal(size=(30_000, 4)).astype(np.float32)}
+            support.save_model(tmp_path / name, noise, config={"vocab_size": 30_000, "hidden_size": 4})
+            (tmp_path / name / "tokenizer.json").write_text(
+                json.dumps({"added_tokens": [], "model": {"vocab": {w: i for i, w in enumerate(mine)}}})
+            )
+        entries = [{"model": name} for name in "AB"]
+        tokenizer = {"source": "union", "pad_to_multiple_of": 64}
+        recipe = parse_recipe({"merge_method": "linear", "models": entries, "tokenizer": tokenizer})
+        one = mw.merge_to_arrays(recipe, threads=1, memory="2GiB")
+        other = mw.merge_to_arrays(recipe, threads=3, memory="205MiB")
+        assert one[EMBEDDING].tobytes() == other[EMBEDDING].tobytes()
+
+
+class TestRefused:
+    def test_different_vocabularies_without_a_tokenizer_in_the_recipe(self, models):
+        with pytest.raises(mw.CheckpointError, match=r"shape \[4, 4\] in B, expected \[3, 4\]"):
+            merge(models="AB", tokenizer_source=None)
+
+    def test_a_model_without_a_fast_tokenizer(self, models):
+        (models / "B" / "tokenizer.json").unlink()
+        with pytest.raises(mw.CheckpointError, match=r"B: expected tokenizer\.json, found none; save the tokenizer"):
+            merge()
+
+    @pytest.mark.parametrize(
+        "text", ["{", "[]", "{}", '{"model": {"vocab": {"a": "b"}}}', '{"model": {"vocab": {"a": -1}}}',
+                 '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}', '{"model": {"vocab": [1]}}']
+    )  # fmt: skip
+    def test_a_damaged_tokenizer(self, models, text):
+        (models / "B" / "tokenizer.json").write_text(text)
+        with pytest.raises(mw.CheckpointError, match=r"B/tokenizer\.json: expected"):
+            merge()
+
+    def test_a_model_whose_embedding_has_no_known_name(self, models):
+        support.save_model(models / "B", {"strange": rows(2, 4)})
+        (models / "B" / "tokenizer.json").write_text((models / "A" / "tokenizer.json").read_text())
+        with pytest.raises(mw.CheckpointError, match="expected an embedding of tokens by a known name"):
+            merge(models="AB")
+
+    def test_tokens_without_a_row_count_as_unknown_to_the_model(self, models):
+        save(models / "B", 2, ["b", "a", "x"], ["<|s|>"], count=3)
+        report = merge(models="AB")
+        assert "1 tokens of B have no row in its embedding of 3 rows." in report.remarks
+        assert by_token(models / "out")["<|s|>"] == 0
+
+
+def test_a_changed_tokenizer_is_a_changed_input(models):
+    report = merge()
+    assert any(path.endswith("B/tokenizer.json") for path in report.inputs)
+    assert mw.verify("out", sample=None).faults == ()
+    content = json.loads((models / "B" / "tokenizer.json").read_text())
+    content["model"]["vocab"] |= {"b": 1, "a": 0}
+    (models / "B" / "tokenizer.json").write_text(json.dumps(content))
+    faults = mw.verify("out", sample=None).faults
+    assert any("B/tokenizer.json: expected SHA-256" in fault for fault in faults)
+    assert f"Tensor '{EMBEDDING}' is not what the recipe gives." in faults
+
+
+class TestChatTemplates:
+    @pytest.mark.parametrize("source", [None, "union"])
+    def test_auto_takes_what_most_models_have(self, models, source):
+        save(models / "A", 1, ["a", "b"], chat_template="one {{ x }}")
+        save(models / "B", 2, ["a", "b"])
+        (models / "B" / "chat_template.jinja").write_text("two {{ x }}")
+        save(models / "C", 3, ["a", "b"], chat_template=[{"name": "default", "template": "two {{ x }}"}])
+        merge(tokenizer_source=source, chat_template="auto")
+        settings = json.loads((models / "out" / "tokenizer_config.json").read_text())
+        assert settings == {"tokenizer_class": "X", "chat_template": "two {{ x }}"}
+
+    def test_jinja_text_is_taken_as_it_is(self, models):
+        merge(chat_template="{{ messages[0]['content'] }}")
+        settings = json.loads((models / "out" / "tokenizer_config.json").read_text())
+        assert settings["chat_template"] == "{{ messages[0]['content'] }}"
+
+    def test_a_word_that_names_no_format_is_refused(self, models):
+        with pytest.raises(mw.RecipeError, match=r"one of alpaca, chatml, .* or Jinja text, found 'chatm'"):
+            merge(chat_template="chatm")
+
+    def test_a_template_without_settings_to_put_it_in_is_refused(self, models):
+        (models / "A" / "tokenizer_config.json").unlink()
+        with pytest.raises(mw.CheckpointError, match=r"expected tokenizer_config\.json"):
+            merge(chat_template="chatml")
