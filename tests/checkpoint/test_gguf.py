@@ -144,6 +144,26 @@ class TestWhatIsRead:
         assert np.isfinite(expected).all()
         np.testing.assert_array_equal(values(source, "lm_head.weight"), expected)
 
+    @pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0"])
+    @pytest.mark.parametrize("name", ["self_attn.q_proj", "mlp.down_proj"])
+    def test_what_is_announced_is_what_is_read(self, name, kind, tmp_path, monkeypatch):
+        source = open_source(write(tmp_path / "m.gguf", model(), TYPES[kind]))
+        info = source.tensors[f"model.layers.0.{name}.weight"]
+        told, asked = [], []
+        ranges = source._ranges
+        read_into = ranges.read_into
+        monkeypatch.setattr(ranges, "expect", lambda start, nbytes, within: told.append((start, start + nbytes)))
+        monkeypatch.setattr(
+            ranges,
+            "read_into",
+            lambda at, view, within: asked.append((at, at + len(view))) or read_into(at, view, within),
+        )
+        width = info.nbytes // info.numel
+        start, count = info.numel // 4 + 1, info.numel // 2
+        source.will_read(info, start * width, count * width)
+        read(source, info.name, start, count)
+        assert told == [(min(at for at, _ in asked), max(end for _, end in asked))]
+
     @pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0", "Q4_1"])
     @pytest.mark.parametrize("name", ["self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"])
     def test_any_part_of_a_tensor_is_that_part_of_the_whole(self, name, kind, tmp_path):

@@ -117,7 +117,7 @@ def tokenizer_files(
     left_out: frozenset[str] = frozenset()
     folder = template.folder if vocabulary is None else vocabulary.base.folder
     if vocabulary is not None:
-        present = [path for path in vocabulary.base.folder.iterdir() if path.name in TOKENIZER_FILES]
+        present = [p for p in vocabulary.base.folder.iterdir() if p.name in TOKENIZER_FILES and p.is_file()]
         keep = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
         # files in the slow format would tell of other tokens
         kept = [path for path in present if vocabulary.text is None or path.name in keep]
