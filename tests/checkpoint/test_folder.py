@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import support
-from mergewise.checkpoint import open_checkpoint
+from mergewise.checkpoint import Checkpoint, open_checkpoint
 from mergewise.errors import CheckpointError
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -93,7 +93,7 @@ class TestWhatOpens:
 
     def test_opening_reads_no_weights(self, tmp_path, arrays, monkeypatch):
         folder = support.save_model(tmp_path / "m", arrays)
-        monkeypatch.setattr(os, "preadv", lambda *_: pytest.fail("weights were read"))
+        monkeypatch.setattr(Checkpoint, "read_into", lambda *_: pytest.fail("weights were read"))
         open_checkpoint(folder)
 
 

@@ -8,10 +8,16 @@ from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtyp
 from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint
 from mergewise.checkpoint.gathered import GatheredCheckpoint
+from mergewise.checkpoint.gguf import GgufCheckpoint
 from mergewise.checkpoint.header import TensorInfo, read_header
-from mergewise.checkpoint.journal import file_identity, fingerprint
+from mergewise.checkpoint.journal import fingerprint
 from mergewise.checkpoint.memory import ArrayCheckpoint, ArrayTarget
 from mergewise.checkpoint.open import open_source
+from mergewise.checkpoint.place import Place, file_facts, file_identity, file_size, sha256_of
+from mergewise.checkpoint.remote import Access, Connections, StoppedError, let_go, reserved_bytes
+from mergewise.checkpoint.remote.connections import is_url, local_path
+from mergewise.checkpoint.remote.destination import Destination
+from mergewise.checkpoint.remote.hub import hub_reference
 from mergewise.checkpoint.source import Source, Target
 from mergewise.checkpoint.spill import Spill
 from mergewise.checkpoint.staging import require_free
@@ -23,25 +29,37 @@ __all__ = [
     "ADAPTER_WEIGHTS",
     "FLOAT_NAMES",
     "STORAGE_DTYPES",
+    "Access",
     "AdaptedCheckpoint",
     "Adapter",
     "AlignedCheckpoint",
     "ArrayCheckpoint",
     "ArrayTarget",
     "Checkpoint",
+    "Connections",
     "DequantisedCheckpoint",
+    "Destination",
     "FolderTarget",
     "GatheredCheckpoint",
+    "GgufCheckpoint",
     "LowRank",
     "OutputTensor",
+    "Place",
     "Source",
     "Spill",
+    "StoppedError",
     "StorageDtype",
     "Target",
     "TensorInfo",
+    "file_facts",
     "file_identity",
+    "file_size",
     "fingerprint",
+    "hub_reference",
     "is_adapter",
+    "is_url",
+    "let_go",
+    "local_path",
     "location_of",
     "natural_dtype",
     "numpy_dtype",
@@ -50,4 +68,6 @@ __all__ = [
     "open_source",
     "read_header",
     "require_free",
+    "reserved_bytes",
+    "sha256_of",
 ]

@@ -1,7 +1,6 @@
 """A base with an adapter, shown as the model that they make together; the merged weights are never stored."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,9 @@ from mergewise.checkpoint.adapter import Adapter, LowRank
 from mergewise.checkpoint.aligned import AlignedCheckpoint
 from mergewise.checkpoint.dtypes import STORAGE_DTYPES
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint
+from mergewise.checkpoint.gguf import GgufCheckpoint
 from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.source import Source, Writable
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.errors import CheckpointError, did_you_mean
@@ -79,7 +80,7 @@ class AdaptedCheckpoint(WrappedCheckpoint):
         return self._location
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """The files of the base, and those of the adapter."""
         return (*self.own.files, *self.adapter.files)
 
@@ -97,6 +98,12 @@ class AdaptedCheckpoint(WrappedCheckpoint):
                 self._read_run(info.name, (offset + start) // width, out[start : start + _RUN_ELEMENTS * width])
         else:
             self._under.read_into(tensor, offset, buffer)
+
+    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
+        """Announce a read of the base, as it is stored; the factors are small."""
+        stored = self._under.tensors[tensor.name]
+        shown, own = (STORAGE_DTYPES[info.dtype].bits for info in (self.tensors[tensor.name], stored))
+        self._under.will_read(stored, offset * own // shown, nbytes * own // shown)
 
     @property
     def products(self) -> int:
@@ -199,7 +206,7 @@ class AdaptedCheckpoint(WrappedCheckpoint):
 
 def natural_dtype(source: Source, name: str) -> str:
     """Return the dtype that a copy of a tensor should be stored in: what it was before it was shown wider."""
-    if isinstance(source, DequantisedCheckpoint) and name in source.dequantised:
+    if isinstance(source, DequantisedCheckpoint | GgufCheckpoint) and name in source.dequantised:
         return "BF16"
     if isinstance(source, AdaptedCheckpoint) and name in source.own.tensors:
         return natural_dtype(source.own, name)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG, LoraConfig, read
 from mergewise.checkpoint.dtypes import STORAGE_DTYPES, numpy_dtype
 from mergewise.checkpoint.folder import open_checkpoint
 from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.source import Source
 from mergewise.checkpoint.torch_bin import open_torch
 from mergewise.errors import CheckpointError
@@ -82,7 +82,7 @@ class Adapter:
         CheckpointError: A tensor has no meaning in an adapter, or a factor lacks its counterpart or does not fit it.
     """
 
-    def __init__(self, path: Path, config: LoraConfig, weights: Source) -> None:
+    def __init__(self, path: Place, config: LoraConfig, weights: Source) -> None:
         self.path = path
         self.config = config
         self.weights = weights
@@ -112,7 +112,7 @@ class Adapter:
             raise CheckpointError(f"{path}: expected factors such as '{ADAPTER_PREFIX}….lora_A.weight', found none.")
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """The files that determine what it adds."""
         return (*self.weights.files, self.config.path)
 
@@ -173,15 +173,21 @@ class Adapter:
         return LowRank(module, a, b, bias, self.config.scale_of(module), embedding)
 
 
-def is_adapter(path: Path) -> bool:
-    """Whether a folder holds an adapter rather than a model."""
+def is_adapter(path: Place) -> bool:
+    """Whether a place is the folder of an adapter rather than a model.
+
+    Raises:
+        CheckpointError: It is on a server that does not answer.
+    """
     try:
-        return (path / ADAPTER_CONFIG).is_file() and any((path / n).is_file() for n in (ADAPTER_WEIGHTS, ADAPTER_BIN))
+        if not path.is_dir() or not (path / ADAPTER_CONFIG).is_file():
+            return False
+        return any((path / name).is_file() for name in (ADAPTER_WEIGHTS, ADAPTER_BIN))
     except (OSError, ValueError):
         return False
 
 
-def open_adapter(path: Path) -> Adapter:
+def open_adapter(path: Place) -> Adapter:
     """Open an adapter's folder.
 
     Raises:

@@ -4,10 +4,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mergewise.checkpoint.folder import read_json
+from mergewise.checkpoint.place import Place
 from mergewise.errors import CheckpointError
 
 __all__ = ["ADAPTER_CONFIG", "LoraConfig", "read_lora_config"]
@@ -50,7 +50,7 @@ class LoraConfig:
         task: What the model is for, in PEFT's words.
     """
 
-    path: Path
+    path: Place
     base: str | None
     rank: int
     alpha: float
@@ -74,7 +74,7 @@ class LoraConfig:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
-def read_lora_config(folder: Path) -> LoraConfig:
+def read_lora_config(folder: Place) -> LoraConfig:
     """Read the configuration of an adapter.
 
     Args:
@@ -127,7 +127,7 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, list) and all(isinstance(name, str) for name in value) else ()
 
 
-def _mapping(content: Mapping[str, Any], key: str, path: Path) -> list[tuple[str, Any]]:
+def _mapping(content: Mapping[str, Any], key: str, path: Place) -> list[tuple[str, Any]]:
     found = content.get(key) or {}
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: expected '{key}' to map patterns to numbers, found {found!r}.")
@@ -139,13 +139,13 @@ def _mapping(content: Mapping[str, Any], key: str, path: Path) -> list[tuple[str
     return list(found.items())
 
 
-def _rank(value: Any, path: Path, key: str) -> int:
+def _rank(value: Any, path: Place, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise CheckpointError(f"{path}: expected '{key}' to be a positive integer, found {value!r}.")
     return value
 
 
-def _alpha(value: Any, path: Path, key: str) -> float:
+def _alpha(value: Any, path: Place, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise CheckpointError(f"{path}: expected '{key}' to be a finite number, found {value!r}.")
     return float(value)

@@ -3,10 +3,10 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.source import Source, Writable
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 
@@ -35,7 +35,7 @@ class AlignedCheckpoint(WrappedCheckpoint):
         self.tensors = {name: replace(info, name=name) for name, (_, info) in tensors.items()}
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """The files of every checkpoint that a tensor comes from."""
         found = [path for source in self.parts for path in source.files]
         return tuple(dict.fromkeys(found or self.own.files))

@@ -3,14 +3,18 @@
 import contextlib
 import json
 import os
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 from mergewise.checkpoint.header import TensorInfo, read_header
+from mergewise.checkpoint.place import Place, Ranges, open_ranges
+from mergewise.checkpoint.remote.path import reserved_bytes
 from mergewise.checkpoint.source import Writable
 from mergewise.errors import CheckpointError
 
-__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint", "existing", "indexed_files", "open_checkpoint", "read_json"]
+__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint", "existing", "files_ending", "indexed_files", "open_checkpoint"]
+__all__ += ["read_json"]
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -26,24 +30,24 @@ class Checkpoint:
         metadata: ``__metadata__`` of the first file.
     """
 
-    costly = False
-
     def __init__(
-        self, path: Path, files: tuple[Path, ...], tensors: dict[str, TensorInfo], metadata: dict[str, str]
+        self,
+        path: Place,
+        files: Sequence[Place],
+        tensors: dict[str, TensorInfo],
+        metadata: dict[str, str],
+        location: str = "",
     ) -> None:
         self.path = path
-        self.files = files
+        self.files = tuple(files)
+        self.costly = reserved_bytes(self.files) > 0
         self.tensors = tensors
         self.metadata = metadata
-        self._descriptors: dict[int, int] = {}
+        self.location = location or str(path)
+        self._open: dict[int, Ranges] = {}
 
     @property
-    def location(self) -> str:
-        """Where it is."""
-        return str(self.path)
-
-    @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """The folder that holds it."""
         return self.path if self.path.is_dir() else self.path.parent
 
@@ -63,58 +67,65 @@ class Checkpoint:
             CheckpointError: The file is gone, was cut short since it was opened, or gives a read error.
         """
         view = memoryview(buffer).cast("B")
-        at, done = tensor.start + offset, 0
+        at = tensor.start + offset
         try:
-            descriptor = self._descriptor(tensor.file)
-            while done < len(view):
-                got = os.preadv(descriptor, [view[done:]], at + done)
-                if got == 0:
-                    raise CheckpointError(
-                        f"{self.files[tensor.file]}: expected {len(view)} bytes of '{tensor.name}' at byte {at}, found "
-                        f"{done}; the file was cut short since it was opened."
-                    )
-                done += got
+            done = self._ranges(tensor.file).read_into(at, view, (tensor.start, tensor.start + tensor.nbytes))
         except OSError as error:
             raise CheckpointError(
                 f"{self.files[tensor.file]}: '{tensor.name}' cannot be read: {error.strerror}."
             ) from error
+        if done < len(view):
+            raise CheckpointError(
+                f"{self.files[tensor.file]}: expected {len(view)} bytes of '{tensor.name}' at byte {at}, found "
+                f"{done}; the file was cut short since it was opened."
+            )
 
     def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
-        """Let the system fetch bytes that will be read soon; a fault that it meets will be met again by the read."""
-        with contextlib.suppress(OSError):
-            at = tensor.start + offset
-            os.posix_fadvise(self._descriptor(tensor.file), at, nbytes, os.POSIX_FADV_WILLNEED)
+        """Begin to fetch bytes that will be read soon; a fault that this meets will be met again by the read."""
+        with contextlib.suppress(OSError, CheckpointError):
+            within = (tensor.start, tensor.start + tensor.nbytes)
+            self._ranges(tensor.file).expect(tensor.start + offset, nbytes, within)
 
     def close(self) -> None:
         """Close the files; reading opens them again."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        while self._open:
+            self._open.popitem()[1].close()
 
-    def _descriptor(self, file: int) -> int:
-        if file not in self._descriptors:
-            opened = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
-            if self._descriptors.setdefault(file, opened) != opened:
-                os.close(opened)  # another thread was first
-        return self._descriptors[file]
+    def _ranges(self, file: int) -> Ranges:
+        if file not in self._open:
+            opened = open_ranges(self.files[file])
+            if self._open.setdefault(file, opened) is not opened:
+                opened.close()  # another thread was first
+        return self._open[file]
 
     def __del__(self) -> None:
         self.close()
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str] | Place, location: str = "") -> Checkpoint:
     """Open a safetensors file, or a folder with ``model.safetensors``, an index of shards, or one other such file.
+
+    Args:
+        path: Where it is.
+        location: What messages and provenance call it, if not by its path.
 
     Raises:
         CheckpointError: There is no checkpoint, or its files contradict each other.
     """
-    path = existing(path)
-    if path.is_file():
+    place = existing(path)
+    opened = _open_place(place)
+    opened.location = location or str(place)
+    return opened
+
+
+def _open_place(path: Place) -> Checkpoint:
+    if not path.is_dir():
         return _open_files(path, (path,))
     index = path / INDEX_NAME
     if index.is_file():
         return _open_index(path, index)
     single = path / SINGLE_NAME
-    found = [single] if single.is_file() else sorted(path.glob("*.safetensors"))
+    found = [single] if single.is_file() else files_ending(path, ".safetensors")
     if len(found) == 1:
         return _open_files(path, (found[0],))
     if found:
@@ -122,27 +133,35 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     raise CheckpointError(f"{path}: expected {SINGLE_NAME} or {INDEX_NAME}, found neither.")
 
 
-def existing(path: str | os.PathLike[str]) -> Path:
-    """Return a path under which there is a file or a folder.
+def existing(path: str | os.PathLike[str] | Place) -> Place:
+    """Return a place where there is a file or a folder.
 
     Raises:
         CheckpointError: There is neither.
     """
-    path = Path(path)
-    if not _is_file(path) and not path.is_dir():
-        raise CheckpointError(f"{path}: expected a checkpoint folder or file, found nothing there; check the path.")
-    return path
+    place: Place = Path(path) if isinstance(path, str | os.PathLike) else path
+    if not _ask(place, place.is_dir) and not _ask(place, place.is_file):
+        raise CheckpointError(f"{place}: expected a checkpoint folder or file, found nothing there; check the path.")
+    return place
 
 
-def _is_file(path: Path) -> bool:
+_P = TypeVar("_P", bound=Place)
+
+
+def files_ending(folder: _P, suffix: str) -> list[_P]:
+    """Return the files of a folder that have an ending, by name."""
+    return sorted((path for path in folder.iterdir() if path.suffix == suffix), key=lambda path: path.name)
+
+
+def _ask(place: Place, question: Callable[[], bool]) -> bool:
     try:
-        return path.is_file()
+        return question()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no file can have that name"
-        raise CheckpointError(f"{path}: cannot be read: {reason}.") from error
+        raise CheckpointError(f"{place}: cannot be read: {reason}.") from error
 
 
-def _open_files(path: Path, files: tuple[Path, ...]) -> Checkpoint:
+def _open_files(path: Place, files: Sequence[Place]) -> Checkpoint:
     tensors: dict[str, TensorInfo] = {}
     metadata: dict[str, str] = {}
     for number, file in enumerate(files):
@@ -160,7 +179,7 @@ def _open_files(path: Path, files: tuple[Path, ...]) -> Checkpoint:
     return Checkpoint(path, files, tensors, metadata)
 
 
-def indexed_files(path: Path, index: Path) -> tuple[dict[str, str], tuple[Path, ...]]:
+def indexed_files(path: _P, index: Place) -> tuple[dict[str, str], tuple[_P, ...]]:
     """Read the index of a sharded checkpoint.
 
     Returns:
@@ -174,14 +193,14 @@ def indexed_files(path: Path, index: Path) -> tuple[dict[str, str], tuple[Path, 
         raise CheckpointError(f"{index}: expected 'weight_map' to map tensor names to file names.")
     names = sorted(set(weight_map.values()))
     for name in names:
-        if not name or Path(name).name != name:
+        if name in {"", ".", ".."} or PurePosixPath(name).name != name:
             raise CheckpointError(f"{index}: shard {name!r} must be a file beside the index.")
-        if not _is_file(path / name):
+        if not _ask(path / name, (path / name).is_file):
             raise CheckpointError(f"{path}: the index names shard {name}, which is missing.")
     return weight_map, tuple(path / name for name in names)
 
 
-def _open_index(path: Path, index: Path) -> Checkpoint:
+def _open_index(path: Place, index: Place) -> Checkpoint:
     weight_map, files = indexed_files(path, index)
     checkpoint = _open_files(path, files)
     for name, shard in weight_map.items():
@@ -193,7 +212,7 @@ def _open_index(path: Path, index: Path) -> Checkpoint:
     return checkpoint
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     """Read a file that holds a JSON object.
 
     Raises:

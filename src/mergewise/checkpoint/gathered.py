@@ -10,7 +10,6 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from mergewise.checkpoint.dtypes import STORAGE_DTYPES, numpy_dtype
 from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.source import Source, Writable
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 
@@ -71,7 +71,7 @@ class GatheredCheckpoint(WrappedCheckpoint):
         rows: RowMap,
         places: Mapping[str, Sequence[tuple[Source, TensorInfo] | None]],
         config: Mapping[str, Any],
-        beside: Sequence[Path] = (),
+        beside: Sequence[Place] = (),
     ) -> None:
         super().__init__(own)
         self._rows = rows
@@ -98,7 +98,7 @@ class GatheredCheckpoint(WrappedCheckpoint):
         return tuple({id(source): source for source in (self.own, *others)}.values())
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """Its own files, those of every checkpoint that a row comes from, and those that say so."""
         others = [path for name in self._places for source, _ in self._used(name) for path in source.files]
         return tuple(dict.fromkeys([*self.own.files, *others, *self._beside]))

@@ -7,18 +7,19 @@ maps names to dtype, shape and the byte range after the header; ``__metadata__``
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mergewise.checkpoint.dtypes import STORAGE_DTYPES
+from mergewise.checkpoint.place import Place, Ranges, open_ranges
 from mergewise.errors import CheckpointError, did_you_mean
 
-__all__ = ["MAX_HEADER_BYTES", "TensorInfo", "encode_header", "parse_header", "read_header"]
+__all__ = ["MAX_HEADER_BYTES", "TensorInfo", "encode_header", "parse_header", "read_header", "read_header_of"]
 
 MAX_HEADER_BYTES = 100_000_000
 """Largest header that the format's reference library accepts."""
 
 _LENGTH_BYTES = 8
+_FIRST_BYTES = 64 << 10  # what is asked for at once where asking takes time: most headers are in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
-def read_header(path: Path, file: int = 0) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def read_header(path: Place, file: int = 0) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Read and check the header of a safetensors file.
 
     Args:
@@ -61,24 +62,50 @@ def read_header(path: Path, file: int = 0) -> tuple[dict[str, TensorInfo], dict[
         CheckpointError: The file is missing, cut short, or contradicts itself.
     """
     try:
-        with path.open("rb") as stream:
-            size = stream.seek(0, 2)
-            stream.seek(0)
-            prefix = stream.read(_LENGTH_BYTES)
-            if len(prefix) < _LENGTH_BYTES:
-                raise CheckpointError(
-                    f"{path}: expected a safetensors file, found only {size} bytes; the file is cut short or not one."
-                )
-            length = int.from_bytes(prefix, "little")
-            if length > MAX_HEADER_BYTES or length > size - _LENGTH_BYTES:
-                raise CheckpointError(
-                    f"{path}: its header claims {length} bytes, but the file has {size}; it is cut short or not a "
-                    "safetensors file. Download it again."
-                )
-            text = stream.read(length)
+        ranges = open_ranges(path)
+        try:
+            return read_header_of(ranges, str(path), file)
+        finally:
+            ranges.close()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}.") from error
-    return parse_header(text, size - _LENGTH_BYTES - length, str(path), file)
+
+
+def read_header_of(ranges: Ranges, where: str, file: int = 0) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Read and check the header of an open file, wherever it is.
+
+    Args:
+        ranges: The file.
+        where: What messages call it.
+        file: Index to record in each ``TensorInfo``.
+
+    Returns:
+        The tensors by name, and the metadata.
+
+    Raises:
+        CheckpointError: The file is cut short, or contradicts itself.
+        OSError: It gives a read error.
+    """
+    size = ranges.size
+    prefix = _read(ranges, 0, min(size, _LENGTH_BYTES))
+    if len(prefix) < _LENGTH_BYTES:
+        raise CheckpointError(
+            f"{where}: expected a safetensors file, found only {size} bytes; the file is cut short or not one."
+        )
+    length = int.from_bytes(prefix, "little")
+    if length > MAX_HEADER_BYTES or length > size - _LENGTH_BYTES:
+        raise CheckpointError(
+            f"{where}: its header claims {length} bytes, but the file has {size}; it is cut short or not a "
+            "safetensors file. Download it again."
+        )
+    text = _read(ranges, _LENGTH_BYTES, length)
+    return parse_header(text, size - _LENGTH_BYTES - length, where, file)
+
+
+def _read(ranges: Ranges, start: int, count: int) -> bytes:
+    buffer = bytearray(count)
+    done = ranges.read_into(start, memoryview(buffer), (0, max(_FIRST_BYTES, start + count)))
+    return bytes(buffer[:done])
 
 
 def parse_header(

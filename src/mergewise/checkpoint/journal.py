@@ -12,21 +12,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JOURNAL_NAME", "Journal", "file_identity", "fingerprint"]
+__all__ = ["JOURNAL_NAME", "Journal", "fingerprint"]
 
 JOURNAL_NAME = ".journal"
 _RECORD = struct.Struct("<II")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def file_identity(path: Path) -> tuple[int, int, int, int]:
-    """Return size, inode, and times of modification and change of a file: equal for as long as nobody touches it.
-
-    Raises:
-        OSError: There is no such file.
-    """
-    found = path.stat()
-    return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
 def fingerprint(work: Any) -> str:

@@ -1,7 +1,6 @@
 """Checkpoints in memory: dictionaries of NumPy arrays as source and as target."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path  # noqa: TC003 - annotates an attribute
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from mergewise.checkpoint.dtypes import numpy_dtype, storage_name
 from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.place import Place  # noqa: TC001 - annotates an attribute
 from mergewise.checkpoint.source import Writable
 from mergewise.errors import CheckpointError
 
@@ -30,8 +30,8 @@ class ArrayCheckpoint:
 
     def __init__(self, arrays: Mapping[str, NDArray], location: str) -> None:  # type: ignore[type-arg]
         self.location = location
-        self.files: tuple[Path, ...] = ()
-        self.folder: Path | None = None
+        self.files: tuple[Place, ...] = ()
+        self.folder: Place | None = None
         self.tensors: dict[str, TensorInfo] = {}
         self._bytes: dict[str, NDArray[np.uint8]] = {}
         for name, given in arrays.items():

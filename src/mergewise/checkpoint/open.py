@@ -1,10 +1,13 @@
-"""Opening whatever kind of checkpoint a path names."""
+"""Opening whatever kind of checkpoint a reference names."""
 
 import os
 from pathlib import Path
 
-from mergewise.checkpoint.folder import existing, indexed_files, open_checkpoint
+from mergewise.checkpoint.folder import INDEX_NAME, SINGLE_NAME, existing, files_ending, indexed_files, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint, is_fp8
+from mergewise.checkpoint.gguf import open_gguf
+from mergewise.checkpoint.place import Place
+from mergewise.checkpoint.remote import Connections
 from mergewise.checkpoint.source import Source
 from mergewise.checkpoint.torch_bin import TORCH_INDEX, TORCH_SINGLE, open_torch
 from mergewise.errors import CheckpointError
@@ -12,26 +15,44 @@ from mergewise.errors import CheckpointError
 __all__ = ["open_source"]
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
-    """Open a checkpoint for merging: safetensors, or PyTorch's ``.bin``; eight-bit weights are shown as float32.
+def open_source(reference: str | os.PathLike[str], connections: Connections | None = None) -> Source:
+    """Open a checkpoint for merging: safetensors, PyTorch's ``.bin`` or GGUF; quantised weights are shown as float32.
+
+    Args:
+        reference: A folder or file, a URL of one, or ``organisation/name@revision`` on the Hub.
+        connections: What the sources of a merge share; by default they share nothing.
 
     Raises:
-        CheckpointError: There is no checkpoint, or it is damaged.
+        CheckpointError: There is no checkpoint, it is damaged, or it cannot be reached.
     """
-    source = _open_files(existing(path))
+    place = (connections or Connections()).place(reference)
+    location = str(place) if isinstance(place, Path) else os.fspath(reference)
+    source = _open_place(existing(place), location)
     return DequantisedCheckpoint(source) if any(map(is_fp8, source.tensors.values())) else source
 
 
-def _open_files(path: Path) -> Source:
-    if path.suffix in {".bin", ".pt", ".pth"} and path.is_file():
-        return open_torch(path, (path,))
-    if path.is_dir() and not any(path.glob("*.safetensors")):
-        if (path / TORCH_INDEX).is_file():
-            weight_map, files = indexed_files(path, path / TORCH_INDEX)
-            source = open_torch(path, files)
+def _open_place(place: Place, location: str) -> Source:
+    if place.suffix == ".gguf" and not place.is_dir():
+        return open_gguf(place, location)
+    if place.suffix in {".bin", ".pt", ".pth"} and not place.is_dir():
+        return open_torch(place, (place,), location)
+    if place.is_dir() and not _has_safetensors(place):
+        if (place / TORCH_INDEX).is_file():
+            weight_map, files = indexed_files(place, place / TORCH_INDEX)
+            source = open_torch(place, files, location)
             for name in weight_map.keys() ^ source.tensors.keys():
-                raise CheckpointError(f"{path}: tensor '{name}' is in the index or in a shard, but not in both.")
+                raise CheckpointError(f"{location}: tensor '{name}' is in the index or in a shard, but not in both.")
             return source
-        if (path / TORCH_SINGLE).is_file():
-            return open_torch(path, (path / TORCH_SINGLE,))
-    return open_checkpoint(path)
+        if (place / TORCH_SINGLE).is_file():
+            return open_torch(place, (place / TORCH_SINGLE,), location)
+        single = files_ending(place, ".gguf")
+        if len(single) == 1:
+            return open_gguf(single[0], location)
+        if single:
+            raise CheckpointError(f"{location}: found {len(single)} .gguf files; name the one to merge.")
+    return open_checkpoint(place, location)
+
+
+def _has_safetensors(folder: Place) -> bool:
+    known = any((folder / name).is_file() for name in (INDEX_NAME, SINGLE_NAME))
+    return known or bool(files_ending(folder, ".safetensors"))

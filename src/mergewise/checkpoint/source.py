@@ -1,10 +1,10 @@
 """What the engine reads from and writes to: byte ranges of named tensors, wherever they live."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.place import Place
 
 __all__ = ["Source", "Target", "Writable"]
 
@@ -28,11 +28,11 @@ class Source(Protocol):
         """Whether reading is more than copying bytes of a local file, so that it should be done once."""
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """The files that hold the tensors; none for a checkpoint in memory."""
 
     @property
-    def folder(self) -> Path | None:
+    def folder(self) -> Place | None:
         """The folder that holds it; none for a checkpoint in memory."""
 
     def config(self) -> dict[str, Any]:

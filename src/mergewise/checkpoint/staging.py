@@ -9,11 +9,12 @@ from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.journal import JOURNAL_NAME
 from mergewise.errors import CheckpointError
 
-__all__ = ["Staging", "cannot_write", "require_free"]
+__all__ = ["LAST_NAMES", "Staging", "cannot_write", "require_free"]
 
 _SUFFIX = ".mergewise-partial"
 _LOCK_NAME = ".lock"
-_LAST = (INDEX_NAME, "config.json")  # what makes loaders take a folder for a checkpoint
+LAST_NAMES = (INDEX_NAME, "config.json")
+"""What makes loaders take a folder for a checkpoint."""
 
 
 class Staging:
@@ -98,7 +99,7 @@ class Staging:
         """Move files into the output, what loaders look for last; if one cannot be moved, none is."""
         moved: list[Path] = []
         try:
-            for path in sorted(files, key=lambda path: (path.name in _LAST, path.name)):
+            for path in sorted(files, key=lambda path: (path.name in LAST_NAMES, path.name)):
                 path.rename(self._out / path.name)
                 moved.append(path)
         except OSError:

@@ -1,12 +1,13 @@
 """PyTorch's own checkpoint files, without running what is pickled in them: only tensors are accepted."""
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mergewise.checkpoint.folder import read_json
 from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.place import Place, local_copy
 from mergewise.checkpoint.source import Writable
 from mergewise.errors import CheckpointError
 
@@ -30,15 +31,22 @@ class TorchCheckpoint:
         files: The ``.bin`` files.
         arrays: Tensors by name, contiguous, with the index of their file.
         config: The model's configuration.
+        location: What messages call it, if not by its path.
     """
 
     costly = False
 
     def __init__(
-        self, path: Path, files: tuple[Path, ...], arrays: Mapping[str, tuple[Any, int]], config: dict[str, Any]
+        self,
+        path: Place,
+        files: Sequence[Place],
+        arrays: Mapping[str, tuple[Any, int]],
+        config: dict[str, Any],
+        location: str = "",
     ) -> None:
         self.path = path
-        self.files = files
+        self.files = tuple(files)
+        self.location = location or str(path)
         self._arrays = arrays
         self._config = config
         self.tensors = {
@@ -47,12 +55,7 @@ class TorchCheckpoint:
         }
 
     @property
-    def location(self) -> str:
-        """Where it is."""
-        return str(self.path)
-
-    @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """The folder that holds it."""
         return self.path if self.path.is_dir() else self.path.parent
 
@@ -71,8 +74,13 @@ class TorchCheckpoint:
             ctypes.memmove(into, self._arrays[tensor.name][0].data_ptr() + offset, view.nbytes)
 
 
-def open_torch(path: Path, files: tuple[Path, ...]) -> TorchCheckpoint:
+def open_torch(path: Place, files: Sequence[Place], location: str = "") -> TorchCheckpoint:
     """Open ``.bin`` files; nothing that they pickle is run, and no weights are read yet.
+
+    Args:
+        path: The folder or file as the user named it.
+        files: The ``.bin`` files; remote ones are fetched into the cache, if there is one.
+        location: What messages call it, if not by its path.
 
     Raises:
         CheckpointError: torch is not installed, or a file holds something other than tensors.
@@ -85,7 +93,7 @@ def open_torch(path: Path, files: tuple[Path, ...]) -> TorchCheckpoint:
         ) from None
     arrays: dict[str, tuple[Any, int]] = {}
     for number, file in enumerate(files):
-        for name, tensor in _load(torch, file).items():
+        for name, tensor in _load(torch, local_copy(file)).items():
             at = f"{file}: tensor '{name}'"
             if not _is_text(name):
                 raise CheckpointError(f"{file}: expected tensors under names, found one under {name!r}.")
@@ -104,7 +112,7 @@ def open_torch(path: Path, files: tuple[Path, ...]) -> TorchCheckpoint:
     if not arrays:
         raise CheckpointError(f"{path}: expected at least one tensor, found none.")
     config = (path if path.is_dir() else path.parent) / "config.json"
-    return TorchCheckpoint(path, files, arrays, read_json(config) if config.is_file() else {})
+    return TorchCheckpoint(path, files, arrays, read_json(config) if config.is_file() else {}, location)
 
 
 def _load(torch: Any, file: Path) -> dict[Any, Any]:

@@ -1,9 +1,9 @@
 """A checkpoint that shows another in some other way."""
 
-from pathlib import Path
 from typing import Any
 
 from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.source import Source
 
 __all__ = ["WrappedCheckpoint"]
@@ -31,12 +31,12 @@ class WrappedCheckpoint:
         return self.own.location
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """The files of the checkpoint that it stands for."""
         return self.own.files
 
     @property
-    def folder(self) -> Path | None:
+    def folder(self) -> Place | None:
         """The folder of the checkpoint that it stands for."""
         return self.own.folder
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from mergewise.checkpoint.dtypes import STORAGE_DTYPES
 from mergewise.checkpoint.folder import INDEX_NAME, SINGLE_NAME
 from mergewise.checkpoint.header import encode_header
 from mergewise.checkpoint.journal import Journal
+from mergewise.checkpoint.place import Place, copy_file
 from mergewise.checkpoint.source import Writable
 from mergewise.checkpoint.staging import Staging, cannot_write, require_free
 from mergewise.errors import CheckpointError
@@ -137,7 +137,7 @@ class FolderTarget:
         except OSError as error:
             raise self._fault(error) from error
 
-    def commit(self, texts: Mapping[str, str], copies: Iterable[Path] = ()) -> None:
+    def commit(self, texts: Mapping[str, str], copies: Iterable[Place] = ()) -> None:
         """Add the small files and make the folder visible under its name.
 
         Args:
@@ -151,7 +151,7 @@ class FolderTarget:
         try:
             for path in copies:
                 if path.name not in texts:
-                    shutil.copyfile(path, folder / path.name)
+                    copy_file(path, folder / path.name)
             for name, text in {**texts, **self._index()}.items():
                 (folder / name).write_text(text, "utf-8", errors="backslashreplace")  # paths need not be text
             self._write_behind.close()

@@ -1,24 +1,26 @@
 """``mergewise diff``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mergewise.cli.output import JsonOption, print_json, print_table
+from mergewise.cli.recipe import CHECKPOINT_HELP, CacheOption, OfflineOption, access
 
 __all__ = ["diff"]
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(help="A checkpoint: a folder, or a .safetensors file.")],
-    b: Annotated[Path, typer.Argument(help="Another.")],
+    a: Annotated[str, typer.Argument(help=CHECKPOINT_HELP)],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
     """Say which tensors of two checkpoints differ, and by how much."""
     from mergewise import engine
 
-    found = list(engine.diff(a, b))
+    found = list(engine.diff(a, b, access=access(offline, cache)))
     unequal = [d for d in found if d.kind != "equal"]
     if json:
         print_json(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergewise.cli.output import JsonOption, print_json, print_pairs, print_table
+from mergewise.cli.recipe import CacheOption, OfflineOption, access
 
 if TYPE_CHECKING:
     from mergewise.recipe import Origin
@@ -16,12 +17,14 @@ __all__ = ["explain"]
 def explain(
     recipe: Annotated[Path, typer.Argument(help="The recipe.")],
     tensor: Annotated[str, typer.Argument(help="A tensor of the result, such as model.layers.0.mlp.up_proj.weight.")],
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
     """Say what a merge does to one tensor, and with which numbers; only headers are read."""
     from mergewise import engine
 
-    found = engine.explain(recipe, tensor)
+    found = engine.explain(recipe, tensor, access=access(offline, cache))
     if json:
         print_json(found.summary())
         return

@@ -15,7 +15,7 @@ from mergewise.cli.output import (
     progress_bar,
     size,
 )
-from mergewise.cli.recipe import ThreadsOption
+from mergewise.cli.recipe import CHECKPOINT_HELP, CacheOption, OfflineOption, ThreadsOption, access
 
 __all__ = ["extract_lora"]
 
@@ -23,9 +23,9 @@ _NAMED = 3
 
 
 def extract_lora(
-    expert: Annotated[Path, typer.Argument(help="A whole model.")],
+    expert: Annotated[str, typer.Argument(help=CHECKPOINT_HELP)],
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    base: Annotated[Path, typer.Option(help="The model that it was fine-tuned from.")],
+    base: Annotated[str, typer.Option(help="The model that it was fine-tuned from.")],
     rank: Annotated[int | None, typer.Option(help="Largest rank of a module.", min=1)] = None,
     energy: Annotated[
         float | None, typer.Option(help="Share of the squared norm of every change to keep, as in 0.95.")
@@ -38,6 +38,8 @@ def extract_lora(
     threads: ThreadsOption = None,
     memory: Annotated[str, typer.Option(help="Memory budget of the whole process.")] = "2GiB",
     tensors: Annotated[bool, typer.Option("--tensors", help="List every module with its rank and error.")] = False,
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
     """Extract a LoRA adapter from a whole expert: the best approximation of a rank, or of an energy.
@@ -51,7 +53,7 @@ def extract_lora(
     with progress_bar("extracting", quiet=json) as progress:
         report = engine.extract_lora(
             expert, base, out, rank=rank, energy=energy, save_modules=save_module or (), dtype=dtype, threads=threads,
-            memory=memory, progress=progress,
+            memory=memory, progress=progress, access=access(offline, cache),
         )  # fmt: skip
     if json:
         print_json(report.summary())

@@ -1,25 +1,27 @@
 """``mergewise inspect``."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_table, size
+from mergewise.cli.recipe import CHECKPOINT_HELP, CacheOption, OfflineOption, access
 
 __all__ = ["inspect"]
 
 
 def inspect(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint: a folder, or a .safetensors file.")],
+    checkpoint: Annotated[str, typer.Argument(help=CHECKPOINT_HELP)],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
     """Say what a checkpoint holds, from its headers alone."""
-    from mergewise.checkpoint import open_checkpoint
+    from mergewise.checkpoint import Connections, open_checkpoint
 
-    opened = open_checkpoint(checkpoint)
+    opened = open_checkpoint(Connections(access(offline, cache)).place(checkpoint))
     infos = sorted(opened.tensors.values(), key=lambda info: info.name.encode())
     config = opened.config()
     summary: dict[str, Any] = {

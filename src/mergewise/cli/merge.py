@@ -10,13 +10,16 @@ from mergewise.cli.plan import print_plans
 from mergewise.cli.recipe import (
     AdapterOption,
     BaseOption,
+    CacheOption,
     DtypeOption,
     ExpertOption,
     MemoryOption,
     MethodOption,
+    OfflineOption,
     ParameterOption,
     RankOption,
     ThreadsOption,
+    access,
     quick_recipe,
 )
 
@@ -25,8 +28,8 @@ __all__ = ["merge"]
 
 def merge(
     paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="[RECIPE] OUT", help="The recipe (not with --method), and the folder to make."),
+        list[str],
+        typer.Argument(metavar="[RECIPE] OUT", help="The recipe (not with --method), and the folder or URL to make."),
     ],
     method: MethodOption = None,
     base: BaseOption = None,
@@ -44,6 +47,8 @@ def merge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print the plan; write nothing.")
     ] = False,
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
     """Merge experts into one checkpoint: from a recipe, or with --method, --base and --expert.
@@ -63,7 +68,7 @@ def merge(
     if rank and not adapter:
         raise typer.BadParameter("--rank is that of an adapter and goes with --adapter")
     from mergewise import engine
-    from mergewise.checkpoint import require_free
+    from mergewise.checkpoint import Destination, local_path, require_free
     from mergewise.engine.layout import parse_size
 
     shard_bytes = parse_size(shard_size, "shard size")
@@ -71,12 +76,22 @@ def merge(
     recipe = quick_recipe(method, base, expert, parameter, dtype, output) if method else paths[0]
     out = paths[-1]
     if dry_run:
-        require_free(out)
-        print_plans(recipe, out, threads, memory, as_json=json)
+        destination = Destination.of(out, access(offline, cache))
+        place = local_path(out) if destination is None else destination.folder
+        if destination is None:
+            require_free(place)
+        print_plans(recipe, place, threads, memory, access(offline, cache), as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:
         report = engine.merge(
-            recipe, out, threads=threads, memory=memory, shard_size=shard_bytes, stages=stages, progress=progress
+            recipe,
+            out,
+            threads=threads,
+            memory=memory,
+            shard_size=shard_bytes,
+            stages=stages,
+            progress=progress,
+            access=access(offline, cache),
         )
     if json:
         print_json(report.summary())

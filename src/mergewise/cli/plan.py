@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, size
-from mergewise.cli.recipe import MemoryOption, ThreadsOption
+from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, ThreadsOption, access
 
 if TYPE_CHECKING:
+    from mergewise.checkpoint import Access
     from mergewise.engine import Plan
     from mergewise.recipe import Recipe
 
@@ -20,18 +21,22 @@ def plan(
     out: Annotated[Path, typer.Option(help="Where the result would go, to check that it fits the disk.")] = Path(),
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check a recipe and say what merging it takes, from headers alone."""
-    print_plans(recipe, out, threads, memory, as_json=json)
+    print_plans(recipe, out, threads, memory, access(offline, cache), as_json=json)
 
 
-def print_plans(recipe: "Recipe | Path", out: Path, threads: int | None, memory: str, *, as_json: bool) -> None:
+def print_plans(
+    recipe: "Recipe | str | Path", out: Path, threads: int | None, memory: str, access: "Access", *, as_json: bool
+) -> None:
     """Print the plan of a recipe, or of the last of several stages with a note on those before."""
     from mergewise.engine.stages import as_stages, plan_stages, stage_folders
 
     stages = as_stages(recipe)
-    plans = plan_stages(stages, stage_folders(stages, ""))
+    plans = plan_stages(stages, stage_folders(stages, ""), access)
     if len(stages) > 1:
         names = ", ".join(str(stage.name) for stage in stages[:-1])
         shown = "the last" if len(plans) == len(stages) else "the last that can be planned before its models are made"

@@ -1,5 +1,6 @@
 """A recipe from the command line: a file, or the quick form."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from mergewise.errors import RecipeError
 
 if TYPE_CHECKING:
+    from mergewise.checkpoint import Access
     from mergewise.recipe import Recipe
 
 __all__ = [
@@ -20,7 +22,7 @@ __all__ = [
     "RankOption",
     "ThreadsOption",
 ]
-__all__ += ["quick_recipe"]
+__all__ += ["CHECKPOINT_HELP", "CacheOption", "OfflineOption", "access", "quick_recipe"]
 
 MethodOption = Annotated[str | None, typer.Option(help="Quick form: the merge method, instead of a recipe file.")]
 BaseOption = Annotated[str | None, typer.Option(help="Quick form: the base checkpoint.")]
@@ -41,6 +43,23 @@ RankOption = Annotated[
 DtypeOption = Annotated[str | None, typer.Option(help="Quick form: dtype of the result, as in bfloat16.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Workers; by default one per available processor.")]
 MemoryOption = Annotated[str, typer.Option(help="Memory budget of the whole process.")]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Reach no other machine; models of the Hub come from its local cache.")
+]
+CacheOption = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Keep what is read of remote files in this folder for next time.")
+]
+CHECKPOINT_HELP = "A checkpoint: a folder, a file, a URL, or organisation/name@revision on the Hub."
+
+
+def access(offline: bool, cache: Path | None) -> "Access":
+    """Return how other machines may be reached, as the options say, or else the environment."""
+    from dataclasses import replace
+
+    from mergewise.checkpoint import Access
+
+    found = Access()
+    return replace(found, offline=offline or found.offline, cache=cache or found.cache)
 
 
 def quick_recipe(

@@ -1,29 +1,31 @@
 """``mergewise verify``."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mergewise.cli.output import JsonOption, print_json
-from mergewise.cli.recipe import MemoryOption, ThreadsOption
+from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, ThreadsOption, access
 
 __all__ = ["verify"]
 
 
 def verify(
-    out: Annotated[Path, typer.Argument(help="A folder that 'mergewise merge' wrote.")],
+    out: Annotated[str, typer.Argument(help="A folder that 'mergewise merge' wrote, or its URL.")],
     all_tensors: Annotated[bool, typer.Option("--all", help="Derive every tensor again, not a sample.")] = False,
     sample: Annotated[int, typer.Option(min=1, help="How many tensors to derive again.")] = 16,
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check a merged checkpoint: derive tensors again from its recorded recipe, and hash its inputs."""
     from mergewise import engine
 
-    found = engine.verify(out, sample=None if all_tensors else sample, threads=threads, memory=memory)
+    count = None if all_tensors else sample
+    found = engine.verify(out, sample=count, threads=threads, memory=memory, access=access(offline, cache))
     if json:
         print_json(found.summary())
     else:

@@ -14,10 +14,13 @@ from mergewise.checkpoint import (
     STORAGE_DTYPES,
     AdaptedCheckpoint,
     Adapter,
+    Connections,
     OutputTensor,
     Source,
     TensorInfo,
+    hub_reference,
     is_adapter,
+    is_url,
     open_adapter,
     open_source,
 )
@@ -49,11 +52,15 @@ class AdapterMerge:
     remarks: tuple[str, ...]
 
 
-def open_adapters(recipe: Recipe) -> AdapterMerge:
+def open_adapters(recipe: Recipe, connections: Connections) -> AdapterMerge:
     """Open the adapters of a recipe whose result is an adapter; only headers and configurations are read.
 
-    The base is opened to check that the adapters fit it, if it is on this machine; its weights are not needed unless
-    an adapter brings whole tensors.
+    The base is opened to check that the adapters fit it, if it is on this machine or the recipe gives its URL; its
+    weights are not needed unless an adapter brings whole tensors.
+
+    Args:
+        recipe: The recipe.
+        connections: What the adapters and the base share.
 
     Raises:
         MergewiseError: An expert is not an adapter, the adapters do not belong together, or the method has no meaning
@@ -61,8 +68,10 @@ def open_adapters(recipe: Recipe) -> AdapterMerge:
     """
     assert recipe.adapter is not None
     _require_changes(recipe)
-    names, adapters, base_path = _open(recipe)
-    base = open_source(base_path) if base_path is not None and Path(base_path).exists() else None
+    names, adapters, named = _open(recipe, connections)
+    base_path = named or next((a.config.base for a in adapters if a.config.base), None)
+    here = base_path is not None and (Path(base_path).exists() or (named is not None and is_url(named)))
+    base = open_source(base_path, connections) if base_path is not None and here else None
     adapted = [None if base is None else AdaptedCheckpoint(base, a, n) for a, n in zip(adapters, names, strict=True)]
     remarks = []
     if base is None:
@@ -129,10 +138,13 @@ def adapter_config(
     usual = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
     # PEFT takes the first pattern that matches the end of a name, so a name comes before those that it ends with
     pattern = {m: ranks[m] for m in sorted(ranks, key=lambda m: (-len(m), m)) if ranks[m] != usual}
+    hub = hub_reference(base) if base and not Path(base).exists() else None
+    hub = None if hub and hub.inside else hub
     return {
         "peft_type": "LORA",
         "task_type": tasks[0] if tasks and len(set(tasks)) == 1 else None,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": hub.repository if hub else base,
+        **({"revision": hub.revision} if hub and hub.revision else {}),
         "r": usual,
         "lora_alpha": usual,
         "rank_pattern": pattern,
@@ -160,24 +172,25 @@ def _require_changes(recipe: Recipe) -> None:
         )
 
 
-def _open(recipe: Recipe) -> tuple[list[str], list[Adapter], str | None]:
+def _open(recipe: Recipe, connections: Connections) -> tuple[list[str], list[Adapter], str | None]:
+    """Return the adapters by the names that the recipe gives them, and the base that it names, if it does."""
     names, adapters, bases = [], [], [recipe.base] if recipe.base else []
     for expert in recipe.merged:
         reference = ModelReference.parse(expert.model)
-        folder = reference.lora or reference.path
-        if not is_adapter(Path(folder)):
+        folder = reference.adapter or reference.model
+        place = connections.place(folder)
+        if not is_adapter(place):
             raise CheckpointError(
                 f"{folder}: expected an adapter, since the result is to be one, found none; extract one from a whole "
                 "model with 'mergewise extract-lora', or leave out 'adapter'."
             )
         if reference.lora:
-            bases.append(reference.path)
+            bases.append(reference.model)
         names.append(expert.model)
-        adapters.append(open_adapter(Path(folder)))
+        adapters.append(open_adapter(place))
     if len(set(bases)) > 1:
         raise RecipeError(f"Expected adapters of one base, found '{bases[0]}' and '{bases[1]}'.")
-    stated = [adapter.config.base for adapter in adapters]
-    return names, adapters, bases[0] if bases else next((b for b in stated if b), None)
+    return names, adapters, bases[0] if bases else None
 
 
 def _modules(
@@ -217,7 +230,8 @@ def _whole_tensors(
         if on_base is None and adapter.saved:
             raise CheckpointError(
                 f"{name}: it brings whole tensors such as '{next(iter(adapter.saved))}', whose changes can only be "
-                "told from the base; give the recipe a 'base_model' that is on this machine."
+                "told from the base; give the recipe a 'base_model' that is on this machine, or a URL such as "
+                "hf://organisation/name."
             )
         for place, info in on_base.saved.items() if on_base else ():
             known = on_base.own.tensors.get(place) if on_base else None

@@ -6,7 +6,14 @@ The first source is the reference: its tensors are those of the result. Everythi
 import re
 from collections.abc import Iterable, Sequence
 
-from mergewise.checkpoint import AlignedCheckpoint, DequantisedCheckpoint, GatheredCheckpoint, Source, TensorInfo
+from mergewise.checkpoint import (
+    AlignedCheckpoint,
+    DequantisedCheckpoint,
+    GatheredCheckpoint,
+    GgufCheckpoint,
+    Source,
+    TensorInfo,
+)
 from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe
 
@@ -44,6 +51,8 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
     """
     reference = sources[0]
     remarks = dequantised(sources)
+    if isinstance(reference, GgufCheckpoint) and not (reference.folder / "tokenizer.json").is_file():
+        remarks.append(f"The result has no tokenizer, since {reference.location} has it only in its GGUF form.")
     aligned: list[Source] = [reference]
     for source in sources[1:]:
         places: Places = {name: (source, info) for name, info in source.tensors.items()}
@@ -60,12 +69,16 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
 
 
 def dequantised(sources: Iterable[Source]) -> list[str]:
-    """Return a remark on every source that is stored in eight bits."""
+    """Return a remark on every source that is stored in eight bits, or as GGUF."""
     found = [source.own if isinstance(source, GatheredCheckpoint) else source for source in sources]
     return [
         f"{len(source.dequantised)} tensors of {source.location} are stored in eight bits and read with their scales."
         for source in found
         if isinstance(source, DequantisedCheckpoint)
+    ] + [
+        f"{source.location} is a GGUF: {len(source.dequantised)} of its {len(source.tensors)} tensors are dequantised."
+        for source in found
+        if isinstance(source, GgufCheckpoint)
     ]
 
 

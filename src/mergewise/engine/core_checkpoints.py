@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import Source, TensorInfo
+from mergewise.checkpoint import Place, Source, TensorInfo
 from mergewise.checkpoint.source import Writable
 from mergewise.engine.core_space import CoreSpace
 
@@ -47,7 +46,7 @@ class CoreCheckpoint:
     ) -> None:
         self.space = space
         self.location = location
-        self.folder: Path | None = None
+        self.folder: Place | None = None
         self._adapter = adapter
         self._whole = dict(whole)
         self._weights = {bias_name(name): name for name in space.modules}
@@ -56,7 +55,7 @@ class CoreCheckpoint:
         }
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """The files of the adapter, and those of whole tensors."""
         own = () if self._adapter is None else self.space.adapters[self._adapter].files
         return tuple(dict.fromkeys([*own, *(file for source, _ in self._whole.values() for file in source.files)]))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from mergewise.checkpoint import AlignedCheckpoint, GatheredCheckpoint, Source
+from mergewise.checkpoint import Access, AlignedCheckpoint, GatheredCheckpoint, Source
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.engine.stages import as_stages, plan_stages, stage_folders
 from mergewise.errors import RecipeError, did_you_mean
@@ -78,18 +78,19 @@ class Explanation:
         return found
 
 
-def explain(recipe: Recipe | str | os.PathLike[str], tensor: str) -> Explanation:
+def explain(recipe: Recipe | str | os.PathLike[str], tensor: str, *, access: Access | None = None) -> Explanation:
     """Say what a merge does to one tensor; only headers are read.
 
     Args:
         recipe: A recipe, or the file that holds one or several, of which the last to be merged is explained.
         tensor: Name of a tensor of the result.
+        access: How other machines may be reached; by default as the environment says.
 
     Raises:
         MergewiseError: The merge cannot be planned, or has no such tensor.
     """
     stages = as_stages(recipe)
-    plans = plan_stages(stages, stage_folders(stages, ""))
+    plans = plan_stages(stages, stage_folders(stages, ""), access)
     if len(plans) < len(stages):
         raise RecipeError(
             "The last stage takes its tokenizer from another, so it can be explained once that is merged."

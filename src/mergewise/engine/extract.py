@@ -23,13 +23,16 @@ from mergewise.checkpoint import (
     ADAPTER_WEIGHTS,
     FLOAT_NAMES,
     STORAGE_DTYPES,
+    Access,
     FolderTarget,
     OutputTensor,
     Source,
     Spill,
     Target,
     TensorInfo,
+    let_go,
     require_free,
+    reserved_bytes,
 )
 from mergewise.engine.adapter_output import adapter_config
 from mergewise.engine.changes import PANEL_ELEMENTS, change_panels
@@ -122,6 +125,7 @@ def extract_lora(
     threads: int | None = None,
     memory: str | int = "2GiB",
     progress: Callable[[int, int], None] | None = None,
+    access: Access | None = None,
 ) -> ExtractReport:
     """Write a LoRA adapter that turns a base into an expert as nearly as its rank allows.
 
@@ -140,6 +144,7 @@ def extract_lora(
             allow for fewer.
         memory: Budget for the whole process, in bytes or as in ``"2GiB"``.
         progress: Told how many bytes of the expert are done, of how many.
+        access: How other machines may be reached; by default as the environment says.
 
     Raises:
         MergewiseError: The models do not belong together, or the request has no meaning.
@@ -147,7 +152,7 @@ def extract_lora(
     began = time.perf_counter()
     _check(rank, energy, dtype)
     require_free(Path(out))
-    planned = plan(Recipe(method="task_arithmetic", base=os.fspath(base), experts=[os.fspath(expert)]))
+    planned = plan(Recipe(method="task_arithmetic", base=os.fspath(base), experts=[os.fspath(expert)]), access)
     work = _Extraction(planned, rank, energy, FLOAT_NAMES[dtype], _saves(planned, save_modules))
     workers = _workers(work, threads, memory)
     with Spill(Path(out)) as spill, threadpool_limits(1, user_api="blas"):
@@ -189,6 +194,7 @@ class _Extraction:
         self, planned: Plan, rank: int | None, energy: float | None, dtype: str, saved: Sequence[TensorJob]
     ) -> None:
         self.base, self.expert = planned.sources
+        self.files = [file for source in planned.sources for file in source.files]
         self.rank, self.energy, self.dtype = rank, energy, dtype
         self.saved = tuple(saved)
         self.remarks = planned.remarks
@@ -242,12 +248,13 @@ def _workers(work: _Extraction, threads: int | None, memory: str | int) -> int:
     budget, most = parse_size(memory, "memory budget"), max((work.working_bytes(j) for j in work.jobs), default=1)
     if threads is not None and threads < 1:
         raise RecipeError(f"--threads must be at least 1, found {threads}.")
-    if budget - FIXED_BYTES < most:
+    fixed = FIXED_BYTES + reserved_bytes(work.files)
+    if budget - fixed < most:
         raise RecipeError(
             f"--memory is {budget >> 20} MiB, but factoring the largest matrix needs at least "
-            f"{-(-(FIXED_BYTES + most) >> 20)} MiB."
+            f"{-(-(fixed + most) >> 20)} MiB."
         )
-    return min(threads or default_threads(), (budget - FIXED_BYTES) // most)
+    return min(threads or default_threads(), (budget - fixed) // most)
 
 
 def _run(work: _Extraction, spill: Spill, workers: int, progress: Callable[[int, int], None] | None) -> list[_Finding]:
@@ -262,6 +269,9 @@ def _run(work: _Extraction, spill: Spill, workers: int, progress: Callable[[int,
             done += job.output.nbytes
             if progress is not None:
                 progress(done, total)
+    except BaseException:
+        let_go(work.files)  # else the others would go on trying to fetch what nobody needs
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return sorted(findings, key=lambda finding: finding.name.encode())

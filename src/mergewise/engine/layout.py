@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from mergewise.checkpoint import STORAGE_DTYPES
+from mergewise.checkpoint import STORAGE_DTYPES, reserved_bytes
 from mergewise.checkpoint.adapted import SCRATCH_BYTES, reads_an_adapter
 from mergewise.engine.plan import Plan, TensorJob
 from mergewise.errors import RecipeError
@@ -76,7 +76,7 @@ class Layout:
     def peak_bytes(self, plan: Plan) -> int:
         """Return the most memory that the process takes, in bytes."""
         largest = max(map(self._held_bytes, plan.jobs), default=0)
-        return FIXED_BYTES + self.threads * (largest + _beside_the_rows(plan))
+        return FIXED_BYTES + _fetching_bytes(plan) + self.threads * (largest + _beside_the_rows(plan))
 
     def holds(self, job: TensorJob) -> bool:
         """Return whether a worker keeps the stored bytes of a matrix in memory, rather than read them every time."""
@@ -106,15 +106,21 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     beside = _beside_the_rows(plan)
     largest = max(plan.jobs, key=_least_bytes, default=None)
     least = (_least_bytes(largest) if largest else 0) + beside
-    room = budget - FIXED_BYTES
+    fixed = FIXED_BYTES + _fetching_bytes(plan)
+    room = budget - fixed
     if room < least:
         raise RecipeError(
             f"--memory is {budget >> 20} MiB, but this merge of {len(plan.sources)} models needs at least "
-            f"{-(-(FIXED_BYTES + least) >> 20)} MiB{_for_a_whole(largest, beside)}."
+            f"{-(-(fixed + least) >> 20)} MiB{_for_a_whole(largest, beside)}."
         )
     workers = max(1, min(wanted, room // least))
     costly = any(source.costly for source in plan.sources)
     return Layout(workers, room // workers - beside, _COSTLY_WINDOW_ELEMENTS if costly else _WINDOW_ELEMENTS)
+
+
+def _fetching_bytes(plan: Plan) -> int:
+    """Return what reading from other machines takes, for all workers together."""
+    return reserved_bytes(file for source in plan.sources for file in source.files)
 
 
 def bytes_per_element(job: TensorJob) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from mergewise.checkpoint import Target
+from mergewise.checkpoint import StoppedError, Target, let_go
 from mergewise.engine.combine import Known, combine, copy_exact
 from mergewise.engine.gather import gather, gather_coefficients
 from mergewise.engine.layout import Layout
@@ -181,6 +181,7 @@ class _Crew:
         for _ in range(layout.threads):
             self._workspaces.put(Workspace(plan.sources, self.ahead.reached))
         self._stop = threading.Event()
+        self._files = [file for source in plan.sources for file in source.files]
 
     def __enter__(self) -> "_Crew":
         self._pool = ThreadPoolExecutor(self._threads, "mergewise")
@@ -236,12 +237,14 @@ class _Crew:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             if any(future.exception() is not None for future in done):
                 self._stop.set()
+                let_go(self._files)  # else the others would go on trying to fetch what nobody needs
                 wait(futures)
         except BaseException:
             self._stop.set()  # Ctrl-C: no worker begins another piece
+            let_go(self._files)
             wait(futures)
             raise
         faults = [fault for future in futures if (fault := future.exception()) is not None]
         if faults:
-            # a worker that waited for another's piece is not the one that failed
-            raise min(faults, key=lambda fault: isinstance(fault, InterruptedError))
+            # a worker that waited for another's piece, or was stopped, is not the one that failed
+            raise min(faults, key=lambda fault: isinstance(fault, InterruptedError | StoppedError))

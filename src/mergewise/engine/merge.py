@@ -16,21 +16,27 @@ from numpy.typing import NDArray
 from mergewise._version import __version__
 from mergewise.checkpoint import (
     ADAPTER_WEIGHTS,
+    Access,
     ArrayCheckpoint,
     ArrayTarget,
+    Destination,
     FolderTarget,
     Target,
     fingerprint,
+    let_go,
+    local_path,
     require_free,
 )
 from mergewise.engine.core_target import CoreTarget, merge_target
 from mergewise.engine.layout import Layout, lay_out, parse_size
 from mergewise.engine.plan import Plan, build_plan, plan
 from mergewise.engine.provenance import (
+    InputRecord,
     companion_files,
-    hash_inputs,
+    describe,
     input_identities,
     provenance_texts,
+    record_inputs,
     require_unchanged,
 )
 from mergewise.engine.stages import as_stages, is_finished, plan_stages, stage_folders
@@ -48,7 +54,7 @@ class MergeReport:
     """What a merge did.
 
     Attributes:
-        out: The folder it wrote.
+        out: The folder or URL that it wrote to.
         method: The merge method.
         experts: How many models were merged.
         tensors: Tensors written.
@@ -58,9 +64,9 @@ class MergeReport:
         seconds: Wall time.
         threads: Workers.
         remarks: What a user should know, a sentence each.
-        inputs: SHA-256 of every input file, by path.
+        inputs: SHA-256 of every input file, or what a server says of its version, by path or URL.
         relative_error: Of an adapter of lower rank than the merge: Frobenius norm of what was lost over that of the
-            merge, over all modules; ``None`` if a model was written.
+            merge, over all modules; ``None`` if a model was written, or nothing was merged but only sent.
     """
 
     out: str
@@ -90,6 +96,7 @@ def merge(
     shard_size: str | int = "5GB",
     stages: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    access: Access | None = None,
 ) -> MergeReport:
     """Merge checkpoints into a folder that ``transformers`` and others load.
 
@@ -98,41 +105,68 @@ def merge(
     Args:
         recipe: A recipe, or the file that holds one, or several that build on each other.
         out: The folder to make; it must be new or empty. It appears complete or not at all, and a merge that was
-            interrupted goes on where it was when it is started again.
+            interrupted goes on where it was when it is started again. A URL such as ``s3://bucket/name`` or
+            ``hf://organisation/name`` is sent to once the merge is complete in the cache folder, what loaders look for
+            last.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the whole process, in bytes or as in ``"1GiB"``.
         shard_size: Largest file of the result, in bytes or as in ``"5GB"``.
         stages: The folder for what stages before the last make, kept for the next time; ``None`` for ``OUT.stages``.
         progress: Told how far the merge is.
+        access: How other machines may be reached; by default as the environment says.
 
     Raises:
         MergewiseError: The recipe, a checkpoint or the output folder does not allow the merge.
     """
     began = time.perf_counter()
     shard_bytes = parse_size(shard_size, "shard size")
-    require_free(Path(out))
+    destination = Destination.of(out, access)
+    if destination is None:
+        require_free(local_path(out))
     steps = as_stages(recipe)
-    folders = stage_folders(steps, f"{os.fspath(out).rstrip('/')}.stages" if stages is None else stages)
-    plans = plan_stages(steps, folders)
+    folders = stage_folders(steps, _stages_folder(out, destination) if stages is None else stages)
+    plans = plan_stages(steps, folders, access)
+    commits: dict[str, str] = {}
     for planned in plans:
-        lay_out(planned, threads, memory)  # a budget that is too small for a later stage is better known now
+        commits |= planned.revisions  # what a name on the Hub stood for at first holds for all stages
+    try:
+        for planned in plans:
+            lay_out(planned, threads, memory)  # a budget that is too small for a later stage is better known now
+        if len(steps) == 1:
+            return _merge(plans[0], out, destination, threads, memory, shard_bytes, progress)
+    finally:
+        for planned in plans:
+            _let_go(planned)
     remarks: list[str] = []
     for step in steps[:-1]:
         folder = folders[str(step.name)]
-        planned = plan(placed(step.recipe, folders))
-        if is_finished(planned, Path(folder)):
-            remarks.append(f"Stage '{step.name}' was taken over from {folder}.")
-            continue
-        done = _merge(planned, folder, threads, memory, shard_bytes, progress)
+        planned = plan(placed(step.recipe, folders), access, commits)
+        try:
+            if is_finished(planned, Path(folder)):
+                remarks.append(f"Stage '{step.name}' was taken over from {folder}.")
+                continue
+            done = _merge(planned, folder, None, threads, memory, shard_bytes, progress)
+        finally:
+            _let_go(planned)
         remarks += [f"Stage '{step.name}': {remark}" for remark in done.remarks]
-    last = plans[-1] if len(steps) == 1 else plan(placed(steps[-1].recipe, folders))
-    report = _merge(last, out, threads, memory, shard_bytes, progress)
+    last = plan(placed(steps[-1].recipe, folders), access, commits)
+    try:
+        report = _merge(last, out, destination, threads, memory, shard_bytes, progress)
+    finally:
+        _let_go(last)
     return replace(report, remarks=(*remarks, *report.remarks), seconds=time.perf_counter() - began)
+
+
+def _stages_folder(out: str | os.PathLike[str], destination: Destination | None) -> str:
+    """Return where stages go by default: beside the output, or beside the place in which it is staged."""
+    beside = local_path(out) if destination is None else destination.folder
+    return f"{os.fspath(beside)}.stages"
 
 
 def _merge(
     planned: Plan,
     out: str | os.PathLike[str],
+    destination: Destination | None,
     threads: int | None,
     memory: str | int,
     shard_bytes: int,
@@ -143,18 +177,52 @@ def _merge(
     layout = lay_out(planned, threads, memory)
     identities = input_identities(planned.sources)
     work = fingerprint([__version__, planned.recipe.canonical(), identities, shard_bytes])
-    with _folder(planned, out, shard_bytes, work) as folder:
+    place = local_path(out) if destination is None else destination.staged(work)
+    if destination is not None and place.is_dir():
+        return _sent(destination, planned, place, layout, began)
+    with _folder(planned, place, shard_bytes, work) as folder:
         target = merge_target(planned, folder)
         with ThreadPoolExecutor(1, "mergewise-hash") as beside:
-            hashing = beside.submit(hash_inputs, planned.sources)
-            disagreeing = _run(planned, layout, target, progress, folder.resumed)
-            hashes = hashing.result()
+            recording = beside.submit(record_inputs, planned.sources)
+            try:
+                disagreeing = _run(planned, layout, target, progress, folder.resumed)
+            except BaseException:
+                _let_go(planned)  # else what is being asked for beside would be waited for
+                raise
+            records = recording.result()
         require_unchanged(planned.sources, identities)
-        folder.commit(provenance_texts(planned, hashes), companion_files(planned))
+        folder.commit(provenance_texts(planned, records), companion_files(planned))
+    if destination is not None:
+        destination.send(place)
     resumed = [f"{len(folder.resumed)} tensors were taken over from an interrupted merge."] if folder.resumed else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
+    error = target.relative_error if isinstance(target, CoreTarget) else None
+    return _report(os.fspath(out), planned, began, layout.threads, remarks, records, error)
+
+
+def _let_go(planned: Plan) -> None:
+    let_go(file for source in planned.sources for file in source.files)
+
+
+def _sent(destination: Destination, planned: Plan, folder: Path, layout: Layout, began: float) -> MergeReport:
+    """Send a merge that was finished before, but could not be sent then."""
+    records = record_inputs(planned.sources)
+    destination.send(folder)
+    remarks = [*planned.remarks, "The merge was finished before, and has now been sent."]
+    return _report(destination.url, planned, began, layout.threads, remarks, records)
+
+
+def _report(
+    out: str,
+    planned: Plan,
+    began: float,
+    threads: int,
+    remarks: Sequence[str],
+    records: Mapping[str, InputRecord],
+    relative_error: float | None = None,
+) -> MergeReport:
     return MergeReport(
-        out=os.fspath(out),
+        out=out,
         method=planned.recipe.method,
         experts=len(planned.recipe.merged_models),
         tensors=len(planned.outputs),
@@ -162,15 +230,19 @@ def _merge(
         bytes_in=planned.bytes_in,
         bytes_out=planned.bytes_out,
         seconds=time.perf_counter() - began,
-        threads=layout.threads,
+        threads=threads,
         remarks=tuple(remarks),
-        inputs=hashes,
-        relative_error=target.relative_error if isinstance(target, CoreTarget) else None,
+        inputs={path: describe(record) for path, record in records.items()},
+        relative_error=relative_error,
     )
 
 
 def merge_to_arrays(
-    recipe: Recipe | str | os.PathLike[str], *, threads: int | None = None, memory: str | int = "1GiB"
+    recipe: Recipe | str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    memory: str | int = "1GiB",
+    access: Access | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Merge checkpoints into memory: the same tensors that ``merge`` would write.
 
@@ -178,6 +250,7 @@ def merge_to_arrays(
         recipe: A recipe, or the file that holds one.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the process without the result, in bytes or as in ``"1GiB"``.
+        access: How other machines may be reached; by default as the environment says.
 
     Returns:
         Merged tensors by name; bfloat16 as ml_dtypes has it.
@@ -185,7 +258,7 @@ def merge_to_arrays(
     Raises:
         MergewiseError: As ``merge``.
     """
-    return _into_arrays(plan(recipe), threads, memory)
+    return _into_arrays(plan(recipe, access), threads, memory)
 
 
 def merge_arrays(

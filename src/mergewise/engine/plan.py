@@ -13,8 +13,10 @@ import numpy as np
 from mergewise.checkpoint import (
     FLOAT_NAMES,
     STORAGE_DTYPES,
+    Access,
     AdaptedCheckpoint,
     AlignedCheckpoint,
+    Connections,
     GatheredCheckpoint,
     OutputTensor,
     Source,
@@ -41,7 +43,7 @@ from mergewise.method import (
 )
 from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
 
-__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "plan", "plan_models", "wanted_models"]
+__all__ = ["Plan", "TensorJob", "as_recipe", "build_plan", "plan", "plan_models", "plan_over", "wanted_models"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class Plan:
         members: Where each tensor comes from.
         small_files: The files of its tokenizer, where they are not those of the template.
         adapter: What is written, if the result is an adapter; the jobs are then those of core space.
+        revisions: The commit that stood for each reference to the Hub, by reference.
     """
 
     recipe: Recipe
@@ -104,6 +107,7 @@ class Plan:
     members: Mapping[str, Member]
     small_files: SmallFiles = field(default_factory=SmallFiles)
     adapter: AdapterMerge | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def template(self) -> Source:
@@ -191,20 +195,42 @@ def _source_names(recipe: Recipe) -> list[str]:
     return [*base, *(expert.model for expert in recipe.merged)]
 
 
-def plan(recipe: Recipe | str | os.PathLike[str]) -> Plan:
+def plan(
+    recipe: Recipe | str | os.PathLike[str],
+    access: Access | None = None,
+    revisions: Mapping[str, str] | None = None,
+) -> Plan:
     """Plan a merge; only headers and configurations are read.
 
     Args:
         recipe: A recipe, or the file that holds one.
+        access: How other machines may be reached; by default as the environment says.
+        revisions: Commits that references to the Hub stand for; others are looked up.
 
     Raises:
         MergewiseError: Anything that would keep the merge from succeeding, as far as headers can tell.
     """
     recipe = as_recipe(recipe)
     check_parameters(recipe)
+    return plan_over(recipe, Connections(access, revisions))
+
+
+def plan_over(recipe: Recipe, connections: Connections, made: Mapping[str, Source] | None = None) -> Plan:
+    """Plan a merge of models that are read over given connections.
+
+    Args:
+        recipe: What to do.
+        connections: What the models share.
+        made: Models that are open already, or still to be made by an earlier stage.
+
+    Raises:
+        MergewiseError: As ``plan``.
+    """
     if recipe.adapter:
-        return _plan_adapter(recipe)
-    return plan_models(recipe, open_models(wanted_models(recipe), recipe.base))
+        planned = _plan_adapter(recipe, connections)
+    else:
+        planned = plan_models(recipe, open_models(wanted_models(recipe), recipe.base, connections, made))
+    return replace(planned, revisions=dict(connections.commits))
 
 
 def plan_models(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
@@ -273,9 +299,9 @@ def _whole_members(recipe: Recipe, reference: Source) -> dict[str, Member]:
     return {name: Member(section, positions(name), (name,) * len(section.merged)) for name in reference.tensors}
 
 
-def _plan_adapter(recipe: Recipe) -> Plan:
+def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
     """Plan a merge of adapters into one: the recipe is carried out on their cores."""
-    merge = open_adapters(recipe)
+    merge = open_adapters(recipe, connections)
     in_core: dict[str, Any] = {"dtype": None, "out_dtype": None, "adapter": None}
     planned = build_plan(recipe.model_copy(update=in_core), merge.sources)
     changed = changes(merge.space)

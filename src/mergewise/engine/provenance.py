@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,30 @@ import yaml
 
 from mergewise._version import __version__
 from mergewise.cache import cache_folder
-from mergewise.checkpoint import ADAPTER_CONFIG, FLOAT_NAMES, Source, file_identity
+from mergewise.checkpoint import (
+    ADAPTER_CONFIG,
+    FLOAT_NAMES,
+    Place,
+    Source,
+    file_facts,
+    file_identity,
+    file_size,
+    hub_reference,
+    sha256_of,
+)
 from mergewise.engine.plan import Plan
 from mergewise.errors import CheckpointError
 
 __all__ = [
     "PROVENANCE_NAME",
     "RECIPE_NAME",
+    "InputRecord",
     "companion_files",
-    "hash_inputs",
+    "describe",
     "input_identities",
     "merged_config",
     "provenance_texts",
+    "record_inputs",
     "require_unchanged",
 ]
 
@@ -36,22 +48,20 @@ _WEIGHTS = {
 _LARGEST_COMPANION = 256 << 20
 
 
-def input_identities(sources: Sequence[Source]) -> dict[str, tuple[int, ...]]:
-    """Return size, inode and times of every file that holds input tensors, by path.
+InputRecord = Mapping[str, int | str]
+"""What is recorded of an input file: its SHA-256, or what a server tells of a remote file and its version."""
+
+
+def input_identities(sources: Sequence[Source]) -> dict[str, tuple[int | str, ...]]:
+    """Return what stays equal for as long as nobody touches it of every file that holds input tensors, by its place.
 
     Raises:
         CheckpointError: A file is gone.
     """
-    identities: dict[str, tuple[int, ...]] = {}
-    for path in dict.fromkeys(path for source in sources for path in source.files):
-        try:
-            identities[str(path)] = file_identity(path)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
-    return identities
+    return {str(place): _identity(place) for place in _input_files(sources)}
 
 
-def require_unchanged(sources: Sequence[Source], identities: dict[str, tuple[int, ...]]) -> None:
+def require_unchanged(sources: Sequence[Source], identities: dict[str, tuple[int | str, ...]]) -> None:
     """Require that no input was touched since its identity was taken.
 
     Raises:
@@ -62,32 +72,39 @@ def require_unchanged(sources: Sequence[Source], identities: dict[str, tuple[int
             raise CheckpointError(f"{path}: it changed while it was being merged; run again when it is at rest.")
 
 
-def hash_inputs(sources: Sequence[Source]) -> dict[str, str]:
-    """Return the SHA-256 of every file that holds input tensors, by path.
+def record_inputs(sources: Sequence[Source]) -> dict[str, InputRecord]:
+    """Return what is recorded of every file that holds input tensors, by its place.
 
-    A file is hashed once: its digest is kept in the cache folder, by path and identity.
+    A local file is hashed once: its digest is kept in the cache folder, by path and identity. A remote file is not read
+    for this: its server's word stands for it.
 
     Raises:
         CheckpointError: A file cannot be read.
     """
-    hashes: dict[str, str] = {}
-    for name, identity in input_identities(sources).items():
-        key = hashlib.sha256(json.dumps([os.path.realpath(name), identity]).encode()).hexdigest()
-        known = cache_folder() / "sha256" / key
-        try:
-            hashes[name] = known.read_text("ascii")
-        except OSError:
-            hashes[name] = _hash(Path(name))
-            _remember(known, hashes[name])
-    return hashes
+    return {str(place): file_facts(place) or {"sha256": _digest(place)} for place in _input_files(sources)}
 
 
-def _hash(path: Path) -> str:
+def _input_files(sources: Sequence[Source]) -> list[Place]:
+    return list({str(place): place for source in sources for place in source.files}.values())
+
+
+def _identity(place: Place) -> tuple[int | str, ...]:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_identity(place)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise CheckpointError(f"{place}: cannot be read: {error.strerror}.") from error
+
+
+def _digest(place: Place) -> str:
+    name, identity = str(place), _identity(place)
+    key = hashlib.sha256(json.dumps([os.path.realpath(name), identity]).encode()).hexdigest()
+    known = cache_folder() / "sha256" / key
+    try:
+        return known.read_text("ascii")
+    except OSError:
+        found = sha256_of(Path(name))
+        _remember(known, found)
+        return found
 
 
 def _remember(path: Path, digest: str) -> None:
@@ -99,47 +116,49 @@ def _remember(path: Path, digest: str) -> None:
         beside.replace(path)
 
 
-def companion_files(plan: Plan) -> list[Path]:
+def companion_files(plan: Plan) -> list[Place]:
     """Return the files that the result takes over beside its weights: configuration, tokenizer and so on."""
     left_out = plan.small_files.left_out
     return [*(path for path in _companions(plan.template) if path.name not in left_out), *plan.small_files.copies]
 
 
-def _companions(template: Source) -> list[Path]:
-    loose_file = Path(template.location).is_file()
-    if template.folder is None or (loose_file and not (template.folder / "config.json").is_file()):
+def _companions(template: Source) -> list[Place]:
+    folder = template.folder
+    loose_file = any(str(file) == template.location for file in template.files)
+    if folder is None or (loose_file and not (folder / "config.json").is_file()):
         return []
-    return sorted(
+    named = [
         path
-        for path in template.folder.iterdir()
-        if path.is_file()
-        and path.suffix not in _WEIGHTS
+        for path in folder.iterdir()
+        if path.suffix not in _WEIGHTS
         and not path.name.startswith(".")
         and not path.name.endswith(".index.json")
         and path.name not in {"README.md", RECIPE_NAME, PROVENANCE_NAME}
-        and path.stat().st_size <= _LARGEST_COMPANION
-    )
+    ]
+    found = [path for path in named if path.is_file() and file_size(path) <= _LARGEST_COMPANION]
+    return sorted(found, key=lambda path: path.name)
 
 
-def provenance_texts(plan: Plan, hashes: dict[str, str]) -> dict[str, str]:
+def provenance_texts(plan: Plan, records: Mapping[str, InputRecord]) -> dict[str, str]:
     """Return the small files that tell a merged checkpoint's story, by name.
 
     Args:
         plan: The merge.
-        hashes: SHA-256 of every input file, by path.
+        records: What is recorded of every input file, by its place.
     """
     recipe = yaml.safe_dump(plan.recipe.canonical(), sort_keys=False, allow_unicode=True)
     record = {
         "mergewise": __version__,
         "recipe": plan.recipe.canonical(),
-        "inputs": [{"file": path, "sha256": digest} for path, digest in hashes.items()],
+        **({"revisions": dict(plan.revisions)} if plan.revisions else {}),
+        "inputs": [{"file": path, **record} for path, record in records.items()],
         "tensors": len(plan.outputs),
         "parameters": plan.parameters,
     }
     texts = {
         RECIPE_NAME: recipe,
         PROVENANCE_NAME: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
-        "README.md": _card(plan, recipe, hashes),
+        "README.md": _card(plan, recipe, records),
         **plan.small_files.texts,
     }
     config = merged_config(plan)
@@ -161,11 +180,12 @@ def merged_config(plan: Plan) -> dict[str, Any]:
     return config
 
 
-def _card(plan: Plan, recipe: str, hashes: dict[str, str]) -> str:
+def _card(plan: Plan, recipe: str, records: Mapping[str, InputRecord]) -> str:
     """Return a model card in the form that model hubs read."""
+    all_hashed = all(record.keys() == {"sha256"} for record in records.values())
     models = dict.fromkeys([plan.recipe.base, *plan.recipe.models])
     front = {
-        "base_model": [model for model in models if model],
+        "base_model": [_on_the_hub(model) for model in models if model],
         "library_name": "peft" if plan.adapter else "transformers",
         "tags": ["mergewise", "merge"],
     }
@@ -173,12 +193,25 @@ def _card(plan: Plan, recipe: str, hashes: dict[str, str]) -> str:
         "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
         f"# Merge of {len(plan.recipe.merged_models)} models with {plan.recipe.method}", "",
         f"Made with mergewise {__version__} from this recipe:", "", "```yaml", recipe.rstrip(), "```", "",
-        "| input file | SHA-256 |", "|---|---|",
-        *(f"| `{_short(path)}` | `{digest}` |" for path, digest in hashes.items()), "",
+        f"| input file | {'SHA-256' if all_hashed else 'version'} |", "|---|---|",
+        *(f"| `{_short(path)}` | `{describe(record)}` |" for path, record in records.items()), "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
+def _on_the_hub(model: str) -> str:
+    """Return what the Hub calls a model, without revision; what is not on the Hub stays as it is."""
+    hub = hub_reference(model)
+    return hub.repository if hub else model
+
+
+def describe(record: InputRecord) -> str:
+    """Return what tells an input file's version best, as text: its SHA-256, or else all that its server says."""
+    return str(record["sha256"]) if "sha256" in record else ", ".join(f"{word} {of}" for word, of in record.items())
+
+
 def _short(path: str) -> str:
-    """Return folder and file name: enough to tell inputs apart, without the machine they were on."""
+    """Return folder and file name: enough to tell inputs apart, without the machine they were on; URLs are whole."""
+    if "://" in path:
+        return path
     return os.path.join(*Path(path).parts[-2:])  # noqa: PTH118 - parts of a path, not a path to open

@@ -3,59 +3,65 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mergewise.checkpoint import AdaptedCheckpoint, Source, is_adapter, open_adapter, open_source
+from mergewise.checkpoint import AdaptedCheckpoint, Connections, Source, is_adapter, open_adapter, open_source
 from mergewise.errors import CheckpointError
 from mergewise.recipe import ModelReference, Recipe
 
 __all__ = ["open_models", "open_sources"]
 
 
-def open_sources(recipe: Recipe) -> tuple[Source, ...]:
+def open_sources(recipe: Recipe, connections: Connections | None = None) -> tuple[Source, ...]:
     """Open the checkpoints of a recipe of whole models: the base first, if the method works on changes to it.
 
+    Args:
+        recipe: The recipe.
+        connections: What the sources share; by default as the environment says.
+
     Raises:
-        CheckpointError: One of them is missing or damaged, or an adapter does not fit its base.
+        CheckpointError: One of them is missing or damaged, cannot be reached, or an adapter does not fit its base.
     """
     names = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
     names += [expert.model for expert in recipe.merged]
-    opened = open_models(names, recipe.base)
+    opened = open_models(names, recipe.base, connections or Connections())
     return tuple(opened[name] for name in names)
 
 
-def open_models(names: Iterable[str], base: str | None, made: Mapping[str, Source] | None = None) -> dict[str, Source]:
+def open_models(
+    names: Iterable[str], base: str | None, connections: Connections, made: Mapping[str, Source] | None = None
+) -> dict[str, Source]:
     """Open models by the names that a recipe gives them, each once.
 
     Args:
         names: As they stand in the recipe.
         base: The recipe's base, which adapters without one of their own are put on.
+        connections: What the models share.
         made: Models that are open already, or still to be made by an earlier stage.
 
     Raises:
-        CheckpointError: One of them is missing or damaged, or an adapter does not fit its base.
+        CheckpointError: One of them is missing or damaged, cannot be reached, or an adapter does not fit its base.
     """
     opened = dict(made or {})
-    return {name: _open(name, base, opened) for name in names}
+    return {name: _open(name, base, opened, connections) for name in names}
 
 
-def _open(name: str, base: str | None, opened: dict[str, Source]) -> Source:
+def _open(name: str, base: str | None, opened: dict[str, Source], connections: Connections) -> Source:
     """Open a model once, however often it is named."""
     if name not in opened:
         reference = ModelReference.parse(name)
-        if reference.revision or reference.lora_revision:
-            raise CheckpointError(f"{name}: expected a folder on this machine; revisions are not supported yet.")
-        own, adapter = reference.path, reference.lora
-        if adapter is None and is_adapter(Path(own)):
-            own, adapter = _base_of(own, None if base == name else base), own
+        own, adapter = reference.model, reference.adapter
+        if adapter is None and is_adapter(connections.place(own)):
+            own, adapter = _base_of(own, None if base == name else base, connections), own
         if adapter is None:
-            opened[name] = open_source(own)
+            opened[name] = open_source(own, connections)
         else:
-            opened[name] = AdaptedCheckpoint(_open(own, None, opened), open_adapter(Path(adapter)), name)
+            added = open_adapter(connections.place(adapter))
+            opened[name] = AdaptedCheckpoint(_open(own, None, opened, connections), added, name)
     return opened[name]
 
 
-def _base_of(adapter: str, base: str | None) -> str:
+def _base_of(adapter: str, base: str | None, connections: Connections) -> str:
     """Return the base of an adapter: the recipe's, or else the folder that the adapter names."""
-    stated = open_adapter(Path(adapter)).config.base
+    stated = open_adapter(connections.place(adapter)).config.base
     if base is not None:
         return base
     if stated is not None and Path(stated).is_dir():

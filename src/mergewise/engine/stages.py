@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergewise.checkpoint import Source, TensorInfo
+from mergewise.checkpoint import Access, Connections, Place, Source, TensorInfo
 from mergewise.checkpoint.source import Writable
-from mergewise.engine.plan import Plan, plan, plan_models, wanted_models
-from mergewise.engine.provenance import PROVENANCE_NAME, hash_inputs, merged_config
-from mergewise.engine.references import open_models
+from mergewise.engine.plan import Plan, plan_over, wanted_models
+from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, merged_config, record_inputs
 from mergewise.errors import CheckpointError, MergewiseError
 from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed
 
@@ -29,8 +28,8 @@ class PlannedCheckpoint:
 
     def __init__(self, planned: Plan, location: str) -> None:
         self.location = location
-        self.files: tuple[Path, ...] = ()
-        self.folder: Path | None = None
+        self.files: tuple[Place, ...] = ()
+        self.folder: Place | None = None
         outputs = [job.output for job in planned.jobs]
         self.tensors = {o.name: TensorInfo(o.name, o.dtype, o.shape, 0, o.nbytes) for o in outputs}
         self._planned = planned
@@ -67,12 +66,13 @@ def stage_folders(stages: Sequence[Stage], folder: str | os.PathLike[str]) -> di
     return {stage.name: os.path.join(folder, stage.name) for stage in stages[:-1] if stage.name is not None}  # noqa: PTH118 - a model reference, not a path to open
 
 
-def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str]) -> list[Plan]:
+def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str], access: Access | None = None) -> list[Plan]:
     """Plan stages before any of them is merged, as far as headers can tell.
 
     Args:
         stages: In the order of doing.
         folders: Where the results of stages go.
+        access: How other machines may be reached; by default as the environment says.
 
     Returns:
         A plan of every stage, up to one whose tokenizer depends on files that another has still to make.
@@ -82,6 +82,7 @@ def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str]) -> list[Pla
     """
     plans: list[Plan] = []
     made: dict[str, Source] = {}
+    commits: dict[str, str] = {}
     for stage in stages:
         recipe = placed(stage.recipe, folders)
         try:
@@ -90,12 +91,13 @@ def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str]) -> list[Pla
             waits = recipe.tokenizer is not None or recipe.chat_template is not None
             if waits and not made.keys().isdisjoint(wanted):
                 return plans
-            planned = plan(recipe) if recipe.adapter else plan_models(recipe, open_models(wanted, recipe.base, made))
+            planned = plan_over(recipe, Connections(access, commits), made)
         except MergewiseError as fault:
             raise type(fault)(
                 f"Stage '{stage.name}': {fault}" if len(stages) > 1 and stage.name else str(fault)
             ) from None
         plans.append(planned)
+        commits |= planned.revisions
         if stage.name is not None and stage.name in folders:
             made[folders[stage.name]] = PlannedCheckpoint(planned, folders[stage.name])
     return plans
@@ -113,8 +115,8 @@ def is_finished(planned: Plan, folder: Path) -> bool:
     try:
         record = json.loads(path.read_text("utf-8"))
         same = record["recipe"] == json.loads(json.dumps(planned.recipe.canonical()))
-        same = same and _digests(record["inputs"]) == sorted(hash_inputs(planned.sources).values())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        same = same and _versions(record["inputs"]) == _versions(record_inputs(planned.sources).values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
     if not same:
         raise CheckpointError(
@@ -124,5 +126,6 @@ def is_finished(planned: Plan, folder: Path) -> bool:
     return True
 
 
-def _digests(inputs: Iterable[Mapping[str, str]]) -> list[str]:
-    return sorted(entry["sha256"] for entry in inputs)
+def _versions(records: Iterable[InputRecord]) -> list[list[tuple[str, int | str]]]:
+    """Return what tells versions of inputs apart, wherever they are."""
+    return sorted(sorted(pair for pair in record.items() if pair[0] != "file") for record in records)

@@ -5,20 +5,29 @@ import math
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import STORAGE_DTYPES, Checkpoint, Source, TensorInfo, numpy_dtype, open_checkpoint
+from mergewise.checkpoint import (
+    STORAGE_DTYPES,
+    Access,
+    Checkpoint,
+    Connections,
+    Place,
+    Source,
+    TensorInfo,
+    numpy_dtype,
+    open_checkpoint,
+)
 from mergewise.checkpoint.source import Writable
 from mergewise.engine.core_target import merge_target
 from mergewise.engine.layout import lay_out
 from mergewise.engine.plan import plan
-from mergewise.engine.provenance import PROVENANCE_NAME, hash_inputs
+from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, describe, record_inputs
 from mergewise.errors import CheckpointError
 from mergewise.recipe import parse_recipe
 
@@ -78,32 +87,28 @@ def verify(
     seed: int = 0,
     threads: int | None = None,
     memory: str | int = "1GiB",
+    access: Access | None = None,
 ) -> Verification:
     """Derive tensors of a merged checkpoint again from the recipe and inputs that it records, and compare bytes.
 
     Args:
-        out: A folder that ``merge`` wrote.
+        out: A folder that ``merge`` wrote, or the URL of one.
         sample: How many tensors; ``None`` for all.
         seed: Of the choice.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the whole process.
+        access: How other machines may be reached; by default as the environment says.
 
     Raises:
         MergewiseError: There is no record of a merge, or an input is gone.
     """
     from mergewise.engine.local import run_local  # noqa: PLC0415 - brings in the compiled kernels
 
-    merged = open_checkpoint(out)
+    merged = open_checkpoint(Connections(access).place(out))
     record = _record(merged.folder / PROVENANCE_NAME)
-    planned = plan(parse_recipe(record["recipe"], str(merged.folder / PROVENANCE_NAME)))
-    found = hash_inputs(planned.sources)
-    recorded = record["inputs"]
-    faults = [f"{path}: it is an input, but not recorded." for path in found.keys() - recorded.keys()]
-    faults += [
-        f"{path}: expected SHA-256 {recorded[path]} as when it was merged, found {digest}."
-        for path, digest in found.items()
-        if recorded.get(path, digest) != digest
-    ]
+    recipe = parse_recipe(record["recipe"], str(merged.folder / PROVENANCE_NAME))
+    planned = plan(recipe, access, record["revisions"])
+    faults = _changed_inputs(record["inputs"], record_inputs(planned.sources))
     outputs = {output.name: output for output in planned.outputs}
     names = list(outputs)
     faults += [f"Tensor '{name}' is missing." for name in names if name not in merged.tensors]
@@ -126,17 +131,21 @@ def verify(
     return Verification(len(chosen), len(merged.tensors), len(record["inputs"]), tuple(faults))
 
 
-def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Iterator[TensorDifference]:
+def diff(
+    a: str | os.PathLike[str], b: str | os.PathLike[str], *, access: Access | None = None
+) -> Iterator[TensorDifference]:
     """Compare two checkpoints tensor by tensor, in byte order of the names.
 
     Args:
-        a: A folder or file.
+        a: A folder or file, a URL, or a model on the Hub.
         b: Another.
+        access: How other machines may be reached; by default as the environment says.
 
     Raises:
         CheckpointError: One of them cannot be read.
     """
-    first, second = open_checkpoint(a), open_checkpoint(b)
+    connections = Connections(access)
+    first, second = (open_checkpoint(connections.place(given)) for given in (a, b))
     for name in sorted(first.tensors.keys() | second.tensors.keys(), key=str.encode):
         if name not in second.tensors:
             yield TensorDifference(name, "only in A")
@@ -148,17 +157,32 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Iterator[Tenso
             yield _difference(first, second, name)
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _record(path: Place) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
-        inputs = {str(entry["file"]): str(entry["sha256"]) for entry in record["inputs"]}
-        return {"recipe": record["recipe"], "inputs": inputs}
+        inputs = {
+            str(entry["file"]): {word: of for word, of in entry.items() if word != "file"} for entry in record["inputs"]
+        }
+        revisions = {str(reference): str(commit) for reference, commit in record.get("revisions", {}).items()}
+        return {"recipe": record["recipe"], "inputs": inputs, "revisions": revisions}
     except OSError as error:
         raise CheckpointError(
             f"{path}: expected the record of a merge, but it cannot be read: {error.strerror}."
         ) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
+
+
+def _changed_inputs(recorded: Mapping[str, InputRecord], found: Mapping[str, InputRecord]) -> list[str]:
+    """Return a sentence for every input that is not the one that was merged, as far as its record can tell."""
+    faults = [f"{path}: it is an input, but not recorded." for path in found.keys() - recorded.keys()]
+    for path in found.keys() & recorded.keys():
+        then, now = recorded[path], found[path]
+        shared = then.keys() & now.keys()
+        if not shared or any(then[word] != now[word] for word in shared):
+            kind = "SHA-256 " if then.keys() == {"sha256"} else ""
+            faults.append(f"{path}: expected {kind}{describe(then)} as when it was merged, found {describe(now)}.")
+    return sorted(faults)
 
 
 class _Comparison:

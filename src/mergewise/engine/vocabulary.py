@@ -5,9 +5,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from mergewise.checkpoint import GatheredCheckpoint, Source, TensorInfo
+from mergewise.checkpoint import GatheredCheckpoint, Place, Source, TensorInfo
 from mergewise.checkpoint.folder import read_json
 from mergewise.engine.align import is_embedding, is_head
 from mergewise.engine.configuration import with_vocabulary
@@ -41,7 +40,7 @@ class SmallFiles:
     """
 
     texts: Mapping[str, str] = field(default_factory=dict)
-    copies: tuple[Path, ...] = ()
+    copies: tuple[Place, ...] = ()
     left_out: frozenset[str] = frozenset()
 
 
@@ -114,14 +113,15 @@ def tokenizer_files(
 ) -> SmallFiles:
     """Return the files of the tokenizer of the result, where they are not simply those of its template."""
     texts: dict[str, str] = {}
-    copies: tuple[Path, ...] = ()
+    copies: tuple[Place, ...] = ()
     left_out: frozenset[str] = frozenset()
     folder = template.folder if vocabulary is None else vocabulary.base.folder
     if vocabulary is not None:
-        present = [path for path in sorted(vocabulary.base.folder.iterdir()) if path.name in TOKENIZER_FILES]
+        present = [p for p in vocabulary.base.folder.iterdir() if p.name in TOKENIZER_FILES and p.is_file()]
         keep = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
         # files in the slow format would tell of other tokens
-        copies = tuple(path for path in present if vocabulary.text is None or path.name in keep)
+        kept = [path for path in present if vocabulary.text is None or path.name in keep]
+        copies = tuple(sorted(kept, key=lambda path: path.name))
         left_out = TOKENIZER_FILES
         texts = {} if vocabulary.text is None else {"tokenizer.json": vocabulary.text}
     if recipe.chat_template is not None:
@@ -196,7 +196,7 @@ def _check_places(
                 )
 
 
-def _folder(source: Source) -> Path:
+def _folder(source: Source) -> Place:
     if source.folder is None:
         raise RecipeError(f"{source.location}: a 'tokenizer' in the recipe needs model folders; take it out.")
     return source.folder

@@ -59,10 +59,17 @@ class ModelReference:
 
     def __str__(self) -> str:
         """Return the short form, which ``parse`` reads."""
-        model = self.path + (f"@{self.revision}" if self.revision else "")
-        if not self.lora:
-            return model
-        return f"{model}+{self.lora}" + (f"@{self.lora_revision}" if self.lora_revision else "")
+        return f"{self.model}+{self.adapter}" if self.lora else self.model
+
+    @property
+    def model(self) -> str:
+        """The model without the adapter, in the short form."""
+        return self.path + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter in the short form; ``None`` for a model without one."""
+        return self.lora and self.lora + (f"@{self.lora_revision}" if self.lora_revision else "")
 
 
 def _revision(part: str, text: str, is_local: Callable[[str], bool]) -> tuple[str, str | None]:

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
+from mergewise.checkpoint.place import Place
 from mergewise.tokenizer.files import read_template
 
 __all__ = ["chat_template", "common_template"]
@@ -51,7 +51,7 @@ FORMATS = {
 }
 
 
-def chat_template(wanted: str, folders: Iterable[Path]) -> str | None:
+def chat_template(wanted: str, folders: Iterable[Place]) -> str | None:
     """Return a chat template.
 
     Args:
@@ -64,7 +64,7 @@ def chat_template(wanted: str, folders: Iterable[Path]) -> str | None:
     return common_template(folders) if wanted == "auto" else FORMATS.get(wanted, wanted)
 
 
-def common_template(folders: Iterable[Path]) -> str | None:
+def common_template(folders: Iterable[Place]) -> str | None:
     """Return the template that most models have; of several, that of the first model."""
     found = Counter(template for folder in folders if (template := read_template(folder)) is not None)
     return found.most_common(1)[0][0] if found else None

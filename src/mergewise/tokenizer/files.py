@@ -1,10 +1,10 @@
 """Reading the tokenizer of a model folder: ``tokenizer.json`` and what stands beside it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mergewise.checkpoint.folder import read_json
+from mergewise.checkpoint.place import Place
 from mergewise.errors import CheckpointError
 
 __all__ = ["TOKENIZER_FILES", "TokenizerFiles", "read_template", "read_tokenizer"]
@@ -30,13 +30,13 @@ class TokenizerFiles:
         added: The entry of every token that stands beside the model's own vocabulary, by its text.
     """
 
-    folder: Path
+    folder: Place
     content: dict[str, Any]
     ids: dict[str, int]
     added: dict[str, dict[str, Any]]
 
 
-def read_tokenizer(folder: Path, *, keep: bool = True) -> TokenizerFiles:
+def read_tokenizer(folder: Place, *, keep: bool = True) -> TokenizerFiles:
     """Read the tokenizer of a model folder.
 
     Args:
@@ -69,7 +69,7 @@ def read_tokenizer(folder: Path, *, keep: bool = True) -> TokenizerFiles:
     return TokenizerFiles(folder, content if keep else {}, ids, added)
 
 
-def read_template(folder: Path) -> str | None:
+def read_template(folder: Place) -> str | None:
     """Return the chat template of a model folder; ``None`` if there is none.
 
     Raises:
