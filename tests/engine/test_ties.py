@@ -92,7 +92,7 @@ def hand_out(shares, held, threads, work):
 def test_threads_get_the_allowances_of_a_count_from_first_to_last(seed, experts, distinct, threads, cuts):
     values = np.random.default_rng(seed).integers(-distinct, distinct + 1, (experts, 2000))
     search, held, parts = scope_of(values, cuts)
-    shares = TieShares(search, held)
+    shares = TieShares(search, held, one_by_one=False)
     rows = Rows()
     found = hand_out(shares, held, threads, lambda s, i, p: s.of(rows, i, p).tolist())
     # a second stage asks again, in any order, without reading anything
@@ -107,7 +107,7 @@ def test_threads_get_the_allowances_of_a_count_from_first_to_last(seed, experts,
 
 def test_what_a_caller_does_to_its_allowance_is_its_own_affair():
     search, held, parts = scope_of(np.ones((1, 90)), {30, 60})
-    shares = TieShares(search, held)
+    shares = TieShares(search, held, one_by_one=False)
     for index, piece in enumerate(held):
         shares.of(Rows(), index, piece)[:] = -5
     assert [shares.of(Rows(), i, p).tolist() for i, p in enumerate(held)] == one_after_the_other(search, parts)
@@ -124,7 +124,7 @@ def test_a_piece_that_cannot_be_read_ends_the_waiting_for_it(broken, threads):
             begun.wait(PATIENCE)  # all of them are in it before any piece is counted
         return shares.of(Rows({broken}), index, piece)
 
-    found = hand_out(TieShares(search, held), held, threads, work)
+    found = hand_out(TieShares(search, held, one_by_one=False), held, threads, work)
     assert isinstance(found[broken], mw.CheckpointError)
     for index, result in found.items():
         if index < broken:  # it may have been waiting itself when word came
