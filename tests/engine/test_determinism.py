@@ -89,7 +89,8 @@ def test_the_cut_into_pieces_does_not_change_a_byte(case, blocks, models, undist
 def test_the_size_of_the_sample_does_not_change_a_byte(case, sample, models, undisturbed, monkeypatch):
     for name in ("_LEAST_SAMPLE", "_LARGEST_SAMPLE"):
         monkeypatch.setattr(gather, name, sample)
-    monkeypatch.setattr(gather, "_RUN", max(1, sample // 10))
+    for run in ("_SHORT_RUN", "_LONG_RUN"):
+        monkeypatch.setattr(gather, run, max(1, sample // 10))
     assert_identical(merge(case, models, threads=2), undisturbed(case))
     assert_identical(merge(case, models, threads=2, memory=smallest_budget(case, models)), undisturbed(case))
 
