@@ -2,8 +2,9 @@
 
 from mergewise.engine.explain import Explanation, explain
 from mergewise.engine.extract import ExtractReport, extract_lora
+from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.merge import MergeReport, merge, merge_arrays, merge_to_arrays
-from mergewise.engine.plan import Plan, TensorJob, as_recipe, plan
+from mergewise.engine.plan import as_recipe, plan
 from mergewise.engine.references import open_sources
 from mergewise.engine.verify import TensorDifference, Verification, diff, verify
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source, TensorInfo, numpy_dtype
-from mergewise.engine.plan import TensorJob
+from mergewise.engine.jobs import TensorJob
 from mergewise.errors import MergeError
 
 __all__ = ["PANEL_ELEMENTS", "change_panels"]

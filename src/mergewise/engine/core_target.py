@@ -11,7 +11,7 @@ from mergewise.checkpoint import STORAGE_DTYPES, OutputTensor, Target
 from mergewise.checkpoint.source import Writable
 from mergewise.engine.core_checkpoints import changes
 from mergewise.engine.core_space import CoreSpace
-from mergewise.engine.plan import Plan
+from mergewise.engine.jobs import Plan
 from mergewise.errors import MergeError
 
 __all__ = ["CoreTarget", "encoded", "merge_target"]

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from mergewise.checkpoint import AdaptedCheckpoint
+from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
-from mergewise.engine.plan import Plan, TensorJob
 from mergewise.method import GeometricProgram, LinearProgram, MatrixProgram, VotingProgram
 
 __all__ = ["DISK_BYTES_PER_SECOND", "free_bytes", "seconds"]

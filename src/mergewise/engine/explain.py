@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from mergewise.checkpoint import Access, AlignedCheckpoint, GatheredCheckpoint, Source
-from mergewise.engine.plan import Plan, TensorJob
+from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.stages import as_stages, plan_stages, stage_folders
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.recipe import Origin, Recipe, setting_origins

@@ -37,9 +37,10 @@ from mergewise.checkpoint import (
 from mergewise.engine.adapter_output import adapter_config
 from mergewise.engine.changes import PANEL_ELEMENTS, change_panels
 from mergewise.engine.core_target import encoded
+from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import FIXED_BYTES, default_threads, parse_size
 from mergewise.engine.low_rank import Approximation, approximate, working_bytes
-from mergewise.engine.plan import Plan, TensorJob, plan
+from mergewise.engine.plan import plan
 from mergewise.errors import MergeError, RecipeError
 from mergewise.recipe import Recipe
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mergewise.checkpoint import STORAGE_DTYPES, reserved_bytes
 from mergewise.checkpoint.adapted import SCRATCH_BYTES, reads_an_adapter
-from mergewise.engine.plan import Plan, TensorJob
+from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.errors import RecipeError
 from mergewise.method import GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 

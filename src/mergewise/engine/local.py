@@ -12,11 +12,11 @@ from threadpoolctl import threadpool_limits
 from mergewise.checkpoint import StoppedError, Target, let_go
 from mergewise.engine.combine import Known, combine, copy_exact
 from mergewise.engine.gather import gather, gather_coefficients
+from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
 from mergewise.engine.marks import Gathered
 from mergewise.engine.matrices import merge_matrix
 from mergewise.engine.pieces import Piece, Workspace, cut
-from mergewise.engine.plan import Plan, TensorJob
 from mergewise.engine.readahead import ReadAhead
 from mergewise.kernels.compilation import announced_compilation
 from mergewise.method import GeometricProgram, MatrixProgram, VotingProgram, WholeProgram

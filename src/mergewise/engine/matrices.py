@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo, numpy_dtype
-from mergewise.engine.plan import TensorJob
+from mergewise.engine.jobs import TensorJob
 from mergewise.errors import MergeError
 from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
 from mergewise.method import MatrixProgram

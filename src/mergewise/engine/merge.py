@@ -28,8 +28,9 @@ from mergewise.checkpoint import (
     require_free,
 )
 from mergewise.engine.core_target import CoreTarget, merge_target
+from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, lay_out, parse_size
-from mergewise.engine.plan import Plan, build_plan, plan
+from mergewise.engine.plan import build_plan, plan
 from mergewise.engine.provenance import (
     InputRecord,
     companion_files,

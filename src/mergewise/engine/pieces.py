@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source
+from mergewise.engine.jobs import TensorJob
 from mergewise.engine.layout import Layout
-from mergewise.engine.plan import TensorJob
 from mergewise.kernels.storage import CODES
 
 __all__ = ["Piece", "Workspace", "cut"]

@@ -23,7 +23,7 @@ from mergewise.checkpoint import (
     hub_reference,
     sha256_of,
 )
-from mergewise.engine.plan import Plan
+from mergewise.engine.jobs import Plan
 from mergewise.errors import CheckpointError
 
 __all__ = [

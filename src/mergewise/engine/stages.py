@@ -8,7 +8,8 @@ from typing import Any
 
 from mergewise.checkpoint import Access, Connections, Place, Source, TensorInfo
 from mergewise.checkpoint.source import Writable
-from mergewise.engine.plan import Plan, plan_over, wanted_models
+from mergewise.engine.jobs import Plan
+from mergewise.engine.plan import plan_over, wanted_models
 from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, merged_config, record_inputs
 from mergewise.errors import CheckpointError, MergewiseError
 from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed
