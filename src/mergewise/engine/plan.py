@@ -31,6 +31,7 @@ from mergewise.engine.references import open_models
 from mergewise.engine.vocabulary import SmallFiles, gathered, tokenizer_files, tokenizer_models
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import (
+    ElementwiseProgram,
     GeometricProgram,
     LinearProgram,
     Program,
@@ -156,6 +157,11 @@ class Plan:
             steps.append(f"gather magnitude thresholds over {scope}")
         if any(p.by_norm for p in voting):
             steps.append("gather L1 norms")
+        elementwise = [p for p in programs if isinstance(p, ElementwiseProgram)]
+        if any(p.rank is not None for p in elementwise):
+            steps.append("gather ranks over each tensor")
+        if any(p.sums is not None for p in elementwise):
+            steps.append("gather sums over each tensor")
         return (*steps, "combine") if self.adapter is None else (*steps, "combine in core space", "factor")
 
     def summary(self) -> dict[str, Any]:
