@@ -119,7 +119,9 @@ TABLE = {
     "sce, few elements": recipe("sce", ["BASE", "E1", "E2", "E3"], {"select_topk": 0.3, "int8_mask": True}),
     "sce of two experts": recipe("sce", ["E1", "E2"], {"select_topk": [0.2, 0.8]}),
     "nearswap": recipe("nearswap", ["BASE", "E1"], {"t": 0.01}),
-    "nearswap, the expert alone": recipe("nearswap", ["E2"], {"t": [{"filter": "mlp", "value": 0.02}, {"value": 0.005}]}),
+    "nearswap, the expert alone": recipe(
+        "nearswap", ["E2"], {"t": [{"filter": "mlp", "value": 0.02}, {"value": 0.005}]}
+    ),
     "ram": recipe("ram", ["E1", "E2", "E3"]),
     "ram, few changes": recipe("ram", ["E1", "E2", "E3"], {"epsilon": 0.03}),
     "ramplus_tl": recipe("ramplus_tl", ["E1", "E2", "E3"], {"epsilon": 0.03}),
