@@ -56,6 +56,14 @@ def test_arcee_fusion_takes_over_what_stands_out_of_a_row_that_diverges():
     np.testing.assert_array_equal(found, expected)
 
 
+def test_arcee_fusion_bounds_changes_by_the_lower_of_two_elements_at_each_quartile():
+    # a vector has one divergence, so its changes are compared by size; of 6 the quartiles are the 2nd, 3rd and 4th
+    base = np.zeros(6, np.float32)
+    expert = np.array([0.1, -0.2, 0.3, -0.4, 0.55, 0.7], np.float32)  # 0.3 + 1.5 · (0.4 − 0.2) = 0.6
+    found = mw.merge_arrays("arcee_fusion", {"w": base}, [{"w": expert}])["w"]
+    np.testing.assert_array_equal(found, np.where(np.abs(expert) > 0.6, expert, base))
+
+
 @pytest.mark.parametrize("name", ["della", "della_linear"])
 def test_della_refuses_a_rescaling_that_it_does_not_offer(name):
     model = {"w": np.ones(3, np.float32)}

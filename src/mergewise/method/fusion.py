@@ -35,11 +35,8 @@ def _softmax(rows: Any) -> Any:
 
 
 def _quantile(ascending: Any, share: float) -> float:
-    """Return a quantile of sorted values, interpolated between the two next to it."""
-    place = share * (ascending.shape[0] - 1)
-    below = math.floor(place)
-    low, high = float(ascending[below]), float(ascending[math.ceil(place)])
-    return float(low + (high - low) * (place - below))
+    """Return a quantile of sorted values: the lower of the two next to it, as in mergekit."""
+    return float(ascending[math.floor(share * (ascending.shape[0] - 1))])
 
 
 def _lower(settings: Settings, experts: int) -> WholeProgram:  # noqa: ARG001 - one signature for all
