@@ -25,6 +25,8 @@ CASES = {name: (name, {}) for name in sorted(mw.methods())} | {
         {"density": 0.3, "gamma": 0.05, "scope": "model", "rescale": "l1"},
     ),
     "della, l1": ("della", {"density": [0.3, 0.5, 1.0], "epsilon": [0.2, 0.4, 0.1], "seed": 3}),
+    "sce, few elements": ("sce", {"select_topk": 0.3}),
+    "ramplus_tl, few changes": ("ramplus_tl", {"epsilon": 0.005, "r": 0.5, "alpha": 2.0}),
     "rht over the model": ("rht", {"scope": "model", "normalize": "count"}),
     "nuslerp by slices": ("nuslerp", {"nuslerp_flatten": False}),
     "nuslerp across slices": ("nuslerp", {"nuslerp_flatten": False, "nuslerp_row_wise": True}),

@@ -136,6 +136,14 @@ def test_folders_and_arrays_hold_the_same_tensors(case, threads, memory, shard_s
 # changes, merges made earlier cannot be repeated. All were equal to the formulas of ``reference.py``, rounded once.
 # ``PYTHONPATH=tests python -m engine.test_determinism`` prints them anew.
 GOLDEN = {
+    "sce": "84b1814cd1b603376970270c8d60e4c249e6e1476ca48d50a04dc87707006f60",
+    "consensus": "5309d8f6f9872e0a2f8450a0fd73476df1f1089e9121ddb3cdd1dbc370c01794",
+    "nearswap": "d9362a56fc9dbffc4e7d8dd94007a05d6741803c2201185b66ba35db61d53425",
+    "ram": "d4e2018a0f39eff69d615f47233e3d9b8cf1983a75518a47d7e021bc783993e5",
+    "ramplus_tl": "84a5df2392e55bc92c0f321170c2cb131a995cefdfeede2d4c9c1c734c4e733e",
+    "arcee_fusion": "d1a880613419bedb5c2f79ea1a4b99a0747a29521b1175cf9b038e730afa556a",
+    "sce, few elements": "ccf7e171c4616d2a4c453aef30ed2e8da3c3b7bfe91b9044f7834646fe8b39b9",
+    "ramplus_tl, few changes": "47cdd05871e0cb8d851410915444d20b8e8bfb41d3991fd94bc90f20864548be",
     "breadcrumbs": "ca99923dd58949a6e51838b2816510f09cbdc850569ef0eab162c83ea2ec7507",
     "breadcrumbs_ties": "b23e82013f5292ca0e9ff3ded122eb837a333dc8bc54de2fcfd93e9b65c3d396",
     "della": "ce83390879c84def2cb5b03a44327143d0bcbefc25ea918e8eaeaf476a43b6ca",

@@ -64,7 +64,7 @@ def settings_for(draw, name, experts, *, without=()):
             chosen[python_name(parameter.name)] = [draw(values) for _ in range(experts)]
         else:
             chosen[python_name(parameter.name)] = draw(values)
-    if takes(name, "epsilon") and "density" not in without:
+    if takes(name, "epsilon") and takes(name, "density") and "density" not in without:
         chosen |= _probabilities(draw, experts)
     return chosen
 
@@ -117,7 +117,9 @@ def identity(name, experts):
         chosen["weight"] = [1.0 / experts] * experts
     if takes(name, "density"):
         chosen["density"] = [1.0] * experts
-    return chosen
+    nothing_left_out = {"ram": {"epsilon": 0.0}, "ramplus_tl": {"epsilon": 0.0}, "nearswap": {"t": 1e9}}
+    nothing_left_out["consensus"] = {"lambda_t": [0.0] * experts}
+    return chosen | nothing_left_out.get(name, {})
 
 
 def by_definition(name, base, experts, chosen, as_array=np.asarray):
@@ -168,7 +170,7 @@ def slack_of(name, chosen, dtype):
     Where nothing but the same operations in the same order happens, not at all. Sums over a tensor (norms, inner
     products) may be added up in another order, and in float64 storage the last bit of every operation shows.
     """
-    exact = mw.methods()[name].family in {"linear", "voting"} and dtype != "float64"
+    exact = mw.methods()[name].family in {"linear", "voting"} and dtype != "float64" and name != "sce"
     default = mw.methods()[name].parameter("rescale")
     l1 = chosen.get("rescale", default.default if default else "none") == "l1"
     return 0.0 if exact and not l1 else 1e-11

@@ -115,6 +115,21 @@ TABLE = {
     "karcher of unrelated models": recipe("karcher", ["E1", "FAR", "E3"], base=None),
     "karcher, few steps": recipe("karcher", ["E1", "FAR"], {"max_iter": 2, "tol": 1e-9}, base=None),
     "model stock": recipe("model_stock", ["E1", "E2", "E3"]),
+    "sce": recipe("sce", ["E1", "E2", "E3"]),
+    "sce, few elements": recipe("sce", ["BASE", "E1", "E2", "E3"], {"select_topk": 0.3, "int8_mask": True}),
+    "sce of two experts": recipe("sce", ["E1", "E2"], {"select_topk": [0.2, 0.8]}),
+    "nearswap": recipe("nearswap", ["BASE", "E1"], {"t": 0.01}),
+    "nearswap, the expert alone": recipe(
+        "nearswap", ["E2"], {"t": [{"filter": "mlp", "value": 0.02}, {"value": 0.005}]}
+    ),
+    "ram": recipe("ram", ["E1", "E2", "E3"]),
+    "ram, few changes": recipe("ram", ["E1", "E2", "E3"], {"epsilon": 0.03}),
+    "ramplus_tl": recipe("ramplus_tl", ["E1", "E2", "E3"], {"epsilon": 0.03}),
+    "ramplus_tl, its own changes much larger": recipe(
+        "ramplus_tl", ["E1", "E2"], {"epsilon": 0.02, "r": 0.5, "alpha": 3.0}
+    ),
+    "arcee_fusion": recipe("arcee_fusion", ["BASE", "E1"]),
+    "arcee_fusion of unrelated models": recipe("arcee_fusion", ["FAR"]),
     # of experts that agree: mergekit extrapolates past the base where they do not, and mergewise stops there
     "model stock by filters": recipe("model_stock", ["BASE", "NEAR1", "NEAR2", "NEAR3"], {"filter_wise": True}),
 }  # fmt: skip

@@ -3,21 +3,23 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo, location_of, numpy_dtype
+from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, location_of
+from mergewise.engine.elementwise import Selected, combine_elementwise
 from mergewise.engine.gather import coefficients
 from mergewise.engine.marks import Gathered, marked_blocks
-from mergewise.engine.pieces import Piece, Workspace
+from mergewise.engine.pieces import Piece, Workspace, stored_values
 from mergewise.errors import MergeError
 from mergewise.kernels.linear import combine_linear
 from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
 from mergewise.kernels.voting import NORMALIZE, combine_voting
-from mergewise.method import GeometricProgram, LinearProgram, VotingProgram, WholeProgram
+from mergewise.method import ElementwiseProgram, GeometricProgram, LinearProgram, VotingProgram, WholeProgram
 
 __all__ = ["Known", "combine", "copy_exact"]
 
 
-Known = Gathered | NDArray[np.float64] | None
-"""What was gathered: for voting; coefficients, where geometric programs see rows in parts; nothing for others."""
+Known = Gathered | Selected | NDArray[np.float64] | None
+"""What was gathered: for voting, for elementwise programs; coefficients,
+ where geometric programs see rows in parts; nothing for others."""
 
 
 def combine(
@@ -71,6 +73,8 @@ def combine(
             )
         case VotingProgram(), Gathered():
             finite = _combine_voting(workspace, piece, index, known, program, out)
+        case ElementwiseProgram(), Selected():
+            finite = combine_elementwise(workspace, index, piece, known, out)
         case WholeProgram(), _:
             finite = _combine_whole(raw, piece, program, out)
         case _:
@@ -101,7 +105,11 @@ def _combine_voting(
 def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, out: NDArray[np.uint8]) -> bool:
     """Run a definition on float64 arrays of a whole tensor, and encode its result."""
     job = piece.job
-    arrays = [_values(row, info, piece.count).reshape(info.shape) for row, info in zip(raw, job.inputs, strict=True)]
+    arrays = [
+        stored_values(row, info, piece.count).reshape(info.shape) for row, info in zip(raw, job.inputs, strict=True)
+    ]
+    if not all(np.isfinite(array).all() for array in arrays):  # a method may leave out what it should report
+        return False
     base = arrays.pop(0) if program.delta else None
     if base is not None:
         with np.errstate(all="ignore"):
@@ -136,18 +144,11 @@ def copy_exact(workspace: Workspace, piece: Piece, target: Target) -> bool:
     return same_dtype and all(np.array_equal(raw[0, :size], row[:size]) for row in raw[1:])
 
 
-def _values(row: NDArray[np.uint8], info: TensorInfo, count: int) -> NDArray[np.float64]:
-    """Return the values of a raw row in float64."""
-    size = count * STORAGE_DTYPES[info.dtype].bits // 8
-    with np.errstate(invalid="ignore"):  # of signalling NaN, which are reported
-        return row[:size].view(numpy_dtype(info.dtype)).astype(np.float64)
-
-
 def _not_finite(raw: NDArray[np.uint8], piece: Piece, sources: tuple[Source, ...]) -> MergeError:
     """Find out which input holds the first NaN or infinity, or that the result does not fit."""
     job = piece.job
     for row, source, info in zip(raw, sources, job.inputs, strict=False):  # slices may have fewer inputs
-        values = _values(row, info, piece.count)
+        values = stored_values(row, info, piece.count)
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             at = [int(i) for i in np.unravel_index(piece.start + int(bad[0]), info.shape)] if info.shape else []

@@ -6,7 +6,7 @@ from pathlib import Path
 from mergewise.checkpoint import AdaptedCheckpoint
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
-from mergewise.method import GeometricProgram, LinearProgram, MatrixProgram, VotingProgram
+from mergewise.method import ElementwiseProgram, GeometricProgram, LinearProgram, MatrixProgram, VotingProgram
 
 __all__ = ["DISK_BYTES_PER_SECOND", "free_bytes", "seconds"]
 
@@ -16,6 +16,7 @@ DISK_BYTES_PER_SECOND = 1.0e9
 _START_SECONDS = 1.0
 # elements of one expert per second and thread, rounded down from benchmarks/kernels.py
 _LINEAR, _VOTING, _COUNTING, _NORMS = 2.5e9, 1.0e9, 1.2e9, 0.7e9
+_DEFINITIONS = 3.0e7  # of elementwise definitions, which NumPy carries out
 _PRODUCTS = 3.0e10  # floating-point operations of float64 matrix products
 _ADAPTING = 4.0e9  # elements times rank of an adapter
 _FACTORING = 6.0e9  # outputs and inputs of a module times its vectors squared
@@ -54,6 +55,8 @@ def _compute_seconds(job: TensorJob) -> float:
             counting = elements / _COUNTING if job.program.sparsify == "magnitude" else 0.0
             norms = elements / _NORMS if job.program.gathers and job.program.rescale == "l1" else 0.0
             return elements / _VOTING + counting + norms
+        case ElementwiseProgram() as program:
+            return elements / _DEFINITIONS * (1 + (program.sums is not None) + 5 * (program.rank is not None))
         case MatrixProgram():
             return job.program.cost.operations / _PRODUCTS
         case _:

@@ -3,16 +3,16 @@
 A scope is a list of pieces that magnitudes are ranked over: one tensor, or all tensors in byte order of their names.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, COUNT_BINS, sum_elements
 from mergewise.engine.marks import Gathered, marked_blocks
-from mergewise.engine.pieces import Piece, Workspace
+from mergewise.engine.pieces import Piece, Runner, Workspace
 from mergewise.engine.ties import TieShares
 from mergewise.kernels.gram import gram
 from mergewise.kernels.magnitude import collect_between, count_magnitudes, sample_keys
@@ -22,35 +22,12 @@ from mergewise.statistics.gram import GramRows, segment_bounds
 from mergewise.statistics.magnitude import MagnitudeCounts, MagnitudeKeys, MagnitudeSearch, kept_count, kept_ranks
 from mergewise.statistics.norms import L1Norms
 
-__all__ = ["Runner", "coefficients", "gather", "gather_coefficients"]
+__all__ = ["coefficients", "gather", "gather_coefficients"]
 
-T = TypeVar("T")
-A = TypeVar("A")
 M = TypeVar("M", MagnitudeCounts, MagnitudeKeys)
 
 _LEAST_SAMPLE, _LARGEST_SAMPLE = 1 << 16, 1 << 20
 _SHORT_RUN, _LONG_RUN = 1 << 11, 1 << 13  # of elements that are sampled together; a tensor is more alike than a model
-
-
-class Runner(Protocol):
-    """Carries a stage out over pieces, by one worker or by many.
-
-    Attributes:
-        one_by_one: Whether a single worker deals with all pieces.
-    """
-
-    one_by_one: bool
-
-    def each(self, task: Callable[[Workspace, int, Piece], T], pieces: Sequence[Piece]) -> list[T]:
-        """Return the task's result for every piece, in order; the task gets a workspace, the index and the piece.
-
-        Pieces are begun in their order.
-        """
-
-    def fold(
-        self, zero: Callable[[], A], task: Callable[[Workspace, A, Piece], None], pieces: Sequence[Piece]
-    ) -> list[A]:
-        """Let every worker add its pieces to a value of its own; return these values."""
 
 
 def gather(program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> Gathered:

@@ -11,7 +11,7 @@ from mergewise.engine.adapter_output import AdapterMerge
 from mergewise.engine.compose import Member
 from mergewise.engine.core_checkpoints import CoreCheckpoint
 from mergewise.engine.vocabulary import SmallFiles
-from mergewise.method import GeometricProgram, Program, VotingProgram, row_elements
+from mergewise.method import ElementwiseProgram, GeometricProgram, Program, VotingProgram, row_elements
 from mergewise.recipe import Recipe
 
 __all__ = ["Plan", "TensorJob"]
@@ -127,6 +127,11 @@ class Plan:
             steps.append(f"gather magnitude thresholds over {scope}")
         if any(p.by_norm for p in voting):
             steps.append("gather L1 norms")
+        elementwise = [p for p in programs if isinstance(p, ElementwiseProgram)]
+        if any(p.rank is not None for p in elementwise):
+            steps.append("gather ranks over each tensor")
+        if any(p.sums is not None for p in elementwise):
+            steps.append("gather sums over each tensor")
         return (*steps, "combine") if self.adapter is None else (*steps, "combine in core space", "factor")
 
     def summary(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from mergewise.checkpoint import STORAGE_DTYPES, reserved_bytes
 from mergewise.checkpoint.adapted import SCRATCH_BYTES, reads_an_adapter
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.errors import RecipeError
-from mergewise.method import GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
+from mergewise.method import ElementwiseProgram, GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
 __all__ = [
     "BLOCK",
@@ -38,6 +38,8 @@ _STREAM_ELEMENTS = 1 << 18  # the inputs of a piece stay in the caches while it 
 _WINDOW_ELEMENTS, _COSTLY_WINDOW_ELEMENTS = 1 << 20, 1 << 24
 _LEAST_ELEMENTS = 1 << 12  # of rows that need much memory per element, since they are short
 _RANKING_BYTES = 36  # what it takes to rank one element of a row, beside a workspace
+
+_DIGITS_BYTES = 4 * 8 << 16
 
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*$", re.IGNORECASE)
@@ -145,7 +147,10 @@ def sum_elements(job: TensorJob) -> int:
 
 
 def _ranking_bytes(job: TensorJob) -> int:
-    """Return the memory that ranking the elements of one row takes, for one worker."""
+    """Return the memory that ranking the elements of one row, or a definition on one block, takes for one worker."""
+    if isinstance(job.program, ElementwiseProgram):
+        # about four arrays per model, and the counts of a rank's digits before and after a pass
+        return min(BLOCK, job.numel) * (4 * len(job.inputs) + 10) * 8 + (_DIGITS_BYTES if job.program.rank else 0)
     return job.row * _RANKING_BYTES if isinstance(job.program, VotingProgram) and _by_row(job) else 0
 
 
@@ -156,7 +161,7 @@ def _by_row(job: TensorJob) -> bool:
 
 
 def _gathers(job: TensorJob) -> bool:
-    return isinstance(job.program, VotingProgram | GeometricProgram) and job.program.gathers
+    return isinstance(job.program, VotingProgram | ElementwiseProgram | GeometricProgram) and job.program.gathers
 
 
 def _least_elements(job: TensorJob) -> int:

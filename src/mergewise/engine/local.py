@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from mergewise.checkpoint import StoppedError, Target, let_go
 from mergewise.engine.combine import Known, combine, copy_exact
+from mergewise.engine.elementwise import Selected, gather_elementwise
 from mergewise.engine.gather import gather, gather_coefficients
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
@@ -19,7 +20,7 @@ from mergewise.engine.matrices import merge_matrix
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.readahead import ReadAhead
 from mergewise.kernels.compilation import announced_compilation
-from mergewise.method import GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
+from mergewise.method import ElementwiseProgram, GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,6 +144,8 @@ def _gather(pieces: Sequence[Piece], runner: "_Alone | _Crew") -> Known:
     match pieces[0].job.program:
         case VotingProgram() as program:
             return gather(program, pieces, runner)
+        case ElementwiseProgram() as program:
+            return gather_elementwise(program, pieces, runner) if program.gathers else Selected()
         case GeometricProgram() as program if _gathers(pieces):
             return gather_coefficients(program, pieces, runner)
         case _:

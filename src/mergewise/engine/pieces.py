@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import STORAGE_DTYPES, Source
+from mergewise.checkpoint import STORAGE_DTYPES, Source, TensorInfo, numpy_dtype
 from mergewise.engine.jobs import TensorJob
 from mergewise.engine.layout import Layout
 from mergewise.kernels.storage import CODES
 
-__all__ = ["Piece", "Workspace", "cut"]
+__all__ = ["Piece", "Runner", "Workspace", "cut", "stored_values"]
+
+T = TypeVar("T")
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,34 @@ class _Rows:
     codes: NDArray[np.int64]
     output: NDArray[np.uint8]
     marks: NDArray[np.uint8]
+
+
+class Runner(Protocol):
+    """Carries a stage out over pieces, by one worker or by many.
+
+    Attributes:
+        one_by_one: Whether a single worker deals with all pieces.
+    """
+
+    one_by_one: bool
+
+    def each(self, task: Callable[[Workspace, int, Piece], T], pieces: Sequence[Piece]) -> list[T]:
+        """Return the task's result for every piece, in order; the task gets a workspace, the index and the piece.
+
+        Pieces are begun in their order.
+        """
+
+    def fold(
+        self, zero: Callable[[], A], task: Callable[[Workspace, A, Piece], None], pieces: Sequence[Piece]
+    ) -> list[A]:
+        """Let every worker add its pieces to a value of its own; return these values."""
+
+
+def stored_values(row: NDArray[np.uint8], info: TensorInfo, count: int, first: int = 0) -> NDArray[np.float64]:
+    """Return values of a raw row, from the ``first`` on, in float64."""
+    width = STORAGE_DTYPES[info.dtype].bits // 8
+    with np.errstate(invalid="ignore"):  # of signalling NaN, which are reported
+        return row[first * width : (first + count) * width].view(numpy_dtype(info.dtype)).astype(np.float64)
 
 
 def _aligned(nbytes: int) -> int:

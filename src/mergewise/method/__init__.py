@@ -1,6 +1,7 @@
 """The merge methods: one module per family, and the registry that lists them."""
 
 from mergewise.method.base import (
+    ElementwiseProgram,
     GeometricProgram,
     LinearProgram,
     MatrixProgram,
@@ -18,6 +19,7 @@ from mergewise.method.registry import find_method, methods
 
 __all__ = [
     "POST_STEPS",
+    "ElementwiseProgram",
     "GeometricProgram",
     "LinearProgram",
     "MatrixProgram",

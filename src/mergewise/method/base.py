@@ -13,6 +13,7 @@ from mergewise.method.parameters import Parameter
 __all__ = [
     "Cost",
     "Definition",
+    "ElementwiseProgram",
     "GeometricProgram",
     "LinearProgram",
     "Masks",
@@ -172,6 +173,38 @@ class GeometricProgram:
 
 
 @dataclass(frozen=True)
+class ElementwiseProgram:
+    """A method that sees one element of all task vectors at a time, and sums over the tensor.
+
+    Its functions take arrays of any array-API library, and are run on blocks of a tensor, in float64.
+
+    Attributes:
+        rule: ``rule(arrays, settings, totals)`` gives the merged delta.
+        settings: Its parameters, resolved.
+        sums: ``sums(arrays, settings)`` gives what is to be added up over the tensor; ``totals`` are the sums.
+        rank: ``rank(arrays)`` gives numbers of at least zero; before all else, elements of small ones are zeroed.
+        share: Of the elements that ``rank`` does not call zero, how many are kept; among equals the lower position.
+        scale: Multiplies the merged delta.
+    """
+
+    rule: Callable[[Sequence[Any], Settings, Sequence[float]], Any]
+    settings: Settings
+    sums: Callable[[Sequence[Any], Settings], Sequence[Any]] | None = None
+    rank: Callable[[Sequence[Any]], Any] | None = None
+    share: float = 1.0
+    scale: float = 1.0
+
+    @property
+    def gathers(self) -> bool:
+        """Whether something of the whole tensor must be known before its first element can be combined."""
+        return self.rank is not None or self.sums is not None
+
+    def kept_of(self, ranked: int) -> int:
+        """Return how many of so many elements are kept."""
+        return int(self.share * ranked)
+
+
+@dataclass(frozen=True)
 class WholeProgram:
     """A definition that is run on whole tensors, for what has no kernel.
 
@@ -218,7 +251,7 @@ class MatrixProgram:
     scale: float
 
 
-Program = LinearProgram | VotingProgram | GeometricProgram | WholeProgram | MatrixProgram
+Program = LinearProgram | VotingProgram | ElementwiseProgram | GeometricProgram | WholeProgram | MatrixProgram
 
 
 @dataclass(frozen=True)

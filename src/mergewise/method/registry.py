@@ -1,7 +1,7 @@
 """Which merge methods there are."""
 
 from mergewise.errors import RecipeError, did_you_mean
-from mergewise.method import geometric, interference, knots, linear, spectral, voting
+from mergewise.method import elementwise, fusion, geometric, interference, knots, linear, spectral, voting
 from mergewise.method.base import Method
 
 __all__ = ["find_method", "methods"]
@@ -9,7 +9,7 @@ __all__ = ["find_method", "methods"]
 
 def methods() -> dict[str, Method]:
     """Return every registered method by name."""
-    families = (linear, voting, geometric, spectral, interference, knots)
+    families = (linear, voting, elementwise, geometric, fusion, spectral, interference, knots)
     return {method.name: method for family in families for method in family.METHODS}
 
 

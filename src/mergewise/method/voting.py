@@ -170,6 +170,13 @@ def _density(default: float, meaning: str) -> Parameter:
     return Parameter("density", default, f"ρ, {meaning}", per_model=True, low=0.0, high=1.0)
 
 
+# 'expected' would divide each change by its own probability (the authors' code), which the voting kernel cannot yet
+_RESCALE_RANKED = Parameter(
+    "rescale", "l1", "after sparsifying: match the L1 norm, or nothing; dividing by probabilities is not offered yet",
+    choices=("l1", "none"), aliases=((True, "l1"), (False, "none")),
+)  # fmt: skip
+
+
 def _rescale(default: str) -> Parameter:
     return Parameter(
         "rescale", default, "after sparsifying: match the L1 norm, divide by ρ, or nothing",
@@ -206,7 +213,7 @@ def _random(
         name, "voting", "delta", summary, source,
         (
             WEIGHT, _density(1.0, "probability that a change is kept"), *more, LAMBDA, normalize,
-            _rescale("l1"), _SEED, _INT8_MASK,
+            _RESCALE_RANKED if more else _rescale("l1"), _SEED, _INT8_MASK,
         ),
         _definition(lowered), lowered,
     )  # fmt: skip
