@@ -1,6 +1,5 @@
 """Every declared parameter refuses what it does not take, in one clear sentence that says where it stands."""
 
-import math
 import re
 
 import numpy as np

@@ -68,7 +68,7 @@ def register(method: Method, module: str) -> None:
         owner = f"package '{_package(_packaged()[method.name][0])}'"
     if owner:
         raise MethodError(
-            f"There is a merge method '{method.name}' already, from {owner}; module '{module}' must choose another name."
+            f"There is a merge method '{method.name}' already, from {owner}; choose another name in module '{module}'."
         )
     _declared[method.name] = (method, module)
 

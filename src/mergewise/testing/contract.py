@@ -116,7 +116,7 @@ def _pure(method: Method) -> None:
     before = [array.copy() for array in arrays]
     settings = resolved(method.name, plain_settings(method.name, count, density=0.5), count)
     first, again = (
-        np.array(method.definition(arrays, settings, lambda i, density: np.arange(24).reshape(4, 6) % 2 == i % 2))
+        np.array(method.definition(arrays, settings, lambda i, _: np.arange(24).reshape(4, 6) % 2 == i % 2))
         for _ in range(2)
     )
     for was, now in zip(before, arrays, strict=True):
