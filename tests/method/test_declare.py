@@ -140,7 +140,7 @@ def test_what_a_function_does_wrong_is_said():
 
     with pytest.raises(mw.MergeError, match=r"'shorter' must return an array of shape \[3\].*found one of shape \[1\]"):
         mw.merge_arrays("shorter", BASE, EXPERTS)
-    with pytest.raises(mw.MergeError, match="'failing' failed on 2 arrays of shape .* ValueError: no luck"):
+    with pytest.raises(mw.MergeError, match=r"'failing' failed on 2 arrays of shape .* ValueError: no luck"):
         mw.merge_arrays("failing", BASE, EXPERTS)
 
 

@@ -36,7 +36,7 @@ class Range:
 
 @dataclass(frozen=True, init=False)
 class Choices:
-    """What words a parameter takes: ``Annotated[str, Choices("mean", "sum")]``, the same as ``Literal["mean", "sum"]``."""
+    """What words a parameter takes: ``Annotated[str, Choices("mean", "sum")]``, or ``Literal["mean", "sum"]``."""
 
     words: tuple[str, ...]
 
@@ -61,14 +61,14 @@ def merge_method(
 
     The first argument is the list of arrays to merge: task vectors for ``space="delta"``, whose merge is added to the
     base, and weights for ``space="weight"``; all have one shape and are float64 in merges, but may be of any array-API
-    library (``array_api_compat.array_namespace`` gives its functions). The result is an array of that shape. Every other
+    library (``array_api_compat.array_namespace`` gives its functions). The result is an array of that shape. Any other
     argument is a parameter of the method, with a type (``float``, ``int``, ``bool``, ``Literal["a", "b"]``) and a
     default; ``PerModel[float]`` lets every expert have its own and hands over a tuple. ``Annotated[float, Range(0, 1),
     "what it means"]`` limits and explains it, as does the ``Args`` section of the docstring. A trailing underscore is
     left out of its name, so that ``lambda_`` is ``lambda`` in a recipe.
 
-    The function must not write to its arrays, and must give the same result for the same arguments. It sees whole tensors, which plans
-    account for in memory.
+    The function must not write to its arrays, and must give the same result for the same arguments. It sees whole
+    tensors, which plans account for in memory.
 
     Args:
         space: What the function sees.
@@ -105,8 +105,8 @@ def _method(
     where = f"{function.__module__}.{function.__qualname__}"
     if not _NAME.fullmatch(name):
         raise MethodError(
-            f"The name of a merge method must be lower-case letters, digits and underscores, found '{name}' for {where}; "
-            "give 'name' to merge_method."
+            f"The name of a merge method must be lower-case letters, digits and underscores, found '{name}' "
+            f"for {where}; give 'name' to merge_method."
         )
     if space not in ("delta", "weight"):
         raise MethodError(
