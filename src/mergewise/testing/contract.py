@@ -229,7 +229,7 @@ def _order(method: Method) -> None:
         chosen = settings_of(rng, method.name, count, without=without)
         base, models = one_family(draw, count, shapes=((0,), (7,), (5, 3), (2, 3, 4), (1025,)))
         order = rng.permutation(count)
-        permuted = {k: [v[i] for i in order] if isinstance(v, list) else v for k, v in chosen.items()}
+        permuted: dict[str, Any] = {k: [v[i] for i in order] if isinstance(v, list) else v for k, v in chosen.items()}
         for start in _bases(method, base):
             found = merge_arrays(method.name, start, models, **chosen)
             again = merge_arrays(method.name, start, [models[i] for i in order], **permuted)
