@@ -1,8 +1,11 @@
-"""Servers that several folders of tests read from."""
+"""Servers that several folders of tests read from, and kernels as their sources are now."""
+
+from pathlib import Path
 
 import pytest
 
 import servers
+from mergewise import kernels
 from mergewise.checkpoint import Access
 
 QUICK = Access(offline=False, cache=None, attempts=3, pause=0.01, timeout=0.7)
@@ -54,3 +57,12 @@ def hub(tmp_path, monkeypatch):
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
         yield server
+
+
+def pytest_configure():
+    """Forget kernels that were compiled before any of their sources changed: numba looks at one file each."""
+    folder = Path(kernels.__file__).parent
+    newest = max(path.stat().st_mtime for path in folder.glob("*.py"))
+    for path in folder.glob("__pycache__/*.nb[ic]"):
+        if path.stat().st_mtime < newest:
+            path.unlink(missing_ok=True)

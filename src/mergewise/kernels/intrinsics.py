@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 
-__all__ = ["LANES", "as_bits", "as_single", "dot"]
+__all__ = ["LANES", "as_bits", "as_double", "as_single", "as_wide_bits", "dot"]
 
 _intrinsic: Any = extending.intrinsic  # what it decorates is called without its first argument
 
@@ -14,24 +14,35 @@ LANES = 16
 """Sums are taken in this many lanes, whatever the width of a machine's registers, so that they are equal everywhere."""
 
 
+def _reinterpret(given: Any, wanted: Any, llvm: Any) -> Any:
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], llvm)
+
+    return wanted(given), generate
+
+
 @_intrinsic
 def as_single(context: Any, bits: Any) -> Any:  # noqa: ARG001 - numba's signature
     """Return the float32 that has these 32 bits."""
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
+    return _reinterpret(types.uint32, types.float32, ir.FloatType())
 
 
 @_intrinsic
 def as_bits(context: Any, single: Any) -> Any:  # noqa: ARG001
     """Return the 32 bits of a float32."""
+    return _reinterpret(types.float32, types.uint32, ir.IntType(32))
 
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
 
-    return types.uint32(types.float32), generate
+@_intrinsic
+def as_double(context: Any, bits: Any) -> Any:  # noqa: ARG001
+    """Return the float64 that has these 64 bits."""
+    return _reinterpret(types.uint64, types.float64, ir.DoubleType())
+
+
+@_intrinsic
+def as_wide_bits(context: Any, double: Any) -> Any:  # noqa: ARG001
+    """Return the 64 bits of a float64."""
+    return _reinterpret(types.float64, types.uint64, ir.IntType(64))
 
 
 @_intrinsic

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.intrinsics import as_bits, as_single
+from mergewise.kernels.intrinsics import as_bits, as_double, as_single, as_wide_bits
 
 __all__ = [
     "CODES",
@@ -47,6 +47,10 @@ ENCODE_LIMIT = {
     "F16": 65520.0,
     "BF16": float.fromhex("0x1.ffp+127"),
 }
+
+
+_BF16_LEAST = np.uint64((1023 - 126) << 52)  # 2**-126, the smallest normal number, as float64
+_BF16_RANGE = np.float64(ENCODE_LIMIT["BF16"]).view(np.uint64) - _BF16_LEAST
 
 
 @njit(**COMPILE)
@@ -226,16 +230,8 @@ def encode(code, value, count, raw, start):
     """
     if code == BF16:
         half = raw.view(np.uint16)[start : start + count]
-        for j in range(count):
-            nearest = np.float32(value[j])
-            b = as_bits(nearest)
-            # rounding to float32 first is harmless unless it lands midway between two bfloat16 numbers
-            short = abs(value[j]) - abs(np.float64(nearest))
-            back = np.uint32(short > 0.0) - np.uint32(short < 0.0)
-            b += back if (b & np.uint32(0xFFFF)) == np.uint32(0x8000) else np.uint32(0)
-            rounded = b + np.uint32(0x7FFF) + ((b >> _16) & np.uint32(1))
-            nan = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)  # whose payload must not round up to zero
-            half[j] = np.uint16((b | np.uint32(0x400000) if nan else rounded) >> _16)
+        if not _encode_regular_bf16(value, count, half):
+            _encode_bf16(value, count, half)
     elif code == F16:
         bits = np.empty(TILE, np.uint32)
         _round_to_odd(value, count, bits)
@@ -248,6 +244,35 @@ def encode(code, value, count, raw, start):
         wide = raw.view(np.float64)[start : start + count]
         for j in range(count):
             wide[j] = value[j]
+
+
+@njit(**COMPILE)
+def _encode_regular_bf16(value, count, half):
+    """Round zeros and numbers in the normal range of bfloat16 in one step; tell whether there were no others."""
+    others = np.uint64(0)
+    for j in range(count):
+        bits = as_wide_bits(value[j])
+        magnitude = bits & np.uint64(0x7FFFFFFFFFFFFFFF)
+        others |= np.uint64((magnitude - _BF16_LEAST >= _BF16_RANGE) & (magnitude != np.uint64(0)))
+        rounded = bits + np.uint64((1 << 44) - 1) + ((bits >> np.uint64(45)) & np.uint64(1))
+        exact = as_double(rounded & np.uint64(0xFFFFE00000000000))
+        half[j] = np.uint16(as_bits(np.float32(exact)) >> _16)
+    return others == np.uint64(0)
+
+
+@njit(**COMPILE)
+def _encode_bf16(value, count, half):
+    """Round any float64 to bfloat16, by way of float32."""
+    for j in range(count):
+        nearest = np.float32(value[j])
+        b = as_bits(nearest)
+        # rounding to float32 first is harmless unless it lands midway between two bfloat16 numbers
+        short = abs(value[j]) - abs(np.float64(nearest))
+        back = np.uint32(short > 0.0) - np.uint32(short < 0.0)
+        b += back if (b & np.uint32(0xFFFF)) == np.uint32(0x8000) else np.uint32(0)
+        rounded = b + np.uint32(0x7FFF) + ((b >> _16) & np.uint32(1))
+        nan = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)  # whose payload must not round up to zero
+        half[j] = np.uint16((b | np.uint32(0x400000) if nan else rounded) >> _16)
 
 
 @njit(**COMPILE)
