@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mergewise._version import __version__
-from mergewise.errors import CheckpointError, MergeError, MergewiseError, RecipeError
+from mergewise.errors import CheckpointError, MergeError, MergewiseError, MethodError, RecipeError
 
 if TYPE_CHECKING:
     from mergewise.engine import (
@@ -24,18 +24,23 @@ if TYPE_CHECKING:
         plan,
         verify,
     )
-    from mergewise.method import methods
+    from mergewise.method import Array, Choices, PerModel, Range, merge_method, methods
     from mergewise.recipe import Expert, Recipe
 
 __all__ = [
+    "Array",
     "CheckpointError",
+    "Choices",
     "Expert",
     "Explanation",
     "ExtractReport",
     "MergeError",
     "MergeReport",
     "MergewiseError",
+    "MethodError",
+    "PerModel",
     "Plan",
+    "Range",
     "Recipe",
     "RecipeError",
     "__version__",
@@ -44,6 +49,7 @@ __all__ = [
     "extract_lora",
     "merge",
     "merge_arrays",
+    "merge_method",
     "merge_to_arrays",
     "methods",
     "plan",
@@ -51,17 +57,22 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Array": "mergewise.method",
+    "Choices": "mergewise.method",
     "Expert": "mergewise.recipe",
     "Explanation": "mergewise.engine",
     "ExtractReport": "mergewise.engine",
     "MergeReport": "mergewise.engine",
+    "PerModel": "mergewise.method",
     "Plan": "mergewise.engine",
+    "Range": "mergewise.method",
     "Recipe": "mergewise.recipe",
     "diff": "mergewise.engine",
     "explain": "mergewise.engine",
     "extract_lora": "mergewise.engine",
     "merge": "mergewise.engine",
     "merge_arrays": "mergewise.engine",
+    "merge_method": "mergewise.method",
     "merge_to_arrays": "mergewise.engine",
     "methods": "mergewise.method",
     "plan": "mergewise.engine",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "MergeError", "MergewiseError", "RecipeError", "did_you_mean"]
+__all__ = ["CheckpointError", "MergeError", "MergewiseError", "MethodError", "RecipeError", "did_you_mean"]
 
 
 class MergewiseError(Exception):
@@ -23,6 +23,10 @@ class CheckpointError(MergewiseError):
 
 class MergeError(MergewiseError):
     """A merge stopped while it ran, for a reason that only the weights could show."""
+
+
+class MethodError(MergewiseError):
+    """A merge method is declared in a way that cannot be understood, or the package that brings it cannot be loaded."""
 
 
 def did_you_mean(name: str, known: "Iterable[str]") -> str:

@@ -1,33 +1,15 @@
 """Every declared parameter refuses what it does not take, in one clear sentence that says where it stands."""
 
-import math
 import re
 
 import numpy as np
 import pytest
 
 import mergewise as mw
-from method.cases import expert_counts, one_family, python_name
+from mergewise.testing.cases import expert_counts, one_family, python_name, wrong_values
 
 PARAMETERS = [(name, p) for name, method in sorted(mw.methods().items()) for p in method.parameters]
 IDS = [f"{name} {p.name}" for name, p in PARAMETERS]
-
-
-def wrong_values(parameter):
-    common = [None, "nonsense", {"a": 1}]
-    if parameter.choices:
-        return [*common, 3, 0.5, ""] + ([] if parameter.aliases else [True, False])
-    if isinstance(parameter.default, bool):
-        return [*common, 0, 1, 1.0, "true", "yes"]
-    numbers = [True, False, "1", "0.5", math.nan, math.inf, -math.inf, 10**400, 1j]
-    if isinstance(parameter.default, int):
-        numbers += [0.5, 1.0]
-        numbers.remove(10**400)  # an integer has no largest value
-    if parameter.low is not None:
-        numbers += [parameter.low - 1, parameter.low - 1e-9]
-    if parameter.high is not None:
-        numbers += [parameter.high + 1, math.nextafter(parameter.high, math.inf)]
-    return [*common, *numbers]
 
 
 CASES = [

@@ -14,7 +14,7 @@ from mergewise.kernels.storage import TILE
 from mergewise.method import VotingProgram, mask_limit
 from mergewise.statistics.magnitude import KEEP_NONE, MagnitudeSearch
 
-__all__ = ["Gathered", "marked_blocks", "mask_keys"]
+__all__ = ["Gathered", "marked_blocks", "mask_key", "mask_keys"]
 
 _CACHE_BYTES = 1 << 22
 
@@ -107,8 +107,10 @@ def _chances(program: VotingProgram, row: int) -> tuple[NDArray[np.float64], NDA
 
 def mask_keys(program: VotingProgram, tensor: str) -> NDArray[np.uint64]:
     """Return each expert's mask key: from seed, tensor name and expert index."""
-    keys = []
-    for expert in range(len(program.densities)):
-        digest = hashlib.blake2b(f"{program.seed}\0{expert}\0{tensor}".encode(), digest_size=8).digest()
-        keys.append(int.from_bytes(digest, "little"))
-    return np.array(keys, np.uint64)
+    return np.array([mask_key(program.seed, i, tensor) for i in range(len(program.densities))], np.uint64)
+
+
+def mask_key(seed: int, expert: int, tensor: str) -> int:
+    """Return the key of one expert's mask for one tensor."""
+    digest = hashlib.blake2b(f"{seed}\0{expert}\0{tensor}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

@@ -42,6 +42,7 @@ from mergewise.engine.provenance import (
 )
 from mergewise.engine.stages import as_stages, is_finished, plan_stages, stage_folders
 from mergewise.errors import RecipeError
+from mergewise.method import find_method
 from mergewise.recipe import Expert, Recipe, placed
 
 __all__ = ["MergeReport", "merge", "merge_arrays", "merge_to_arrays"]
@@ -177,7 +178,8 @@ def _merge(
     began = time.perf_counter()
     layout = lay_out(planned, threads, memory)
     identities = input_identities(planned.sources)
-    work = fingerprint([__version__, planned.recipe.canonical(), identities, shard_bytes])
+    revision = find_method(planned.recipe.method).revision
+    work = fingerprint([__version__, planned.recipe.canonical(), revision, identities, shard_bytes])
     place = local_path(out) if destination is None else destination.staged(work)
     if destination is not None and place.is_dir():
         return _sent(destination, planned, place, layout, began)

@@ -13,26 +13,32 @@ from mergewise.method.base import (
     mask_limit,
     row_elements,
 )
+from mergewise.method.declare import Array, Choices, PerModel, Range, merge_method
 from mergewise.method.parameters import Parameter
 from mergewise.method.post import POST_STEPS, PostStep, find_post_step, with_post_steps
 from mergewise.method.registry import find_method, methods
 
 __all__ = [
     "POST_STEPS",
+    "Array",
+    "Choices",
     "ElementwiseProgram",
     "GeometricProgram",
     "LinearProgram",
     "MatrixProgram",
     "Method",
     "Parameter",
+    "PerModel",
     "PostStep",
     "Program",
+    "Range",
     "Settings",
     "VotingProgram",
     "WholeProgram",
     "find_method",
     "find_post_step",
     "mask_limit",
+    "merge_method",
     "methods",
     "row_elements",
     "with_post_steps",

@@ -274,10 +274,11 @@ class Method:
         base_is_first: Whether the base is one of the models that are merged, and comes first.
         flat: Whether all singular values of a merged matrix are equal.
         lower_shaped: As ``lower``, where the program depends on the shape of the tensor too.
+        revision: Of a definition that does not come with this package: changes when it does.
     """
 
     name: str
-    family: Literal["linear", "voting", "geometric", "spectral"]
+    family: Literal["linear", "voting", "geometric", "spectral", "custom"]
     space: Literal["weight", "delta", "either"]
     summary: str
     source: str
@@ -289,6 +290,7 @@ class Method:
     base_is_first: bool = False
     flat: bool = False
     lower_shaped: Callable[[Settings, int, tuple[int, ...]], Program] | None = None
+    revision: str = ""
 
     def program(self, settings: Settings, experts: int, shape: tuple[int, ...]) -> Program:
         """Return the program for a tensor of some shape; raises as ``lower``."""

@@ -56,6 +56,8 @@ class Parameter:
         noun = "an integer" if isinstance(self.default, int) else "a finite number"
         if self.low is not None and self.high is not None:
             return f"{noun} in [{self.low:g}, {self.high:g}]"
+        if self.high is not None:
+            return f"{noun} of at most {self.high:g}"
         return f"{noun} of at least {self.low:g}" if self.low is not None else noun
 
     def check(self, value: Any, method: str, where: str = "") -> float | int | bool | str:

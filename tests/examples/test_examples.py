@@ -1,0 +1,59 @@
+"""The examples run, and the package among them brings its method to the command line."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*command, path=()):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(
+        [sys.executable, "-W", "error", *command], env=environment, capture_output=True, text=True, timeout=240
+    )
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A folder as pip leaves it for the package of the examples: its metadata and entry points."""
+    project = tomllib.loads((EXAMPLES / "package" / "pyproject.toml").read_text())["project"]
+    info = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    points = project["entry-points"]["mergewise.methods"]
+    (info / "entry_points.txt").write_text(
+        "[mergewise.methods]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+    )
+    return [EXAMPLES / "package", tmp_path]
+
+
+def test_a_method_in_ten_lines_keeps_the_contract_and_merges():
+    done = run(str(EXAMPLES / "method_in_ten_lines.py"))
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.strip()
+    assert found == str([[0.05000000074505806] * 2] * 2)
+
+
+def test_a_package_brings_its_method_to_the_command_line(installed):
+    done = run("-m", "mergewise", "methods", "middle", path=installed)
+    assert done.returncode == 0, done.stderr
+    assert "The median of the task vectors, element by element." in done.stdout
+    assert "λ, scales the median" in done.stdout
+    assert "middle" in run("-m", "mergewise", "methods", path=installed).stdout
+
+
+def test_a_packages_method_merges_by_name(installed):
+    script = (
+        "import numpy as np, mergewise as mw\n"
+        "base = {'t': np.zeros(2)}\n"
+        "experts = [{'t': np.array([1.0, 5.0])}, {'t': np.array([3.0, -5.0])}, {'t': np.array([8.0, 0.0])}]\n"
+        "print(mw.merge_arrays('middle', base, experts, lambda_=0.5)['t'].tolist())\n"
+    )
+    done = run("-c", script, path=installed)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[1.5, 0.0]"

@@ -1,0 +1,82 @@
+"""``check_method`` lets good methods pass, and says what is wrong with others."""
+
+import itertools
+
+import array_api_compat
+import pytest
+
+import mergewise as mw
+from mergewise.method import registry
+from mergewise.testing import check_method
+
+
+@pytest.fixture(autouse=True)
+def no_traces(monkeypatch):
+    """Forget what a test declares."""
+    monkeypatch.setattr(registry, "_declared", {})
+
+
+def declared(function, **more):
+    mw.merge_method(summary="For a test.", **more)(function)
+    return function
+
+
+@pytest.mark.parametrize("name", ["linear", "ties", "slerp"])
+def test_methods_of_this_package_pass(name):
+    check_method(name, symmetric=True, idempotent=True)
+
+
+def test_a_typed_function_passes():
+    def largest(models, lambda_: float = 1.0):
+        xp = array_api_compat.array_namespace(*models)
+        return xp.max(xp.stack(models), axis=0)
+
+    check_method(declared(largest, space="weight"), symmetric=True, idempotent=True)
+
+
+def _with_a_change(taus):
+    return taus[0] + 1.0
+
+
+def _writing(taus):
+    taus[0] *= 0.5
+    return taus[0]
+
+
+def _first(taus):
+    return taus[0] * 1.0
+
+
+def _halved(models):
+    return models[0] * 0.5
+
+
+_calls = itertools.count()
+
+
+def _moody(taus):
+    return taus[0] * float(next(_calls))
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "said"),
+    [
+        (_with_a_change, {}, "experts that equal the base give the base"),
+        (_writing, {}, "wrote to an array"),
+        (_moody, {}, "two results for the same arguments"),
+        (_first, {"symmetric": True}, "order of the experts"),
+        (_halved, {"idempotent": True, "space": "weight"}, "equal models give that model"),
+    ],
+)
+def test_what_breaks_the_contract_is_said(function, options, said):
+    space = options.pop("space", "delta")
+    name = function.__name__.strip("_")
+    mw.merge_method(space=space, name=name, summary="For a test.")(function)
+    with pytest.raises(AssertionError, match=said) as caught:
+        check_method(name, **options)
+    assert f"'{name}'" in str(caught.value)
+
+
+def test_what_is_no_method_is_refused():
+    with pytest.raises(mw.RecipeError, match="that merge_method decorated"):
+        check_method(lambda taus: taus[0])
