@@ -211,7 +211,7 @@ REFUSED = {
     "a method that is a list": ("merge_method: [linear]\nmodels: [{model: A}]", "'merge_method'"),
     "a method that is a number": ("merge_method: 3\nmodels: [{model: A}]", "'merge_method'"),
     "a misspelt method": ("merge_method: tie\nmodels: [{model: A}]\nbase_model: B", "Did you mean 'ties'?"),
-    "an unknown method": ("merge_method: xyzzy\nmodels: [{model: A}]", "no merge method 'xyzzy'. Known here: average"),
+    "an unknown method": ("merge_method: xyzzy\nmodels: [{model: A}]", "'xyzzy'. Known here: arcee_fusion, average"),
     "no models": ("merge_method: linear", "'models' is required"),
     "an empty list of models": ("merge_method: linear\nmodels: []", "at least 1"),
     "nothing for models": ("merge_method: linear\nmodels:", "'models'"),

@@ -115,7 +115,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
             f"--memory is {budget >> 20} MiB, but this merge of {len(plan.sources)} models needs at least "
             f"{-(-(fixed + least) >> 20)} MiB{_for_a_whole(largest, beside)}."
         )
-    workers = max(1, min(wanted, room // least))
+    workers = max(1, min(wanted, room // max(1, least)))
     costly = any(source.costly for source in plan.sources)
     return Layout(workers, room // workers - beside, _COSTLY_WINDOW_ELEMENTS if costly else _WINDOW_ELEMENTS)
 
