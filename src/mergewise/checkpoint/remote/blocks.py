@@ -3,11 +3,11 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from mergewise.checkpoint.remote.access import BLOCK_BYTES, READ_AHEAD_BYTES
-from mergewise.checkpoint.remote.faults import AbsentError, attempt
+from mergewise.checkpoint.remote.faults import AbsentError, StoppedError, attempt
 from mergewise.checkpoint.remote.stores import Facts
 from mergewise.errors import CheckpointError
 
@@ -97,7 +97,19 @@ class RemoteRanges:
         return self._place.connections.blocks
 
     def read_into(self, start: int, view: memoryview, within: _Span) -> int:
-        """Fill a buffer: what is larger than a block in parallel, what is smaller from blocks."""
+        """Fill a buffer: what is larger than a block in parallel, what is smaller from blocks.
+
+        Raises:
+            StoppedError: Nothing more is to be read, since something else went wrong.
+        """
+        try:
+            return self._read_into(start, view, within)
+        except (CancelledError, RuntimeError) as error:  # as a pool that was shut down has it
+            if not self._place.connections.closed.is_set():
+                raise
+            raise StoppedError("Reading was stopped, since something else went wrong before.") from error
+
+    def _read_into(self, start: int, view: memoryview, within: _Span) -> int:
         end = min(start + len(view), self.size)
         blocks = self._blocks
         step = blocks.block_bytes
