@@ -10,20 +10,12 @@ from mergewise._version import __version__
 from mergewise.errors import CheckpointError, MergeError, MergewiseError, MethodError, RecipeError
 
 if TYPE_CHECKING:
-    from mergewise.engine import (
-        Explanation,
-        ExtractReport,
-        MergeReport,
-        Plan,
-        diff,
-        explain,
-        extract_lora,
-        merge,
-        merge_arrays,
-        merge_to_arrays,
-        plan,
-        verify,
-    )
+    from mergewise.engine.adapters.extract import ExtractReport, extract_lora
+    from mergewise.engine.explain import Explanation, explain
+    from mergewise.engine.jobs import Plan
+    from mergewise.engine.merge import MergeReport, merge, merge_arrays, merge_to_arrays
+    from mergewise.engine.plan import plan
+    from mergewise.engine.verify import diff, verify
     from mergewise.method import Array, Choices, PerModel, Range, merge_method, methods
     from mergewise.recipe import Expert, Recipe
 
@@ -60,23 +52,23 @@ _HOMES = {
     "Array": "mergewise.method",
     "Choices": "mergewise.method",
     "Expert": "mergewise.recipe",
-    "Explanation": "mergewise.engine",
-    "ExtractReport": "mergewise.engine",
-    "MergeReport": "mergewise.engine",
+    "Explanation": "mergewise.engine.explain",
+    "ExtractReport": "mergewise.engine.adapters.extract",
+    "MergeReport": "mergewise.engine.merge",
     "PerModel": "mergewise.method",
-    "Plan": "mergewise.engine",
+    "Plan": "mergewise.engine.jobs",
     "Range": "mergewise.method",
     "Recipe": "mergewise.recipe",
-    "diff": "mergewise.engine",
-    "explain": "mergewise.engine",
-    "extract_lora": "mergewise.engine",
-    "merge": "mergewise.engine",
-    "merge_arrays": "mergewise.engine",
+    "diff": "mergewise.engine.verify",
+    "explain": "mergewise.engine.explain",
+    "extract_lora": "mergewise.engine.adapters.extract",
+    "merge": "mergewise.engine.merge",
+    "merge_arrays": "mergewise.engine.merge",
     "merge_method": "mergewise.method",
-    "merge_to_arrays": "mergewise.engine",
+    "merge_to_arrays": "mergewise.engine.merge",
     "methods": "mergewise.method",
-    "plan": "mergewise.engine",
-    "verify": "mergewise.engine",
+    "plan": "mergewise.engine.plan",
+    "verify": "mergewise.engine.verify",
 }
 
 

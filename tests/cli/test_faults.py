@@ -579,24 +579,20 @@ def test_a_path_that_is_not_unicode_works_or_gives_one_sentence(place, world):
 
 
 def test_faults_that_are_no_fault_of_the_user_are_not_hidden(world, run, monkeypatch):
-    from mergewise import engine
-
     def broken(*_, **__):
         raise AssertionError("a bug")
 
-    monkeypatch.setattr(engine, "merge", broken)
+    monkeypatch.setattr("mergewise.engine.merge.merge", broken)
     with pytest.raises(AssertionError, match="a bug"):
         run("merge", world.recipe(), "out")
 
 
 @pytest.mark.parametrize(("fault", "code"), [(MemoryError(), 1), (KeyboardInterrupt(), 130)], ids=repr)
 def test_too_little_memory_and_an_interruption_give_one_sentence(fault, code, world, run, monkeypatch):
-    from mergewise import engine
-
     def stop(*_, **__):
         raise fault
 
-    monkeypatch.setattr(engine, "merge", stop)
+    monkeypatch.setattr("mergewise.engine.merge.merge", stop)
     outcome = run("merge", world.recipe(), "out")
     assert outcome.code == code
     assert sentence(outcome)

@@ -22,9 +22,9 @@ def explain(
     json: JsonOption = False,
 ) -> None:
     """Say what a merge does to one tensor, and with which numbers; only headers are read."""
-    from mergewise import engine
+    from mergewise.engine import explain
 
-    found = engine.explain(recipe, tensor, access=access(offline, cache))
+    found = explain.explain(recipe, tensor, access=access(offline, cache))
     if json:
         print_json(found.summary())
         return

@@ -48,10 +48,10 @@ def extract_lora(
 
     mergewise extract-lora EXPERT OUT --base BASE --energy 0.95
     """
-    from mergewise import engine
+    from mergewise.engine.adapters import extract
 
     with progress_bar("extracting", quiet=json) as progress:
-        report = engine.extract_lora(
+        report = extract.extract_lora(
             expert, base, out, rank=rank, energy=energy, save_modules=save_module or (), dtype=dtype, threads=threads,
             memory=memory, progress=progress, access=access(offline, cache),
         )  # fmt: skip

@@ -67,8 +67,8 @@ def merge(
         raise typer.BadParameter(f"{options} go with --method, not with a recipe file")
     if rank and not adapter:
         raise typer.BadParameter("--rank is that of an adapter and goes with --adapter")
-    from mergewise import engine
     from mergewise.checkpoint import Destination, local_path, require_free
+    from mergewise.engine import merge
     from mergewise.engine.layout import parse_size
 
     shard_bytes = parse_size(shard_size, "shard size")
@@ -83,7 +83,7 @@ def merge(
         print_plans(recipe, place, threads, memory, access(offline, cache), as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:
-        report = engine.merge(
+        report = merge.merge(
             recipe,
             out,
             threads=threads,

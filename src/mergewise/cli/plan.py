@@ -10,7 +10,7 @@ from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, Threa
 
 if TYPE_CHECKING:
     from mergewise.checkpoint import Access
-    from mergewise.engine import Plan
+    from mergewise.engine.jobs import Plan
     from mergewise.recipe import Recipe
 
 __all__ = ["plan", "print_plan", "print_plans"]

@@ -22,10 +22,10 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Check a merged checkpoint: derive tensors again from its recorded recipe, and hash its inputs."""
-    from mergewise import engine
+    from mergewise.engine import verify
 
     count = None if all_tensors else sample
-    found = engine.verify(out, sample=count, threads=threads, memory=memory, access=access(offline, cache))
+    found = verify.verify(out, sample=count, threads=threads, memory=memory, access=access(offline, cache))
     if json:
         print_json(found.summary())
     else:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mergewise.checkpoint import AdaptedCheckpoint, OutputTensor, Source, TensorInfo
-from mergewise.engine.adapter_output import AdapterMerge
+from mergewise.engine.adapters.core_checkpoints import CoreCheckpoint
+from mergewise.engine.adapters.output import AdapterMerge
 from mergewise.engine.compose import Member
-from mergewise.engine.core_checkpoints import CoreCheckpoint
 from mergewise.engine.vocabulary import SmallFiles
 from mergewise.method import ElementwiseProgram, GeometricProgram, Program, VotingProgram, row_elements
 from mergewise.recipe import Recipe

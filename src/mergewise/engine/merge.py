@@ -27,7 +27,7 @@ from mergewise.checkpoint import (
     local_path,
     require_free,
 )
-from mergewise.engine.core_target import CoreTarget, merge_target
+from mergewise.engine.adapters.core_target import CoreTarget, merge_target
 from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, lay_out, parse_size
 from mergewise.engine.plan import build_plan, plan

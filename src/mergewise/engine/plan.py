@@ -21,10 +21,10 @@ from mergewise.checkpoint import (
     Source,
     natural_dtype,
 )
-from mergewise.engine.adapter_output import open_adapters
+from mergewise.engine.adapters.core_checkpoints import changes
+from mergewise.engine.adapters.output import open_adapters
 from mergewise.engine.align import align
 from mergewise.engine.compose import Member, compose
-from mergewise.engine.core_checkpoints import changes
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.references import open_models
 from mergewise.engine.vocabulary import gathered, tokenizer_files, tokenizer_models

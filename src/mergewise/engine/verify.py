@@ -24,7 +24,7 @@ from mergewise.checkpoint import (
     open_checkpoint,
 )
 from mergewise.checkpoint.source import Writable
-from mergewise.engine.core_target import merge_target
+from mergewise.engine.adapters.core_target import merge_target
 from mergewise.engine.layout import lay_out
 from mergewise.engine.plan import plan
 from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, describe, record_inputs

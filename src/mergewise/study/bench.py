@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mergewise.engine import merge_to_arrays
+from mergewise.engine.merge import merge_to_arrays
 from mergewise.recipe import Recipe
 from mergewise.study.cells import CellSpec, Split, Tensors
 from mergewise.zoo.encoder import Encoder, Scorer

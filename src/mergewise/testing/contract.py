@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mergewise.engine import merge_arrays
+from mergewise.engine.merge import merge_arrays
 from mergewise.errors import RecipeError
 from mergewise.method import Method, find_method
 from mergewise.testing.cases import (

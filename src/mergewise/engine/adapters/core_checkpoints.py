@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mergewise.checkpoint import Place, Source, TensorInfo
 from mergewise.checkpoint.source import Writable
-from mergewise.engine.core_space import CoreSpace
+from mergewise.engine.adapters.core_space import CoreSpace
 
 __all__ = ["CoreCheckpoint", "bias_name", "changes"]
 

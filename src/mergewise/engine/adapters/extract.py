@@ -34,12 +34,12 @@ from mergewise.checkpoint import (
     require_free,
     reserved_bytes,
 )
-from mergewise.engine.adapter_output import adapter_config
-from mergewise.engine.changes import PANEL_ELEMENTS, change_panels
-from mergewise.engine.core_target import encoded
+from mergewise.engine.adapters.changes import PANEL_ELEMENTS, change_panels
+from mergewise.engine.adapters.core_target import encoded
+from mergewise.engine.adapters.low_rank import Approximation, approximate, working_bytes
+from mergewise.engine.adapters.output import adapter_config
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import FIXED_BYTES, default_threads, parse_size
-from mergewise.engine.low_rank import Approximation, approximate, working_bytes
 from mergewise.engine.plan import plan
 from mergewise.errors import MergeError, RecipeError
 from mergewise.recipe import Recipe

@@ -141,7 +141,7 @@ def test_matrices_of_several_panels_are_put_together(models, monkeypatch):
     mw.extract_lora(folder / "expert", folder / "base", folder / "out", rank=3, dtype="float64")
     whole = applied(folder, base)
     (folder / "out").rename(folder / "first")
-    monkeypatch.setattr("mergewise.engine.changes.PANEL_ELEMENTS", 100)
+    monkeypatch.setattr("mergewise.engine.adapters.changes.PANEL_ELEMENTS", 100)
     mw.extract_lora(folder / "expert", folder / "base", folder / "out", rank=3, dtype="float64")
     for name, change in applied(folder, base).items():
         assert np.allclose(change, whole[name], atol=1e-13), name

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mergewise.engine.low_rank import approximate
+from mergewise.engine.adapters.low_rank import approximate
 
 
 def in_panels(matrix, step=7):

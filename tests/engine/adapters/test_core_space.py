@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mergewise.engine.core_space import basis_of, split_core
+from mergewise.engine.adapters.core_space import basis_of, split_core
 
 
 def stack(kind, length=60, vectors=12):

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, OutputTensor, Target
 from mergewise.checkpoint.source import Writable
-from mergewise.engine.core_checkpoints import changes
-from mergewise.engine.core_space import CoreSpace
+from mergewise.engine.adapters.core_checkpoints import changes
+from mergewise.engine.adapters.core_space import CoreSpace
 from mergewise.engine.jobs import Plan
 from mergewise.errors import MergeError
 

@@ -11,7 +11,7 @@ import mergewise as mw
 from adapters import PREFIX, factors, linear_adapter, product, save_adapter
 from engine.models import assert_identical
 from mergewise.checkpoint import AdaptedCheckpoint, ArrayCheckpoint, numpy_dtype, open_adapter
-from mergewise.engine.core_space import CoreSpace
+from mergewise.engine.adapters.core_space import CoreSpace
 from support import load_file, model_arrays, save_model
 
 RANKS = {"lm_head": 2, "model.layers.2.mlp.up_proj": 6}

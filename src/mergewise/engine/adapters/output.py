@@ -24,8 +24,8 @@ from mergewise.checkpoint import (
     open_adapter,
     open_source,
 )
-from mergewise.engine.core_checkpoints import CoreCheckpoint, bias_name, changes
-from mergewise.engine.core_space import CoreModule, CoreSpace
+from mergewise.engine.adapters.core_checkpoints import CoreCheckpoint, bias_name, changes
+from mergewise.engine.adapters.core_space import CoreModule, CoreSpace
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import find_method
 from mergewise.recipe import ModelReference, Recipe

@@ -1,0 +1,1 @@
+"""Adapters as what comes out: merged in core space, or extracted from a whole expert."""
