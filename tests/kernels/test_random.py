@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergewise.engine.marks import mask_keys
+from mergewise.kernels.constants import TILE
 from mergewise.kernels.random import random_words
-from mergewise.kernels.storage import TILE
 from mergewise.method import VotingProgram, mask_limit
 from reference import mask_key, philox4x32, random_mask, random_word
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mergewise.kernels import keep_by_rank, keep_by_row_rank, keep_random, row_room
+from mergewise.kernels.constants import CODES, TILE
 from mergewise.kernels.random import random_words
-from mergewise.kernels.sparsify import keep_by_rank, keep_by_row_rank, keep_random
-from mergewise.kernels.storage import CODES, TILE
 from mergewise.statistics.magnitude import KEEP_ALL, KEEP_NONE, MagnitudeSearch
 
 STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -179,7 +179,7 @@ def test_chances_grow_with_the_rank_in_the_row(kind, row, offset):
         raw, codes, stored = rows_of([np.zeros(count), *(np.minimum(row_values(rng, kind, count), 3e38) for _ in "ab")])
     lows, spreads, keys = np.array([0.15, 0.4]), np.array([0.3, 0.59]), np.array([77, 2**63 + 5], np.uint64)
     marks = marks_for(2, count)
-    keep_by_row_rank(raw, codes, offset * row, 0, count, row, lows, spreads, keys, marks)
+    keep_by_row_rank(raw, codes, offset * row, 0, count, row, lows, spreads, keys, *row_room(row), marks)
     for i, kept in enumerate(taken(marks, count)):
         assert np.array_equal(kept, slow_row_rank(stored[1 + i], offset * row, row, lows[i], spreads[i], keys[i]))
 
@@ -200,7 +200,7 @@ def test_any_rows_of_any_dtype_are_ranked_as_sorting_ranks_them(seed, row, rows,
     marks = marks_for(1, row * rows)
     keep_by_row_rank(
         raw, codes, offset * row, 0, row * rows, row, np.array([density - epsilon]), np.array([2 * epsilon]),
-        np.array([seed], np.uint64), marks,
+        np.array([seed], np.uint64), *row_room(row), marks,
     )  # fmt: skip
     expected = slow_row_rank(stored[1] - stored[0], offset * row, row, density - epsilon, 2 * epsilon, seed)
     assert np.array_equal(taken(marks, row * rows)[0], expected)
@@ -210,7 +210,7 @@ def test_rows_come_out_the_same_whatever_is_dealt_with_at_once():
     rng = np.random.default_rng(3)
     row, rows = 150, 20
     raw, codes, stored = rows_of([np.zeros(row * rows), rng.normal(size=row * rows)])
-    settings_ = (np.array([0.2]), np.array([0.5]), np.array([4], np.uint64))
+    settings_ = (np.array([0.2]), np.array([0.5]), np.array([4], np.uint64), *row_room(row))
     whole = marks_for(1, row * rows)
     keep_by_row_rank(raw, codes, 0, 0, row * rows, row, *settings_, whole)
     blocks = marks_for(1, row * rows)
@@ -232,7 +232,8 @@ def test_the_largest_of_all_words_is_kept_where_everything_is():
     raw, codes, _ = rows_of([np.zeros(2 * row), np.arange(2.0 * row)])
     marks = marks_for(1, 2 * row)
     keep_by_row_rank(
-        raw, codes, offset, 0, 2 * row, row, np.array([1.0]), np.array([0.0]), np.array([key], np.uint64), marks
+        raw, codes, offset, 0, 2 * row, row, np.array([1.0]), np.array([0.0]), np.array([key], np.uint64),
+        *row_room(row), marks,
     )  # fmt: skip
     assert taken(marks, 2 * row).all()
     keep_random(

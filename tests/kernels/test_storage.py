@@ -8,17 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mergewise.kernels.storage import (
-    CODES,
-    ENCODE_LIMIT,
-    TILE,
-    decode,
-    decode_add,
-    decode_difference,
-    difference_keys,
-    encode,
-    within,
-)
+from mergewise.kernels import encode
+from mergewise.kernels.constants import CODES, ENCODE_LIMIT, TILE
+from mergewise.kernels.storage import decode, decode_add, decode_difference, difference_keys, within
 from reference import DTYPES, round_once
 
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import mergewise as mw
 import reference
-from mergewise.kernels.storage import ENCODE_LIMIT
+from mergewise.kernels.constants import ENCODE_LIMIT
 from method.test_elementwise_formulas import CASES as ELEMENTWISE
 from method.test_geometric_formulas import SETTINGS as GEOMETRIC
 from method.test_spectral import SETTINGS as SPECTRAL

@@ -9,9 +9,8 @@ from mergewise.engine.gather import coefficients
 from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.pieces import Piece, Workspace, stored_values
 from mergewise.errors import MergeError
-from mergewise.kernels.linear import combine_linear
-from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
-from mergewise.kernels.voting import NORMALIZE, combine_voting
+from mergewise.kernels import combine_linear, combine_voting, encode, tiles
+from mergewise.kernels.constants import CODES, ENCODE_LIMIT, NORMALIZE, TILE, VOTING_TILE
 from mergewise.method import ElementwiseProgram, GeometricProgram, LinearProgram, VotingProgram, WholeProgram
 
 __all__ = ["Known", "combine", "copy_exact"]
@@ -92,12 +91,13 @@ def _combine_voting(
     raw, codes = workspace.rows(piece)
     dtype, rescale = piece.job.output.dtype, known.rescale[piece.job.name]
     weights, ballots = np.array(program.weights), np.array(program.ballots(rescale.tolist()))
+    tau = tiles(weights.size, VOTING_TILE)
     finite = True
     for first, count, marks in marked_blocks(workspace, index, piece, known):
         finite &= combine_voting(
             raw, codes, first, count, weights, program.sparse, marks, rescale, program.elect != "none", ballots,
             NORMALIZE[program.normalize], program.total, program.tiny, program.scale,
-            out, CODES[dtype], ENCODE_LIMIT[dtype],
+            tau, out, CODES[dtype], ENCODE_LIMIT[dtype],
         )  # fmt: skip
     return finite
 

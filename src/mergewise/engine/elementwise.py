@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mergewise.engine.layout import BLOCK
 from mergewise.engine.pieces import Piece, Runner, Workspace, stored_values
-from mergewise.kernels.storage import CODES, ENCODE_LIMIT, encode
+from mergewise.kernels import encode
+from mergewise.kernels.constants import CODES, ENCODE_LIMIT
 from mergewise.method import ElementwiseProgram
 
 __all__ = ["Selected", "combine_elementwise", "gather_elementwise"]

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.ties import TieShares
-from mergewise.kernels import sparsify
-from mergewise.kernels.storage import TILE
+from mergewise.kernels import keep_by_rank, keep_by_row_rank, keep_random, row_room
+from mergewise.kernels.constants import TILE
 from mergewise.method import VotingProgram, mask_limit
 from mergewise.statistics.magnitude import KEEP_NONE, MagnitudeSearch
 
@@ -72,20 +72,22 @@ def marked_blocks(
     experts = len(program.weights)
     keys = mask_keys(program, piece.job.name)
     limits = np.array([mask_limit(d) for d in program.densities], np.uint64)
-    low, spread = _chances(program, piece.job.row)
+    row = piece.job.row
+    low, spread = _chances(program, row)
     if gathered.search is not None and allowance is not None:
         floors, ceilings = gathered.search.thresholds[:experts], np.full(experts, KEEP_NONE, np.uint32)
         floor_ties, ceiling_ties = allowance[:experts], np.zeros(experts, np.int64)
         if program.outliers:
             ceilings, ceiling_ties = gathered.search.thresholds[experts:], allowance[experts:]
+    if program.row:  # room for ranking one
+        narrow, wide = row_room(row)
     for first, count in blocks:
         if program.sparsify == "magnitude":
-            sparsify.keep_by_rank(raw, codes, first, count, floors, floor_ties, ceilings, ceiling_ties, marks)
+            keep_by_rank(raw, codes, first, count, floors, floor_ties, ceilings, ceiling_ties, marks)
         elif program.sparsify == "row_rank":
-            row = piece.job.row
-            sparsify.keep_by_row_rank(raw, codes, piece.start, first, count, row, low, spread, keys, marks)
+            keep_by_row_rank(raw, codes, piece.start, first, count, row, low, spread, keys, narrow, wide, marks)
         else:
-            sparsify.keep_random(keys, limits, piece.start, first, count, marks)
+            keep_random(keys, limits, piece.start, first, count, marks)
         yield first, count, marks
     if gathered.ties and allowance is not None:
         gathered.ties.left(index, allowance)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo, numpy_dtype
 from mergewise.engine.jobs import TensorJob
 from mergewise.errors import MergeError
-from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
+from mergewise.kernels import encode
+from mergewise.kernels.constants import CODES, ENCODE_LIMIT, TILE
 from mergewise.method import MatrixProgram
 from mergewise.method.matrix import panel_rows
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mergewise.checkpoint import STORAGE_DTYPES, Source, TensorInfo, numpy_dtype
 from mergewise.engine.jobs import TensorJob
 from mergewise.engine.layout import Layout
-from mergewise.kernels.storage import CODES
+from mergewise.kernels.constants import CODES
 
 __all__ = ["Piece", "Runner", "Workspace", "cut", "stored_values"]
 

@@ -221,7 +221,7 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member) -
 def _random_mask(program: Program, name: str, shape: tuple[int, ...], expert: int, density: Any) -> Any:
     """Return the mask that the voting kernel would draw for an expert; the density may differ by element."""
     from mergewise.engine.marks import mask_keys  # noqa: PLC0415 - here too
-    from mergewise.kernels.random import words_of  # noqa: PLC0415 - brings in the compiled kernels
+    from mergewise.kernels import words_of  # noqa: PLC0415
 
     if not isinstance(program, VotingProgram):
         raise TypeError(f"no mask of density {density} for expert {expert} of {program}")

@@ -3,13 +3,12 @@
 import numpy as np
 from numba import njit
 
+from mergewise.kernels.constants import NORMALIZE, VOTING_TILE
+from mergewise.kernels.intrinsics import tile
 from mergewise.kernels.storage import COMPILE, all_finite, decode, decode_difference, encode, within
 
-__all__ = ["NORMALIZE", "combine_voting"]
+__all__ = ["combine_voting"]
 
-NORMALIZE = {"none": 0, "weights": 1, "agreeing": 2, "count": 3}
-
-_TILE = 512  # with a row per expert, what is worked on stays in the first-level cache
 _BY_WEIGHTS, _BY_AGREEING, _BY_COUNT = NORMALIZE["weights"], NORMALIZE["agreeing"], NORMALIZE["count"]
 
 
@@ -51,7 +50,7 @@ def _divide(acc, share, mode, total, tiny, count):
 @njit(**COMPILE)
 def combine_voting(
     raw, codes, first, count, weights, sparse, keep, rescale, elect, ballots, normalize, total, tiny, scale,
-    out, out_code, limit,
+    tau, out, out_code, limit,
 ):  # fmt: skip
     """Write ``θ_0 + scale · normalise(Σ w_i s(τ_i) A_i)`` for one piece of a tensor.
 
@@ -70,6 +69,7 @@ def combine_voting(
         total: Divisor for ``NORMALIZE["weights"]``.
         tiny: Weights of those that agree divide by one if they sum to no more than this.
         scale: Multiplies the merged delta (λ).
+        tau: (experts, ≥ VOTING_TILE) float64, room to work in.
         out: (out_row_bytes,) uint8, written.
         out_code: Kernel code of the output dtype.
         limit: Magnitudes from here on do not fit the output dtype.
@@ -78,17 +78,16 @@ def combine_voting(
         Whether all inputs and results are finite.
     """
     experts = weights.size
-    base = np.empty(_TILE, np.float64)
-    tau = np.empty((experts, _TILE), np.float64)
-    acc = np.empty(_TILE, np.float64)
-    side = np.empty(_TILE, np.float64)
-    share = np.empty(_TILE, np.float64)
+    base = tile(VOTING_TILE, np.float64)
+    acc = tile(VOTING_TILE, np.float64)
+    side = tile(VOTING_TILE, np.float64)
+    share = tile(VOTING_TILE, np.float64)
     for i in range(1 + experts):
         if not all_finite(codes[i], raw[i], first, count):  # a mask may hide them
             return False
     finite = True
-    for start in range(first, first + count, _TILE):
-        size = min(_TILE, first + count - start)
+    for start in range(first, first + count, VOTING_TILE):
+        size = min(VOTING_TILE, first + count - start)
         decode(codes[0], raw[0], start, size, base)
         acc[:] = 0.0
         for i in range(experts):

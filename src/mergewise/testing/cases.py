@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.engine.marks import mask_key
-from mergewise.kernels.random import words_of
-from mergewise.kernels.storage import CODES, TILE, encode
+from mergewise.kernels import encode, words_of
+from mergewise.kernels.constants import CODES, TILE
 from mergewise.method import Parameter, find_method
 
 __all__ = [

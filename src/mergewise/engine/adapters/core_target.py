@@ -92,7 +92,8 @@ def encoded(values: NDArray[np.float64], output: OutputTensor) -> NDArray[np.uin
     Raises:
         MergeError: One of them does not fit.
     """
-    from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode  # noqa: PLC0415 - compiled kernels
+    from mergewise.kernels import encode  # noqa: PLC0415
+    from mergewise.kernels.constants import CODES, ENCODE_LIMIT, TILE  # noqa: PLC0415
 
     if not np.all(np.abs(values) < ENCODE_LIMIT[output.dtype]):
         raise MergeError(
