@@ -512,6 +512,11 @@ class TestWhatIsLoaded:
         arguments = ["merge", world.recipe(), "out"]
         assert not loaded_by(COMMAND.format(arguments=arguments)) & {"torch", "transformers", "pandas", "plotly"}
 
+    def test_a_merge_loads_no_numba_once_its_kernels_are_compiled(self, world):
+        recipe = world.recipe()
+        loaded_by(COMMAND.format(arguments=["merge", recipe, "first"]))
+        assert not loaded_by(COMMAND.format(arguments=["merge", recipe, "second"])) & {"numba"}
+
     def test_the_module_is_a_command_too(self):
         ran = subprocess.run(
             [sys.executable, "-m", "mergewise", "--version"], capture_output=True, text=True, check=True

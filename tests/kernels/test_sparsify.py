@@ -6,12 +6,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mergewise.kernels import keep_by_rank, keep_by_row_rank, keep_random, row_room
+from kernels.loops import called
+from mergewise.kernels import keep_by_rank, keep_by_row_rank, keep_random, random, row_room
 from mergewise.kernels.constants import CODES, TILE
-from mergewise.kernels.random import random_words
 from mergewise.statistics.magnitude import KEEP_ALL, KEEP_NONE, MagnitudeSearch
 
 STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+random_words = called(random.random_words)
 
 
 def rows_of(models, code="F32"):

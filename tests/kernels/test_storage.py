@@ -8,10 +8,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mergewise.kernels import encode
+from kernels.loops import called
+from mergewise.kernels import encode, storage
 from mergewise.kernels.constants import CODES, ENCODE_LIMIT, TILE
-from mergewise.kernels.storage import decode, decode_add, decode_difference, difference_keys, within
 from reference import DTYPES, round_once
+
+decode, decode_add, decode_difference, difference_keys, within = (
+    called(loop)
+    for loop in (
+        storage.decode, storage.decode_add, storage.decode_difference, storage.difference_keys, storage.within
+    )
+)  # fmt: skip
 
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 HALVES = ["F16", "BF16"]

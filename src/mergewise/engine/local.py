@@ -130,7 +130,8 @@ def _one_blas_thread(plan: Plan) -> AbstractContextManager[object]:
         return nullcontext()
     from threadpoolctl import threadpool_limits  # noqa: PLC0415 - looks at every loaded library
 
-    return threadpool_limits(1, user_api="blas")
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def _gathers(pieces: Sequence[Piece]) -> bool:

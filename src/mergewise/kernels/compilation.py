@@ -5,11 +5,9 @@ from importlib import import_module
 from typing import Any
 
 import llvmlite.binding as llvm
-import numba
-from numba import njit, types
+from numba import types
 
-from mergewise.kernels.native import Array, Kernel, runtime_symbols
-from mergewise.kernels.storage import COMPILE
+from mergewise.kernels.native import Argument, Array, Kernel, runtime_symbols
 
 __all__ = ["compiled"]
 
@@ -31,11 +29,9 @@ def compiled(kernel: Kernel) -> bytes:
         _LOG.info("Compiling kernels for this machine; this takes a few seconds, once.")
     module, _, name = kernel.source.partition(".")
     loop = getattr(import_module(f"mergewise.kernels.{module}"), name)
-    signature, entry = _entry(kernel, loop)
-    dispatcher: Any = njit(
-        signature, error_model=COMPILE["error_model"], no_cpython_wrapper=True, no_cfunc_wrapper=True
-    )(entry)
-    (overload,) = dispatcher.overloads.values()
+    signature = tuple(_kind(argument) for argument in kernel.arguments)
+    loop.compile(signature)
+    overload = loop.overloads[signature]
     missing = [
         function.name
         for function in llvm.parse_assembly(overload.library.get_llvm_str()).functions
@@ -48,24 +44,8 @@ def compiled(kernel: Kernel) -> bytes:
     return symbol.encode() + b"\0" + bytes(code)
 
 
-def _entry(kernel: Kernel, loop: Any) -> tuple[Any, Any]:
-    """Return a function of addresses, sizes and numbers that calls the loop with arrays, and its signature."""
-    kinds: list[Any] = []
-    names: list[str] = []
-    given: list[str] = []
-    for index, argument in enumerate(kernel.arguments):
-        name = f"a{index}"
-        if isinstance(argument, Array):
-            sizes = [f"{name}_{d}" for d in range(argument.dimensions)]
-            kinds += [types.CPointer(getattr(types, argument.dtype)), *[types.int64] * argument.dimensions]
-            names += [name, *sizes]
-            given.append(f"carray({name}, ({', '.join(sizes)},))")
-        else:
-            kinds.append(types.float64 if argument is float else types.int64)
-            names.append(name)
-            given.append(f"{name} != 0" if argument is bool else name)
-    call = f"loop({', '.join(given)})"
-    body = f"return 1 if {call} else 0" if kernel.tells else f"{call}\n    return 0"
-    scope = {"loop": loop, "carray": numba.carray}
-    exec(f"def entry({', '.join(names)}):\n    {body}\n", scope)  # noqa: S102 - numba knows functions by their text
-    return types.int64(*kinds), scope["entry"]
+def _kind(argument: Argument) -> Any:
+    """Return numba's type of an argument."""
+    if isinstance(argument, Array):
+        return types.Array(getattr(types, argument.dtype), argument.dimensions, "C")
+    return {bool: types.boolean, int: types.int64, float: types.float64}[argument]

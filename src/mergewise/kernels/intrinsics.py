@@ -75,7 +75,10 @@ def dot(context: Any, x: Any, y: Any, count: Any) -> Any:  # noqa: ARG001
     return types.float64(x, y, types.intp), generate
 
 
-@extending.intrinsic(prefer_literal=True)  # type: ignore[misc, unused-ignore]
+_literal_intrinsic: Any = extending.intrinsic(prefer_literal=True)
+
+
+@_literal_intrinsic
 def tile(context: Any, count: Any, dtype: Any) -> Any:  # noqa: ARG001
     """Return an array of ``count`` elements, a constant, that lives on the stack until the kernel returns.
 

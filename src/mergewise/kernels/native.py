@@ -1,8 +1,10 @@
 """Kernels as callables: native code from the cache, compiled first where it is not there.
 
 Compiled code is kept as one object file per kernel and linked by LLVM without numba, whose import and set-up take
-longer than many a merge. Files are named by a digest of all they depend on – the sources of this package, the versions
-of the compilers, the processor – and carry their own digest, so that neither old nor damaged code ever runs.
+longer than many a merge. It is called as numba's own functions call each other: places for the result and for a fault,
+then the arguments, of an array its owner (nobody), size, item size, address, shape and strides. Files are named by a
+digest of all they depend on – the sources of this package, the versions of the compilers, the processor – and carry
+their own digest, so that neither old nor damaged code ever runs.
 """
 
 import ctypes
@@ -45,6 +47,8 @@ class Array:
 Argument = Array | type[bool] | type[int] | type[float]
 """What a kernel takes: arrays, truth values, 64-bit integers, float64."""
 
+_NUMBERS: dict[Any, Any] = {bool: ctypes.c_bool, int: ctypes.c_int64, float: ctypes.c_double}
+
 
 class Kernel:
     """A compiled function, called with NumPy arrays and numbers; other threads run while it does.
@@ -82,9 +86,9 @@ class Kernel:
                     f"Argument {index} of {self.source} must be a contiguous array of {check[0]} with {check[1]} "
                     f"dimensions. Got {value.dtype}, {value.ndim}."
                 )
-            flat.append(value.__array_interface__["data"][0])
-            flat += value.shape
-        told, fault = ctypes.c_int64(), ctypes.c_void_p()
+            address = value.__array_interface__["data"][0]
+            flat += [None, None, value.size, value.itemsize, address, *value.shape, *value.strides]
+        told, fault = ctypes.c_uint64(), ctypes.c_void_p()
         status = function(ctypes.byref(told), ctypes.byref(fault), *flat)
         if status:
             raise RuntimeError(f"The kernel {self.source} failed with status {status}; please report this.")
@@ -110,9 +114,10 @@ class Kernel:
                 kinds: list[Any] = [ctypes.c_void_p, ctypes.c_void_p]
                 for argument in self.arguments:
                     if isinstance(argument, Array):
-                        kinds += [ctypes.c_void_p, *[ctypes.c_int64] * argument.dimensions]
+                        kinds += [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+                        kinds += [ctypes.c_int64] * (2 * argument.dimensions)
                     else:
-                        kinds.append(ctypes.c_double if argument is float else ctypes.c_int64)
+                        kinds.append(_NUMBERS[argument])
                 self._function = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
             return self._function
 
@@ -170,14 +175,14 @@ def runtime_symbols() -> dict[str, int]:
 
 
 @cache
-def _machine() -> Any:
+def _target() -> Any:
     import llvmlite.binding as llvm  # noqa: PLC0415
 
     for name, address in runtime_symbols().items():
         llvm.add_symbol(name, address)
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine()
+    return llvm.Target.from_triple(llvm.get_process_triple())
 
 
 _LINKING = threading.Lock()  # LLVM's set-up is shared by all threads
@@ -188,7 +193,7 @@ def _link(symbol: str, code: bytes) -> tuple[Any, int]:
     import llvmlite.binding as llvm  # noqa: PLC0415
 
     with _LINKING:
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target().create_target_machine())
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         return engine, engine.get_function_address(symbol)

@@ -25,7 +25,7 @@ __all__ = [
     "within",
 ]
 
-COMPILE: dict[str, Any] = {"error_model": "numpy"}
+COMPILE: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 _16 = np.uint32(16)
 _F16_SCALE = np.float32(2.0**112)  # between the exponent biases of float32 and float16

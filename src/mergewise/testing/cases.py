@@ -210,7 +210,7 @@ def one_family(
 
 def random_mask(seed: int, expert: int, tensor: str, shape: tuple[int, ...], density: Any) -> NDArray[np.bool_]:
     """Return which elements a random mask keeps; a density for all, or for each."""
-    words = words_of(np.uint64(mask_key(seed, expert, tensor)), math.prod(shape)).reshape(shape)
+    words = words_of(mask_key(seed, expert, tensor), math.prod(shape)).reshape(shape)
     kept: NDArray[np.bool_] = words < np.rint(np.asarray(density, np.float64) * 2.0**32).astype(np.uint64)
     return kept
 
