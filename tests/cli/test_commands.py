@@ -187,7 +187,8 @@ class TestMerge:
         method = mw.methods()[name]
         experts = ["e1"] if method.base_is_first or method.max_experts == 1 else ["e1", "e2"]
         options = [option for expert in experts for option in ("--expert", expert)]
-        outcome = run("merge", "--method", name, "--base", "base", *options, "out", "--json")
+        base = () if method.base_joins else ("--base", "base")
+        outcome = run("merge", "--method", name, *base, *options, "out", "--json")
         assert outcome.code == 0
         assert outcome.json["method"] == name
         assert support.load_model(world.folder / "out").keys() == world.base.keys()

@@ -305,7 +305,7 @@ def merge_arrays(
             shared[name] = value
     recipe = Recipe(
         method=method,
-        base=None if base is None else "base",
+        base=None if base is None or find_method(method).base_joins else "base",
         experts=[Expert(model=f"expert {i}", parameters=mine) for i, mine in enumerate(own, 1)],
         parameters=shared,
         dtype=dtype,

@@ -141,6 +141,8 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
     used = {s.location for s in sources} | {s.own.location for s in sources if isinstance(s, AdaptedCheckpoint)}
     if recipe.base is not None and recipe.base not in used:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
+    if find_method(recipe.method).base_joins and recipe.whole and len(recipe.merged) > len(recipe.experts):
+        remarks.append(f"The base '{recipe.base}' is merged too, as the last of the models.")
     sources, done = align(sources, recipe)
     return _plan(recipe, sources, None, (*remarks, *done))
 

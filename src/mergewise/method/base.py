@@ -272,6 +272,7 @@ class Method:
         min_experts: Fewest experts it makes sense for.
         max_experts: Most experts it is defined for; ``None`` for any number.
         base_is_first: Whether the base is one of the models that are merged, and comes first.
+        base_joins: Whether a base that a recipe names without listing it is merged too, as the last of the models.
         flat: Whether all singular values of a merged matrix are equal.
         lower_shaped: As ``lower``, where the program depends on the shape of the tensor too.
         revision: Of a definition that does not come with this package: changes when it does.
@@ -288,6 +289,7 @@ class Method:
     min_experts: int = 1
     max_experts: int | None = None
     base_is_first: bool = False
+    base_joins: bool = False
     flat: bool = False
     lower_shaped: Callable[[Settings, int, tuple[int, ...]], Program] | None = None
     revision: str = ""

@@ -1,7 +1,9 @@
 """Methods that look at one element of all task vectors at a time: the experts' spread, votes and overlaps."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import array_api_compat
@@ -49,6 +51,10 @@ def _added(arrays: Sequence[Any]) -> Any:
 # ---- sce ------------------------------------------------------------------------------------------------------------
 
 
+_LEAST_ENERGY = 1e-6
+"""Mean squared change of all experts together below which mergekit, and so the recipes that are known, weigh alike."""
+
+
 def _variance(arrays: Sequence[Any]) -> Any:
     """Return the variance across experts of each element, over their number."""
     mean = _added(arrays) / len(arrays)
@@ -59,10 +65,11 @@ def _squares(arrays: Sequence[Any], settings: Settings) -> Sequence[Any]:  # noq
     return [tau * tau for tau in arrays]
 
 
-def _sce(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> Any:  # noqa: ARG001
+def _sce(arrays: Sequence[Any], settings: Settings, totals: Sequence[float], *, size: int) -> Any:  # noqa: ARG001
     xp = array_api_compat.array_namespace(*arrays)
     energy = sum(totals)
-    weights = [total / energy if energy > 0 else 1.0 / len(totals) for total in totals]
+    told = energy > 0 and energy >= _LEAST_ENERGY * size
+    weights = [total / energy if told else 1.0 / len(totals) for total in totals]
     positive = _added(arrays) >= 0  # a zero sum elects +
     merged = share = xp.zeros_like(arrays[0])
     for tau, weight in zip(arrays, weights, strict=True):
@@ -72,11 +79,15 @@ def _sce(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> 
     return merged / xp.clip(share, 1e-6, None)
 
 
-def _lower_sce(settings: Settings, experts: int) -> ElementwiseProgram:  # noqa: ARG001 - one signature for all
-    program = ElementwiseProgram(_sce, settings, sums=_squares)
+def _lower_sce(settings: Settings, experts: int, shape: tuple[int, ...] = ()) -> ElementwiseProgram:  # noqa: ARG001
+    program = ElementwiseProgram(partial(_sce, size=math.prod(shape)), settings, sums=_squares)
     if settings["select_topk"] < 1:
         program = replace(program, rank=_variance, share=settings["select_topk"])
     return program
+
+
+def _sce_definition(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:  # noqa: ARG001
+    return elementwise(arrays, _lower_sce(settings, len(arrays), tuple(arrays[0].shape)))
 
 
 # ---- consensus ------------------------------------------------------------------------------------------------------
@@ -157,7 +168,7 @@ METHODS = (
             Parameter("select_topk", 1.0, "share of the elements on which experts differ, to keep", low=0.0, high=1.0),
             inert("int8_mask", False),
         ),
-        _definition(_lower_sce), _lower_sce,
+        _sce_definition, _lower_sce, lower_shaped=_lower_sce,
     ),
     Method(
         "consensus", "voting", "delta", "Add up task vectors where at least two experts stand out from the others.",

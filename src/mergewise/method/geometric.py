@@ -98,7 +98,7 @@ def _karcher(gram: Grams, max_iter: int, tol: float) -> Coefficients:
         moved = _exponential(mean, tangent, units, 0.0)
         length = _length(moved, units)
         mean = np.where(moving[:, None], moved / np.where(length > 0.0, length, 1.0)[:, None], mean)
-    size = np.sum(share * norms, axis=1, keepdims=True)
+    size = np.mean(norms, axis=1, keepdims=True)  # also of vectors of zeros, which have no direction
     merged: Coefficients = mean * size / lengths
     return merged
 
@@ -180,10 +180,12 @@ def _lower_nuslerp(settings: Settings, experts: int) -> Program:  # noqa: ARG001
     return GeometricProgram(delta=False, solve=partial(_nuslerp, t=_nuslerp_t(settings)), row=row)
 
 
-def _lower_multislerp(settings: Settings, experts: int) -> Program:  # noqa: ARG001
+def _lower_multislerp(settings: Settings, experts: int) -> Program:
     weights = settings["weight"]
     total = sum(weights)
-    if settings["normalize_weights"]:
+    if experts == 1:
+        weights = (1.0,)  # there is nothing to weigh it against
+    elif settings["normalize_weights"]:
         if abs(total) < _TINY:
             raise ValueError("weights that do not sum to zero (they are divided by their sum)")
         weights = tuple(w / total for w in weights)
@@ -223,7 +225,7 @@ METHODS = (
             Parameter("normalize_weights", True, "divide the weights by their sum"),
             Parameter("eps", 1e-8, "added to norms, and below which a length counts as none", low=0.0),
         ),
-        _definition(_lower_multislerp), _lower_multislerp, min_experts=2,
+        _definition(_lower_multislerp), _lower_multislerp,
     ),
     Method(
         "karcher", "geometric", "weight", "The Riemannian mean on the sphere, of mean length.",
@@ -232,7 +234,7 @@ METHODS = (
             Parameter("max_iter", 10, "most steps", low=0),
             Parameter("tol", 1e-5, "angle below which the iteration ends", low=0.0),
         ),
-        _definition(_lower_karcher), _lower_karcher,
+        _definition(_lower_karcher), _lower_karcher, base_joins=True,
     ),
     Method(
         "model_stock", "geometric", "delta", "The mean of the experts, drawn to the base as their angles say.",

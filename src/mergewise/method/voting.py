@@ -135,11 +135,14 @@ def _lower_breadcrumbs(settings: Settings, experts: int, *, elect: bool) -> Voti
 
 def _lower_della(settings: Settings, experts: int, *, elect: bool) -> VotingProgram:  # noqa: ARG001
     for density, spread in zip(settings["density"], settings["epsilon"], strict=True):
-        if density < 1 and not 0 < density - spread <= density + spread < 1:
-            raise ValueError("0 < density - epsilon and density + epsilon < 1 (they are probabilities), or density 1")
+        if 0 < density < 1 and not 0 < density - spread <= density + spread < 1:
+            raise ValueError(
+                "0 < density - epsilon and density + epsilon < 1 (they are probabilities), or a density of 0 or 1"
+            )
+    spread = tuple(e if d > 0 else 0.0 for d, e in zip(settings["density"], settings["epsilon"], strict=True))
     return VotingProgram(
         settings["weight"], settings["density"],
-        sparsify="none" if min(settings["density"]) >= 1 else "row_rank", spread=settings["epsilon"],
+        sparsify="none" if min(settings["density"]) >= 1 else "row_rank", spread=spread,
         rescale=settings["rescale"], seed=settings["seed"], **_agreement(settings, elect=elect),
     )  # fmt: skip
 

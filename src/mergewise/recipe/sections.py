@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mergewise.errors import RecipeError
 from mergewise.method import Method
 from mergewise.recipe.parts import Expert, Slice, SliceSource
 
@@ -48,6 +49,14 @@ def section_of_models(
 ) -> Section:
     """Return the section of whole models."""
     merged, places = _merged(method, models, base, place or "models")
+    if method.base_joins and base is not None and all(expert.model != base for expert in merged):
+        weighed = method.parameter("weight") is None or any("weight" in given for _, given in shared)
+        if not weighed:
+            raise RecipeError(
+                f"{method.name} merges weights, so the base '{base}' would be merged too, but has no weight; list it "
+                "among the models with its weight, or leave 'base_model' out."
+            )
+        merged, places = (*merged, Expert(model=base)), (*places, "base_model")
     return Section(merged, base, None, places, shared, place, module)
 
 

@@ -148,7 +148,7 @@ def wrong_values(parameter: Parameter) -> list[Any]:
     if parameter.choices:
         return [*common, 3, 0.5, ""] + ([] if parameter.aliases else [True, False])
     if isinstance(parameter.default, bool):
-        return [*common, 0, 1, 1.0, "true", "yes"]
+        return [*common, 2, 0.5, "true", "yes"]
     numbers: list[Any] = [True, False, "1", "0.5", math.nan, math.inf, -math.inf, 10**400, 1j]
     if isinstance(parameter.default, int):
         numbers += [0.5, 1.0]
