@@ -25,6 +25,7 @@ class Family:
     vocabulary: int
     dtypes: tuple[str, ...] = ("float32",)  # of the base, E1, E2 …, again and again
     tied: bool = False
+    move: float = 0.05
 
     def dtype(self, model):
         return self.dtypes[(["BASE", *EXPERTS].index(model) if model in EXPERTS else 0) % len(self.dtypes)]
@@ -60,6 +61,7 @@ FAMILIES = {
     "thin": Family(5, 3, 2, 4),
     "tied": Family(2, 6, 9, 13, ("bfloat16",), tied=True),
     "half": Family(1, 4, 3, 5, ("float16",)),
+    "small": Family(2, 5, 4, 6, move=1e-4),
     "mixed": Family(3, 5, 8, 7, ("float32", "bfloat16", "float16")),
 }
 
@@ -75,7 +77,7 @@ def changed(base, move, dtype, rng):
         again |= size == 0
         if not again.any():
             return found
-        shaken = base.ravel()[again] + move.ravel()[again] + rng.normal(0, 0.02, again.sum())
+        shaken = base.ravel()[again] + move.ravel()[again] + np.abs(move).max() * rng.normal(0, 0.2, again.sum())
         found.ravel()[again] = shaken.astype(found.dtype)
     raise AssertionError("changes of different sizes were not found")
 
@@ -92,7 +94,7 @@ def models(family):
         found[model] = {
             k: v.astype(DTYPES[made.dtype(model)])
             if model == "E4" and i % 2
-            else changed(v, 0.05 * (share * together[k] + rng.normal(size=v.shape)), made.dtype(model), rng)
+            else changed(v, made.move * (share * together[k] + rng.normal(size=v.shape)), made.dtype(model), rng)
             for i, (k, v) in enumerate(base.items())
         }
     return found

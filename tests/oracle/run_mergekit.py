@@ -31,8 +31,8 @@ def merge(jobs):
 
 def names():
     import click
-    from mergekit import config, merge_methods, options
-    from mergekit.scripts import run_yaml
+    from mergekit import config, merge_methods
+    from mergekit.scripts import extract_lora, merge_raw_pytorch, multimerge, run_yaml
     from mergekit.tokenizer import config as tokenizer
 
     parts = {
@@ -41,7 +41,14 @@ def names():
         "module": config.OutputModuleDefinition, "tokenizer": tokenizer.TokenizerConfig,
         "token": tokenizer.TokenEmbeddingConfig, "model_token": tokenizer.ModelTokenEmbedding,
     }  # fmt: skip
-    command = next(value for value in vars(run_yaml).values() if isinstance(value, click.Command))
+    scripts = {
+        "mergekit-yaml": run_yaml, "mergekit-multi": multimerge, "mergekit-pytorch": merge_raw_pytorch,
+        "mergekit-extract-lora": extract_lora,
+    }  # fmt: skip
+    commands = {
+        name: next(value for value in vars(script).values() if isinstance(value, click.Command))
+        for name, script in scripts.items()
+    }
     return {
         "methods": {
             method.spec.name: {
@@ -51,8 +58,10 @@ def names():
             for method in merge_methods.registered_methods()
         },
         "keys": {name: list(part.model_fields) for name, part in parts.items()},
-        "options": sorted({flag for p in command.params for flag in p.opts if flag.startswith("-")}),
-        "fields": list(options.MergeOptions.model_fields),
+        "options": {
+            name: sorted({flag for p in command.params for flag in p.opts if flag.startswith("-")})
+            for name, command in commands.items()
+        },
         "commands": sorted(entry_points()),
     }
 

@@ -13,7 +13,7 @@ import yaml
 
 import mergewise as mw
 from oracle import families
-from oracle.generated import PARAMETERS, RANKING, cases, drawn
+from oracle.generated import PARAMETERS, SMOOTH, cases, drawn
 from reference import DTYPES
 from support import load_model, write_recipe
 
@@ -68,9 +68,9 @@ def theirs(mergekit, generated, tmp_path_factory):
     made = {}
 
     def merge(method, count, form):
-        # mergekit starts in seconds and merges in milliseconds, so all quick ones at once
-        wanted = [(m, count, f) for m in PARAMETERS for f in (once, placed)] if count == FEW else [(method, count, form)]
+        # mergekit starts in seconds and merges in milliseconds, so all of a test at once
         if (method, count, form) not in made:
+            wanted = [(m, count, f) for m in PARAMETERS for f in (once, placed) if f is once or m in SMOOTH]
             folder = tmp_path_factory.mktemp("theirs")
             recipes = {(*key, i): key[2](case, generated) for key in wanted for i, case in enumerate(examples(*key[:2]))}
             jobs = [{"recipe": recipe, "out": str(folder / str(i))} for i, recipe in enumerate(recipes.values())]
@@ -125,9 +125,11 @@ def test_generated_recipes_give_what_mergekit_gives(method, count, generated, th
             mine, other = array.astype(np.float64), values.astype(np.float64)
             if method == "model_stock":  # mergekit extrapolates past the base, mergewise stops there
                 beyond, base = where_experts_disagree(case, generated, tensor)
+                base = base.astype(array.dtype).astype(np.float64)
                 other = np.where(beyond[0] & (mine == base) | beyond[1] & (mine == base), base, other)
             # mergekit rounds every step to float32; then both may round to neighbours in half precision
-            error, allowed = np.abs(mine - other), 1e-5 * np.maximum(np.abs(other), largest)
+            loose = 2e-6 if case.family == "small" else 1e-5
+            error, allowed = np.abs(mine - other), loose * np.maximum(np.abs(other), largest)
             if mine.size and array.dtype != np.float32:
                 allowed += np.spacing(np.maximum(np.abs(array), np.abs(values))).astype(np.float64)
                 assert (mine != other).mean() <= 0.02 + 1 / mine.size, text
@@ -135,7 +137,7 @@ def test_generated_recipes_give_what_mergekit_gives(method, count, generated, th
 
 
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("method", sorted(PARAMETERS.keys() - RANKING - {"model_stock"}))
+@pytest.mark.parametrize("method", sorted(SMOOTH))
 def test_generated_recipes_give_what_mergekit_gives_as_they_are_written(method, count, generated, theirs, tmp_path):
     for case, expected in zip(examples(method, count), theirs(method, count, placed), strict=True):
         found = mw.merge_to_arrays(write_recipe(tmp_path / "recipe.yaml", placed(case, generated)))

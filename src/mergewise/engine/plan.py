@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -143,6 +144,8 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
     if find_method(recipe.method).base_joins and recipe.whole and len(recipe.merged) > len(recipe.experts):
         remarks.append(f"The base '{recipe.base}' is merged too, as the last of the models.")
+    twice = [name for name, count in Counter(expert.model for expert in recipe.merged).items() if count > 1]
+    remarks += [f"'{name}' is listed more than once, and counts as often." for name in twice]
     sources, done = align(sources, recipe)
     return _plan(recipe, sources, None, (*remarks, *done))
 
@@ -171,7 +174,7 @@ def _whole_members(recipe: Recipe, reference: Source) -> dict[str, Member]:
 def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
     """Plan a merge of adapters into one: the recipe is carried out on their cores."""
     merge = open_adapters(recipe, connections)
-    in_core: dict[str, Any] = {"dtype": None, "out_dtype": None, "adapter": None}
+    in_core: dict[str, Any] = {"dtype": None, "out_dtype": None}  # "adapter" stays: its base is never merged too
     planned = build_plan(recipe.model_copy(update=in_core), merge.sources)
     changed = changes(merge.space)
     jobs = []

@@ -45,11 +45,18 @@ class Section:
 
 
 def section_of_models(
-    method: Method, models: Sequence[Expert], base: str | None, shared: Places, place: str, module: str | None = None
+    method: Method,
+    models: Sequence[Expert],
+    base: str | None,
+    shared: Places,
+    place: str,
+    module: str | None = None,
+    *,
+    base_joins: bool = True,
 ) -> Section:
-    """Return the section of whole models."""
+    """Return the section of whole models; without ``base_joins`` a base that is not listed is never merged too."""
     merged, places = _merged(method, models, base, place or "models")
-    if method.base_joins and base is not None and all(expert.model != base for expert in merged):
+    if base_joins and method.base_joins and base is not None and all(expert.model != base for expert in merged):
         weighed = method.parameter("weight") is None or any("weight" in given for _, given in shared)
         if not weighed:
             raise RecipeError(
