@@ -135,8 +135,8 @@ def test_folders_and_arrays_hold_the_same_tensors(case, threads, memory, shard_s
 
 # The inputs are integers over powers of two, so no value here depends on a random generator or a library; if one
 # changes, merges made earlier cannot be repeated. All were equal to the formulas of ``reference.py``, rounded once.
-# ``PYTHONPATH=tests python -m engine.test_determinism`` prints them anew; those of the elementwise methods come from the
-# formulas of ``reference_elementwise.py`` alone, in plain Python floats.
+# ``PYTHONPATH=tests python -m engine.test_determinism`` prints them anew; those of the elementwise methods come from
+# the formulas of ``reference_elementwise.py`` alone, in plain Python floats.
 GOLDEN = {
     "sce": "84b1814cd1b603376970270c8d60e4c249e6e1476ca48d50a04dc87707006f60",
     "consensus": "5309d8f6f9872e0a2f8450a0fd73476df1f1089e9121ddb3cdd1dbc370c01794",

@@ -72,7 +72,9 @@ def theirs(mergekit, generated, tmp_path_factory):
         if (method, count, form) not in made:
             wanted = [(m, count, f) for m in PARAMETERS for f in (once, placed) if f is once or m in SMOOTH]
             folder = tmp_path_factory.mktemp("theirs")
-            recipes = {(*key, i): key[2](case, generated) for key in wanted for i, case in enumerate(examples(*key[:2]))}
+            recipes = {
+                (*key, i): key[2](case, generated) for key in wanted for i, case in enumerate(examples(*key[:2]))
+            }
             jobs = [{"recipe": recipe, "out": str(folder / str(i))} for i, recipe in enumerate(recipes.values())]
             (folder / "jobs.json").write_text(json.dumps(jobs))
             script = Path(__file__).with_name("run_mergekit.py")

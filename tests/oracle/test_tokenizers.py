@@ -16,6 +16,9 @@ pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("default")]  # thos
 
 WEIGHTS = {"A": 1.0, "B": 0.5, "C": 0.25}
 MODELS = [{"model": model, "parameters": {"weight": weight}} for model, weight in WEIGHTS.items()]
+VOCABULARIES = [
+    ("A", ["abc", "de"], []), ("B", ["abc", "fg"], ["[X]", "<|im|>"]), ("C", ["abc", "hij"], ["[X]", "[Y]"])
+]  # fmt: skip
 RULES = {
     "de": {"source": "A"}, "fg": {"source": "B", "force": True}, "[X]": {"source": "C", "force": True},
     "[Y]": {"source": {"kind": "zero"}}, "hij": {"source": {"kind": "model_token", "model": "B", "token": "abc"}},
@@ -48,9 +51,7 @@ def made(mergekit, tmp_path_factory):
     for kind in ("tied", "own"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for seed, (model, words, added) in enumerate(
-                [("A", ["abc", "de"], []), ("B", ["abc", "fg"], ["[X]", "<|im|>"]), ("C", ["abc", "hij"], ["[X]", "[Y]"])]
-            ):
+            for seed, (model, words, added) in enumerate(VOCABULARIES):
                 save_model(folder / kind / model, words, added, seed, tied=kind == "tied")
         jobs += [
             {"recipe": renamed(recipe, f"{folder}/{kind}/"), "out": f"{folder}/{kind}/made-{i}"}

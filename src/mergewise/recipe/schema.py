@@ -25,6 +25,7 @@ from mergewise.recipe.sections import Places, Section, section_of_models, sectio
 
 __all__ = ["DtypeName", "Recipe", "first_fault"]
 
+
 def _without_library(value: Any) -> Any:
     """Read ``torch.bfloat16`` as ``bfloat16``, as mergekit does."""
     return value.removeprefix("torch.") if isinstance(value, str) else value
