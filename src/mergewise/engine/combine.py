@@ -92,10 +92,12 @@ def _combine_voting(
     dtype, rescale = piece.job.output.dtype, known.rescale[piece.job.name]
     weights, ballots = np.array(program.weights), np.array(program.ballots(rescale.tolist()))
     tau = tiles(weights.size, VOTING_TILE)
+    no_marks, no_chances = np.empty((weights.size, 0), np.uint8), np.empty((weights.size, 0))
     finite = True
-    for first, count, marks in marked_blocks(workspace, index, piece, known):
+    for first, count, found in marked_blocks(workspace, index, piece, known):
+        marks, chances = (no_marks, found) if program.by_chance else (found, no_chances)
         finite &= combine_voting(
-            raw, codes, first, count, weights, program.sparse, marks, rescale, program.elect != "none", ballots,
+            raw, codes, first, count, weights, program.sparse, marks, chances, rescale, program.elect != "none", ballots,
             NORMALIZE[program.normalize], program.total, program.tiny, program.scale,
             tau, out, CODES[dtype], ENCODE_LIMIT[dtype],
         )  # fmt: skip

@@ -134,7 +134,7 @@ def bytes_per_element(job: TensorJob) -> int:
         # a definition sees float64 arrays, and makes about as many on its way
         return stored + (2 * inputs + 4) * 8
     if job.sparse:
-        return stored + inputs  # a byte per expert for what is kept
+        return stored + inputs * job.mark_bytes  # for each expert what is kept
     if _by_row(job):
         # Gram matrices, and what is made of them on the way to coefficients
         return stored + -(-(6 * inputs * inputs + 24 * inputs) * 8 // max(1, job.row))

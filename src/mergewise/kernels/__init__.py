@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_low_rank",
+    "chances_by_row_rank",
     "collect_between",
     "combine_linear",
     "combine_voting",
@@ -50,7 +51,7 @@ combine_linear = Kernel(
 combine_voting = Kernel(
     "voting.combine_voting",
     [
-        *_MODELS, int, int, _REALS, bool, _BYTE_ROWS, _REALS, bool, _REALS, int, float, float, float, _REAL_ROWS,
+        *_MODELS, int, int, _REALS, bool, _BYTE_ROWS, _REAL_ROWS, _REALS, bool, _REALS, int, float, float, float, _REAL_ROWS,
         *_OUTPUT,
     ],
     tells=True,
@@ -70,6 +71,10 @@ keep_random = Kernel("sparsify.keep_random", [_KEYS, _KEYS, int, int, int, _BYTE
 keep_by_row_rank = Kernel(
     "sparsify.keep_by_row_rank",
     [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _INTEGER_ROWS, _BYTE_ROWS],
+)
+chances_by_row_rank = Kernel(
+    "sparsify.chances_by_row_rank",
+    [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _INTEGER_ROWS, _REAL_ROWS],
 )
 add_low_rank = Kernel("lowrank.add_low_rank", [_BYTES, int, _REAL_ROWS, _REAL_ROWS, int, int, int, int, _BYTES, int])
 encode = Kernel("storage.encode", [int, _REALS, int, _BYTES, int])

@@ -83,7 +83,8 @@ class VotingProgram:
         densities: ρ, the share of elements that sparsification keeps, one per expert.
         sparsify: By magnitude rank, by a random mask, by a random mask that favours the larger magnitudes of each row,
             or not at all.
-        rescale: Multiply what is kept by the ratio of the L1 norms, by 1/ρ, or not at all.
+        rescale: Multiply what is kept by the ratio of the L1 norms, by one over the probability that it is kept with
+            (over ρ where ranks decide), or not at all.
         elect: Sign of the weighted or the unweighted sum, or no election.
         normalize: Divide by Σw, by the Σw of those that agree, by their number, or not at all.
         scale: λ.
@@ -119,6 +120,11 @@ class VotingProgram:
     def by_norm(self) -> bool:
         """Whether what is kept is rescaled by the ratio of the L1 norms."""
         return self.sparse and self.rescale == "l1"
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether each element that is kept is divided by a probability of its own."""
+        return self.sparsify == "row_rank" and self.rescale == "expected"
 
     @property
     def gathers(self) -> bool:

@@ -57,7 +57,7 @@ def rescale_factor(sparse: Any, tau: Any, density: float, rescale: str) -> float
 
 
 def sparsified(tau: Any, program: VotingProgram, expert: int, masks: Masks) -> Any:
-    """Zero the elements of a task vector that a program does not keep."""
+    """Zero the elements of a task vector that a program does not keep; divide others by a chance of their own."""
     density = program.densities[expert]
     if program.sparsify == "magnitude":
         return keep_largest(tau, density, program.outliers[expert] if program.outliers else None)
@@ -66,14 +66,15 @@ def sparsified(tau: Any, program: VotingProgram, expert: int, masks: Masks) -> A
     xp = array_api_compat.array_namespace(tau)
     by_rank = program.sparsify == "row_rank"
     chance = row_probabilities(tau, density, program.spread[expert]) if by_rank else density
-    return xp.where(masks(expert, chance), tau, xp.zeros_like(tau))
+    kept = xp.where(masks(expert, chance), tau, xp.zeros_like(tau))
+    return kept / chance if program.by_chance else kept
 
 
 def vote(arrays: Sequence[Any], program: VotingProgram, masks: Masks) -> Any:
     """Merge whole task vectors as a voting program says, in tensor scope; return the merged delta."""
     xp = array_api_compat.array_namespace(*arrays)
     sparse = [sparsified(tau, program, i, masks) for i, tau in enumerate(arrays)]
-    rescale = program.rescale if program.sparsify != "none" else "none"
+    rescale = "none" if program.sparsify == "none" or program.by_chance else program.rescale
     factors = [
         rescale_factor(kept, tau, density, rescale)
         for kept, tau, density in zip(sparse, arrays, program.densities, strict=True)
@@ -170,16 +171,9 @@ def _density(default: float, meaning: str) -> Parameter:
     return Parameter("density", default, f"ρ, {meaning}", per_model=True, low=0.0, high=1.0)
 
 
-# 'expected' would divide each change by its own probability (the authors' code), which the voting kernel cannot yet
-_RESCALE_RANKED = Parameter(
-    "rescale", "l1", "after sparsifying: match the L1 norm, or nothing; dividing by probabilities is not offered yet",
-    choices=("l1", "none"), aliases=((True, "l1"), (False, "none")),
-)  # fmt: skip
-
-
-def _rescale(default: str) -> Parameter:
+def _rescale(default: str, divisor: str = "ρ") -> Parameter:
     return Parameter(
-        "rescale", default, "after sparsifying: match the L1 norm, divide by ρ, or nothing",
+        "rescale", default, f"after sparsifying: match the L1 norm, divide by {divisor}, or nothing",
         choices=("l1", "expected", "none"), aliases=((True, "l1"), (False, "none")),
     )  # fmt: skip
 
@@ -213,7 +207,7 @@ def _random(
         name, "voting", "delta", summary, source,
         (
             WEIGHT, _density(1.0, "probability that a change is kept"), *more, LAMBDA, normalize,
-            _RESCALE_RANKED if more else _rescale("l1"), _SEED, _INT8_MASK,
+            _rescale("l1", "each change's own probability" if more else "ρ"), _SEED, _INT8_MASK,
         ),
         _definition(lowered), lowered,
     )  # fmt: skip
