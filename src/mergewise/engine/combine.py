@@ -7,6 +7,7 @@ from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, location_of
 from mergewise.engine.elementwise import Selected, combine_elementwise
 from mergewise.engine.gather import coefficients
 from mergewise.engine.marks import Gathered, marked_blocks
+from mergewise.engine.masks import random_masks
 from mergewise.engine.pieces import Piece, Workspace, stored_values
 from mergewise.errors import MergeError
 from mergewise.kernels import combine_linear, combine_voting, encode, tiles
@@ -117,7 +118,8 @@ def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, 
         with np.errstate(all="ignore"):
             arrays = [array - base for array in arrays]
     with np.errstate(all="ignore"):
-        merged = np.asarray(program.definition(arrays, program.settings, _no_masks), np.float64)
+        masks = random_masks(program.settings, job.name, job.output.shape)
+        merged = np.asarray(program.definition(arrays, program.settings, masks), np.float64)
     merged = merged * program.scale
     result = merged.reshape(-1) if base is None else (base + merged).reshape(-1)
     if not np.all(np.abs(result) < ENCODE_LIMIT[job.output.dtype]):
@@ -126,10 +128,6 @@ def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, 
         tile = result[start : start + TILE]
         encode(CODES[job.output.dtype], tile, tile.size, out, start)
     return True
-
-
-def _no_masks(expert: int, density: float) -> NDArray[np.bool_]:
-    raise NotImplementedError(f"no mask of density {density} for expert {expert}: whole definitions draw none yet")
 
 
 def copy_exact(workspace: Workspace, piece: Piece, target: Target) -> bool:

@@ -1,6 +1,5 @@
 """Which elements of each task vector a piece keeps: marks, made block by block so that they stay in the caches."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mergewise.engine.masks import mask_key
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.ties import TieShares
 from mergewise.kernels import chances_by_row_rank, keep_by_rank, keep_by_row_rank, keep_random, row_room
@@ -15,7 +15,7 @@ from mergewise.kernels.constants import TILE
 from mergewise.method import VotingProgram, mask_limit
 from mergewise.statistics.magnitude import KEEP_NONE, MagnitudeSearch
 
-__all__ = ["Gathered", "marked_blocks", "mask_key", "mask_keys"]
+__all__ = ["Gathered", "marked_blocks", "mask_keys"]
 
 _CACHE_BYTES = 1 << 22
 
@@ -113,9 +113,3 @@ def _chances(program: VotingProgram, row: int) -> tuple[NDArray[np.float64], NDA
 def mask_keys(program: VotingProgram, tensor: str) -> NDArray[np.uint64]:
     """Return each expert's mask key: from seed, tensor name and expert index."""
     return np.array([mask_key(program.seed, i, tensor) for i in range(len(program.densities))], np.uint64)
-
-
-def mask_key(seed: int, expert: int, tensor: str) -> int:
-    """Return the key of one expert's mask for one tensor."""
-    digest = hashlib.blake2b(f"{seed}\0{expert}\0{tensor}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")

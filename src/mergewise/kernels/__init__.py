@@ -78,7 +78,7 @@ chances_by_row_rank = Kernel(
 )
 add_low_rank = Kernel("lowrank.add_low_rank", [_BYTES, int, _REAL_ROWS, _REAL_ROWS, int, int, int, int, _BYTES, int])
 encode = Kernel("storage.encode", [int, _REALS, int, _BYTES, int])
-_fill_words = Kernel("random.fill_words", [int, _WORDS])
+_fill_words = Kernel("random.fill_words", [int, _WORDS, int])
 
 
 def tiles(experts: int, elements: int) -> "NDArray[np.float64]":
@@ -97,8 +97,11 @@ def row_room(row: int) -> "tuple[NDArray[np.uint32], NDArray[np.int64]]":
     return np.empty((3, row), np.uint32), np.empty((3, row + 1), np.int64)
 
 
-def words_of(key: int, count: int) -> "NDArray[np.uint32]":
-    """Return the random words of the first ``count`` elements under a 64-bit key, (count,) uint32."""
+def words_of(key: int, count: int, first: int = 0) -> "NDArray[np.uint32]":
+    """Return the random words of ``count`` elements from the ``first`` on, a multiple of ``TILE``, (count,) uint32.
+
+    The key is one of 64 bits.
+    """
     words = np.empty(count, np.uint32)
-    _fill_words(key, words)
+    _fill_words(key, words, first)
     return words

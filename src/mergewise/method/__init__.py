@@ -14,6 +14,7 @@ from mergewise.method.base import (
     row_elements,
 )
 from mergewise.method.declare import Array, Choices, PerModel, Range, merge_method
+from mergewise.method.masks import Masks, masks_like
 from mergewise.method.parameters import Parameter
 from mergewise.method.post import POST_STEPS, PostStep, find_post_step, with_post_steps
 from mergewise.method.registry import find_method, methods
@@ -25,6 +26,7 @@ __all__ = [
     "ElementwiseProgram",
     "GeometricProgram",
     "LinearProgram",
+    "Masks",
     "MatrixProgram",
     "Method",
     "Parameter",
@@ -38,6 +40,7 @@ __all__ = [
     "find_method",
     "find_post_step",
     "mask_limit",
+    "masks_like",
     "merge_method",
     "methods",
     "row_elements",

@@ -6,15 +6,16 @@ from typing import Any
 
 import array_api_compat
 
-from mergewise.method.base import Definition, ElementwiseProgram, Masks, Method, Settings
+from mergewise.method.base import Definition, ElementwiseProgram, Method, Settings
 from mergewise.method.linear import LAMBDA, WEIGHT, inert, weighted_sum
+from mergewise.method.masks import Masks
 from mergewise.method.parameters import Parameter
 
 __all__ = ["METHODS", "elementwise"]
 
 
-def elementwise(arrays: Sequence[Any], program: ElementwiseProgram) -> Any:
-    """Carry a program out on whole task vectors; return the merged delta."""
+def elementwise(arrays: Sequence[Any], program: ElementwiseProgram, masks: Masks) -> Any:
+    """Carry a program out on whole tensors; return what it gives, without the base."""
     xp = array_api_compat.array_namespace(*arrays)
     if program.rank is not None:
         spread = xp.reshape(program.rank(arrays), (-1,))
@@ -25,14 +26,14 @@ def elementwise(arrays: Sequence[Any], program: ElementwiseProgram) -> Any:
         arrays = [xp.where(kept, tau, xp.zeros_like(tau)) for tau in arrays]
     sums = program.sums(arrays, program.settings) if program.sums is not None else ()
     totals = [float(xp.sum(xp.astype(part, xp.float64))) for part in sums]
-    return program.rule(arrays, program.settings, totals) * program.scale
+    return program.rule(arrays, program.settings, totals, masks) * program.scale
 
 
 def _definition(lower: Any) -> Definition:
     """Return the definition on whole arrays of the method that ``lower`` belongs to."""
 
-    def definition(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:  # noqa: ARG001
-        return elementwise(arrays, lower(settings, len(arrays)))
+    def definition(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:
+        return elementwise(arrays, lower(settings, len(arrays)), masks)
 
     return definition
 
@@ -59,7 +60,7 @@ def _squares(arrays: Sequence[Any], settings: Settings) -> Sequence[Any]:  # noq
     return [tau * tau for tau in arrays]
 
 
-def _sce(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> Any:  # noqa: ARG001
+def _sce(arrays: Sequence[Any], settings: Settings, totals: Sequence[float], masks: Masks) -> Any:  # noqa: ARG001
     xp = array_api_compat.array_namespace(*arrays)
     energy = sum(totals)
     weights = [total / energy if energy > 0 else 1.0 / len(totals) for total in totals]
@@ -82,7 +83,7 @@ def _lower_sce(settings: Settings, experts: int) -> ElementwiseProgram:  # noqa:
 # ---- consensus ------------------------------------------------------------------------------------------------------
 
 
-def _consensus(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> Any:  # noqa: ARG001
+def _consensus(arrays: Sequence[Any], settings: Settings, totals: Sequence[float], masks: Masks) -> Any:  # noqa: ARG001
     xp = array_api_compat.array_namespace(*arrays)
     together = _added(arrays)
     wanted = _added(
@@ -98,7 +99,7 @@ def _lower_consensus(settings: Settings, experts: int) -> ElementwiseProgram:  #
 # ---- nearswap -------------------------------------------------------------------------------------------------------
 
 
-def _nearswap(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> Any:  # noqa: ARG001
+def _nearswap(arrays: Sequence[Any], settings: Settings, totals: Sequence[float], masks: Masks) -> Any:  # noqa: ARG001
     xp = array_api_compat.array_namespace(*arrays)
     (tau,) = arrays
     return tau * xp.clip(settings["t"] / xp.clip(xp.abs(tau), 1e-6, None), None, 1.0)
@@ -124,7 +125,7 @@ def _overlaps(arrays: Sequence[Any], settings: Settings) -> Sequence[Any]:
     return [own & (number > 1) for own in changed] + [own & (number == 1) for own in changed]
 
 
-def _ram(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> Any:
+def _ram(arrays: Sequence[Any], settings: Settings, totals: Sequence[float], masks: Masks) -> Any:  # noqa: ARG001
     xp = array_api_compat.array_namespace(*arrays)
     experts = len(arrays)
     alone = [1.0] * experts

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from mergewise.method.base import (
     Definition,
     GeometricProgram,
-    Masks,
     Method,
     Program,
     Settings,
@@ -23,6 +22,7 @@ from mergewise.method.base import (
     row_elements,
 )
 from mergewise.method.linear import WEIGHT, weighted_sum
+from mergewise.method.masks import Masks
 from mergewise.method.parameters import Parameter
 
 __all__ = ["METHODS"]

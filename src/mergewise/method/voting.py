@@ -7,8 +7,9 @@ from typing import Any
 
 import array_api_compat
 
-from mergewise.method.base import Definition, Masks, Method, Settings, VotingProgram
+from mergewise.method.base import Definition, Method, Settings, VotingProgram
 from mergewise.method.linear import LAMBDA, WEIGHT, inert, weighted_sum
+from mergewise.method.masks import SEED, Masks
 from mergewise.method.parameters import Parameter
 from mergewise.statistics.magnitude import kept_count, kept_ranks
 
@@ -181,7 +182,6 @@ def _rescale(default: str, divisor: str = "ρ") -> Parameter:
 _SCOPE = Parameter(
     "scope", "tensor", "rank magnitudes within each tensor, or over the whole model", choices=("tensor", "model")
 )
-_SEED = Parameter("seed", 0, "of the random masks", low=0)
 _INT8_MASK = inert("int8_mask", False)
 _NORMALIZE = Parameter("normalize", False, "divide by the sum of the weights")
 _NORMALIZE_AGREEING = Parameter("normalize", False, "divide by the weights of the experts that agree")
@@ -207,7 +207,7 @@ def _random(
         name, "voting", "delta", summary, source,
         (
             WEIGHT, _density(1.0, "probability that a change is kept"), *more, LAMBDA, normalize,
-            _rescale("l1", "each change's own probability" if more else "ρ"), _SEED, _INT8_MASK,
+            _rescale("l1", "each change's own probability" if more else "ρ"), SEED, _INT8_MASK,
         ),
         _definition(lowered), lowered,
     )  # fmt: skip

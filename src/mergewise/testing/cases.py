@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.engine.marks import mask_key
-from mergewise.kernels import encode, words_of
+from mergewise.engine.masks import random_masks
+from mergewise.kernels import encode
 from mergewise.kernels.constants import CODES, TILE
 from mergewise.method import Parameter, find_method
 
@@ -210,8 +210,7 @@ def one_family(
 
 def random_mask(seed: int, expert: int, tensor: str, shape: tuple[int, ...], density: Any) -> NDArray[np.bool_]:
     """Return which elements a random mask keeps; a density for all, or for each."""
-    words = words_of(mask_key(seed, expert, tensor), math.prod(shape)).reshape(shape)
-    kept: NDArray[np.bool_] = words < np.rint(np.asarray(density, np.float64) * 2.0**32).astype(np.uint64)
+    kept: NDArray[np.bool_] = random_masks({"seed": seed}, tensor, shape)(expert, density)
     return kept
 
 
