@@ -39,6 +39,18 @@ def test_a_method_in_ten_lines_keeps_the_contract_and_merges():
     assert found == str([[0.05000000074505806] * 2] * 2)
 
 
+def test_an_elementwise_method_keeps_the_contract_and_merges():
+    done = run(str(EXAMPLES / "elementwise_method.py"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([[0.25] * 2] * 2)
+
+
+def test_a_method_with_random_masks_keeps_the_contract_and_merges():
+    done = run(str(EXAMPLES / "random_masks.py"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "kept 0.75, mean 0.0030, the same with other threads and memory: True"
+
+
 def test_a_package_brings_its_method_to_the_command_line(installed):
     done = run("-m", "mergewise", "methods", "middle", path=installed)
     assert done.returncode == 0, done.stderr
