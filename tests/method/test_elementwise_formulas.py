@@ -62,10 +62,3 @@ def test_arcee_fusion_bounds_changes_by_the_lower_of_two_elements_at_each_quarti
     expert = np.array([0.1, -0.2, 0.3, -0.4, 0.55, 0.7], np.float32)  # 0.3 + 1.5 · (0.4 − 0.2) = 0.6
     found = mw.merge_arrays("arcee_fusion", {"w": base}, [{"w": expert}])["w"]
     np.testing.assert_array_equal(found, np.where(np.abs(expert) > 0.6, expert, base))
-
-
-@pytest.mark.parametrize("name", ["della", "della_linear"])
-def test_della_refuses_a_rescaling_that_it_does_not_offer(name):
-    model = {"w": np.ones(3, np.float32)}
-    with pytest.raises(mw.RecipeError, match=r"'rescale' parameter of della\w* must be 'l1' or 'none'"):
-        mw.merge_arrays(name, model, [model], density=0.5, rescale="expected")

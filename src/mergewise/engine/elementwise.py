@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mergewise.engine.layout import BLOCK
 from mergewise.engine.masks import random_masks
 from mergewise.engine.pieces import Piece, Runner, Workspace, stored_values
-from mergewise.kernels import encode
+from mergewise.kernels import encode_all
 from mergewise.kernels.constants import CODES, ENCODE_LIMIT
 from mergewise.method import ElementwiseProgram
 
@@ -81,7 +81,7 @@ def combine_elementwise(
         # the base is part of every difference
         finite &= bool(np.all(np.abs(result) < ENCODE_LIMIT[dtype])) and all(np.isfinite(a).all() for a in arrays)
         if finite:
-            encode(CODES[dtype], result, result.size, out, first)
+            encode_all(CODES[dtype], result, result.size, out, first)
     return finite
 
 

@@ -33,15 +33,17 @@ def random_masks(settings: Settings, tensor: str, shape: tuple[int, ...], first:
     seed, count = settings.get("seed", 0), math.prod(shape)
 
     def mask(number: int, density: Any, /) -> NDArray[np.bool_]:
-        limits: Any = np.clip(np.rint(np.asarray(density, np.float64) * 2.0**32), 0.0, 2.0**32)
-        if limits.ndim and limits.shape != shape:
-            raise ValueError(f"expected a density that is a number or of shape {list(shape)}, found {limits.shape}")
-        limits, key = limits.reshape(-1), mask_key(seed, number, tensor)
+        chances = np.asarray(density)
+        if chances.shape not in ((), shape):
+            expected = f"one for every element, {list(shape)}"
+            raise ValueError(f"expected one density, or {expected}, found an array of shape {list(chances.shape)}")
+        chances, key = chances.reshape(-1), mask_key(seed, number, tensor)
         kept = np.empty(count, np.bool_)
         for start in range(0, count, _RUN):
             size = min(_RUN, count - start)
-            below = limits if limits.size == 1 else limits[start : start + size]
-            np.less(words_of(key, size, first + start), below, out=kept[start : start + size])
+            own = chances if chances.size == 1 else chances[start : start + size]
+            limits = np.clip(np.rint(own.astype(np.float64) * 2.0**32), 0.0, 2.0**32)
+            np.less(words_of(key, size, first + start), limits, out=kept[start : start + size])
         return kept.reshape(shape)
 
     return mask

@@ -26,7 +26,7 @@ __all__ = [
     "combine_voting",
     "count_equal",
     "count_magnitudes",
-    "encode",
+    "encode_all",
     "gram",
     "keep_by_rank",
     "keep_by_row_rank",
@@ -77,7 +77,7 @@ chances_by_row_rank = Kernel(
     [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _INTEGER_ROWS, _REAL_ROWS],
 )
 add_low_rank = Kernel("lowrank.add_low_rank", [_BYTES, int, _REAL_ROWS, _REAL_ROWS, int, int, int, int, _BYTES, int])
-encode = Kernel("storage.encode", [int, _REALS, int, _BYTES, int])
+encode_all = Kernel("storage.encode_all", [int, _REALS, int, _BYTES, int])
 _fill_words = Kernel("random.fill_words", [int, _WORDS, int])
 
 

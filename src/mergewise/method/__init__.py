@@ -18,6 +18,7 @@ from mergewise.method.masks import Masks, masks_like
 from mergewise.method.parameters import Parameter
 from mergewise.method.post import POST_STEPS, PostStep, find_post_step, with_post_steps
 from mergewise.method.registry import find_method, methods
+from mergewise.method.whole import carry_out, sees_changes
 
 __all__ = [
     "POST_STEPS",
@@ -37,6 +38,7 @@ __all__ = [
     "Settings",
     "VotingProgram",
     "WholeProgram",
+    "carry_out",
     "find_method",
     "find_post_step",
     "mask_limit",
@@ -44,5 +46,6 @@ __all__ = [
     "merge_method",
     "methods",
     "row_elements",
+    "sees_changes",
     "with_post_steps",
 ]

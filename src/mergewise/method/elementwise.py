@@ -25,7 +25,7 @@ def elementwise(arrays: Sequence[Any], program: ElementwiseProgram, masks: Masks
         kept = xp.reshape(order < program.kept_of(int(xp.sum(spread != 0))), arrays[0].shape)
         arrays = [xp.where(kept, tau, xp.zeros_like(tau)) for tau in arrays]
     sums = program.sums(arrays, program.settings) if program.sums is not None else ()
-    totals = [float(xp.sum(xp.astype(part, xp.float64))) for part in sums]
+    totals = [float(xp.sum(xp.astype(part, arrays[0].dtype))) for part in sums]
     return program.rule(arrays, program.settings, totals, masks) * program.scale
 
 
@@ -39,12 +39,17 @@ def _definition(lower: Any) -> Definition:
 
 
 def _added(arrays: Sequence[Any]) -> Any:
-    """Return Σ x_i, added in the order of the experts; of conditions the number that hold."""
-    xp = array_api_compat.array_namespace(*arrays)
-    total = xp.astype(arrays[0], xp.float64)
+    """Return Σ x_i, added in the order of the experts."""
+    total = arrays[0]
     for array in arrays[1:]:
-        total = total + xp.astype(array, xp.float64)
+        total = total + array
     return total
+
+
+def _number(conditions: Sequence[Any], like: Any) -> Any:
+    """Return how many of the conditions hold, as an array of a dtype like another's."""
+    xp = array_api_compat.array_namespace(like)
+    return _added([xp.astype(condition, like.dtype) for condition in conditions])
 
 
 # ---- sce ------------------------------------------------------------------------------------------------------------
@@ -86,9 +91,10 @@ def _lower_sce(settings: Settings, experts: int) -> ElementwiseProgram:  # noqa:
 def _consensus(arrays: Sequence[Any], settings: Settings, totals: Sequence[float], masks: Masks) -> Any:  # noqa: ARG001
     xp = array_api_compat.array_namespace(*arrays)
     together = _added(arrays)
-    wanted = _added(
-        [xp.abs(tau) > part * xp.abs(together - tau) for tau, part in zip(arrays, settings["lambda_t"], strict=True)]
-    )
+    stands_out = [
+        xp.abs(tau) > part * xp.abs(together - tau) for tau, part in zip(arrays, settings["lambda_t"], strict=True)
+    ]
+    wanted = _number(stands_out, together)
     return xp.where(wanted >= 2, weighted_sum(arrays, settings["weight"]), xp.zeros_like(together))
 
 
@@ -116,7 +122,7 @@ def _changed(arrays: Sequence[Any], settings: Settings) -> tuple[list[Any], Any]
     """Return where each expert changed the base, and how many did."""
     xp = array_api_compat.array_namespace(*arrays)
     changed = [xp.abs(tau) > settings["epsilon"] for tau in arrays]
-    return changed, _added(changed)
+    return changed, _number(changed, arrays[0])
 
 
 def _overlaps(arrays: Sequence[Any], settings: Settings) -> Sequence[Any]:

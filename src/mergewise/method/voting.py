@@ -41,8 +41,8 @@ def row_probabilities(tau: Any, density: float, spread: float) -> Any:
     flat = tau if tau.ndim > 1 else xp.reshape(tau, (1, -1))
     size = flat.shape[-1]
     if size < 2 or density >= 1:
-        return xp.full(tau.shape, density, dtype=xp.float64)
-    ascending = xp.astype(size - 1 - _ranks(flat), xp.float64)
+        return xp.full(tau.shape, density, dtype=tau.dtype, device=array_api_compat.device(tau))
+    ascending = xp.astype(size - 1 - _ranks(flat), tau.dtype)
     return xp.reshape(density - spread + 2.0 * spread * ascending / (size - 1), tau.shape)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.engine.masks import random_masks
-from mergewise.kernels import encode
-from mergewise.kernels.constants import CODES, TILE
+from mergewise.kernels import encode_all
+from mergewise.kernels.constants import CODES
 from mergewise.method import Parameter, find_method
 
 __all__ = [
@@ -169,9 +169,7 @@ def round_once(values: Any, dtype: str) -> NDArray[Any]:
     flat = np.ascontiguousarray(wide).reshape(-1)
     width = DTYPES[dtype].itemsize
     raw = np.zeros((flat.size * width + 7) & ~7, np.uint8)
-    for start in range(0, flat.size, TILE):
-        tile = flat[start : start + TILE]
-        encode(CODES[_CODES[dtype]], tile, tile.size, raw, start)
+    encode_all(CODES[_CODES[dtype]], flat, flat.size, raw, 0)
     return raw[: flat.size * width].view(DTYPES[dtype]).reshape(wide.shape)
 
 
