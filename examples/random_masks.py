@@ -10,7 +10,9 @@ import mergewise as mw
 from mergewise.testing import check_method
 
 
-@mw.merge_method(space="delta", elementwise=True, summary="Drop changes at random, small ones more often; mean of rest.")
+@mw.merge_method(
+    space="delta", elementwise=True, summary="Drop changes at random, small ones more often; mean of rest."
+)
 def sampled(
     taus: Sequence[mw.Array],
     masks: mw.Masks,  # masks(i, p) is expert i's; the method has a parameter 'seed' for it

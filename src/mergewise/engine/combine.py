@@ -99,8 +99,8 @@ def _combine_voting(
     for first, count, found in marked_blocks(workspace, index, piece, known):
         marks, chances = (no_marks, found) if program.by_chance else (found, no_chances)
         finite &= combine_voting(
-            raw, codes, first, count, weights, program.sparse, marks, chances, rescale, program.elect != "none", ballots,
-            NORMALIZE[program.normalize], program.total, program.tiny, program.scale,
+            raw, codes, first, count, weights, program.sparse, marks, chances, rescale,
+            program.elect != "none", ballots, NORMALIZE[program.normalize], program.total, program.tiny, program.scale,
             tau, out, CODES[dtype], ENCODE_LIMIT[dtype],
         )  # fmt: skip
     return finite

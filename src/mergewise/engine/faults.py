@@ -29,6 +29,6 @@ def not_finite(source: Source, info: TensorInfo, name: str, element: int, value:
 def does_not_fit(job: TensorJob) -> MergeError:
     """Return the fault of a result beyond the output dtype."""
     return MergeError(
-        f"Tensor '{job.name}' merges to values that do not fit {job.output.dtype}; choose a wider 'out_dtype' or smaller "
-        "weights."
+        f"Tensor '{job.name}' merges to values that do not fit {job.output.dtype}; choose a wider 'out_dtype' or "
+        "smaller weights."
     )

@@ -28,9 +28,9 @@ from mergewise.checkpoint import (
     require_free,
 )
 from mergewise.engine.adapters.core_target import CoreTarget, merge_target
-from mergewise.engine.jobs import Plan
 from mergewise.engine.devices.device import Device, open_device
 from mergewise.engine.devices.layout import DeviceLayout, lay_out_on
+from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, lay_out, parse_size
 from mergewise.engine.plan import build_plan, plan
 from mergewise.engine.provenance import (
@@ -141,7 +141,9 @@ def merge(
         commits |= planned.revisions  # what a name on the Hub stood for at first holds for all stages
     try:
         for planned in plans:
-            lay_out_for(planned, on, threads, memory)  # a budget that is too small for a later stage is better known now
+            lay_out_for(
+                planned, on, threads, memory
+            )  # a budget that is too small for a later stage is better known now
         if len(steps) == 1:
             return _merge(plans[0], out, destination, lay_out_for(plans[0], on, threads, memory), shard_bytes, progress)
     finally:
@@ -204,7 +206,7 @@ def _merge(
                 raise
             records = recording.result()
         require_unchanged(planned.sources, identities)
-        folder.commit(provenance_texts(planned, records, device and device.record()), companion_files(planned))
+        folder.commit(provenance_texts(planned, records, device.record() if device else None), companion_files(planned))
     if destination is not None:
         destination.send(place)
     resumed = [f"{len(folder.resumed)} tensors were taken over from an interrupted merge."] if folder.resumed else []
@@ -223,7 +225,9 @@ def _let_go(planned: Plan) -> None:
     let_go(file for source in planned.sources for file in source.files)
 
 
-def _sent(destination: Destination, planned: Plan, folder: Path, layout: Layout | DeviceLayout, began: float) -> MergeReport:
+def _sent(
+    destination: Destination, planned: Plan, folder: Path, layout: Layout | DeviceLayout, began: float
+) -> MergeReport:
     """Send a merge that was finished before, but could not be sent then."""
     records = record_inputs(planned.sources)
     destination.send(folder)
@@ -338,9 +342,7 @@ def merge_arrays(
     return _into_arrays(build_plan(recipe, sources), threads, memory, device)
 
 
-def _into_arrays(
-    planned: Plan, threads: int | None, memory: str | int, device: str | None
-) -> dict[str, NDArray[Any]]:
+def _into_arrays(planned: Plan, threads: int | None, memory: str | int, device: str | None) -> dict[str, NDArray[Any]]:
     layout = lay_out_for(planned, None if device is None else open_device(device), threads, memory)
     arrays = ArrayTarget((output.name, output.dtype, output.shape) for output in planned.outputs)
     _run(planned, layout, merge_target(planned, arrays), None)

@@ -1,13 +1,9 @@
 """From checkpoint headers alone to a list of jobs: what is read, how it is merged, what is written."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
-
-import numpy as np
 
 from mergewise.checkpoint import (
     FLOAT_NAMES,

@@ -238,9 +238,10 @@ class _NearComparison(_Comparison):
 
 
 def _places(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return where floating numbers stand in the order of all numbers of their dtype, counted from zero."""
+    """Return where numbers stand in the order of all numbers of their dtype, from zero; in float64 to about ten bits."""
     magnitudes = np.abs(values).view(f"u{values.dtype.itemsize}").astype(np.float64)
-    return np.where(np.signbit(values), -magnitudes, magnitudes)
+    signed: NDArray[np.float64] = np.where(np.signbit(values), -magnitudes, magnitudes)
+    return signed
 
 
 def _difference(first: Source, second: Source, name: str) -> TensorDifference:

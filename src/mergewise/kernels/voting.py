@@ -68,8 +68,8 @@ def combine_voting(
         weights: (experts,) float64.
         sparse: Whether ``keep`` has a say.
         keep: (experts, ≥ first + count) uint8, one for what is kept of each task vector, nought for the rest.
-        chances: (experts, ≥ first + count) float64, divides each task vector, by infinity what is dropped; without columns
-            if ``keep`` says what is kept.
+        chances: (experts, ≥ first + count) float64, divides each task vector, by infinity what is dropped; without
+            columns if ``keep`` says what is kept.
         rescale: (experts,) float64, multiplies what is kept.
         elect: Whether a sign is elected.
         ballots: (experts,) float64, what an element of each expert counts in the election.

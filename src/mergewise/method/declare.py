@@ -144,9 +144,7 @@ def _method(
     )  # fmt: skip
 
 
-def _definition(
-    function: Callable[..., Any], name: str, parameters: dict[str, Parameter], drawn: Sequence[str]
-) -> Any:
+def _definition(function: Callable[..., Any], name: str, parameters: dict[str, Parameter], drawn: Sequence[str]) -> Any:
     """Return a function as a definition: arrays, settings, masks."""
 
     def definition(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:

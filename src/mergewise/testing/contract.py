@@ -42,8 +42,9 @@ def check_method(method: str | Callable[..., Any], *, symmetric: bool = False, i
     Its merges must be what its function gives on whole tensors, rounded once, for every storage dtype, for empty, 0-d,
     1-d, 2-d and 3-d tensors, for integers beside them, and for tensors larger than what is in hand at once; the same
     bytes for any number of threads and any memory. Experts that equal the base must give the base, if it merges task
-    vectors. Elementwise functions must give the same on parts of a tensor. Parameters must be documented and refuse what
-    they do not take, in one sentence. Inputs must be left as they are. Where torch is installed, the function must give the same on its tensors.
+    vectors. Elementwise functions must give the same on parts of a tensor. Parameters must be documented and refuse
+    what they do not take, in one sentence. Inputs must be left as they are. Where torch is installed, the function must
+    give the same on its tensors.
 
     Args:
         method: Its name, or the function that ``merge_method`` decorated.

@@ -53,7 +53,9 @@ def open_device(name: str) -> Device:
         RecipeError: The name is none of these, torch is not installed, or there is no such device here.
     """
     if not _NAME.fullmatch(name):
-        raise RecipeError(f"--device must be 'cuda', 'mps' or 'cpu' (or one of several, 'cuda:1'), found {name[:40]!r}.")
+        raise RecipeError(
+            f"--device must be 'cuda', 'mps' or 'cpu' (or one of several, 'cuda:1'), found {name[:40]!r}."
+        )
     try:
         import torch  # noqa: PLC0415 - an extra, and slow to import
     except ImportError:

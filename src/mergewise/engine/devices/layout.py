@@ -112,8 +112,8 @@ def _require_possible(plan: Plan, device: Device) -> None:
             )
         if isinstance(job.program, MatrixProgram):
             raise RecipeError(
-                f"{method} decomposes matrices such as '{job.name}' in float64, which {device.name} does not have; leave "
-                "--device out."
+                f"{method} decomposes matrices such as '{job.name}' in float64, which {device.name} does not have; "
+                "leave --device out."
             )
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo
 from mergewise.engine.combine import copy_exact
@@ -106,7 +105,7 @@ def _merge(piece: Piece, loading: _Loading, target: Target) -> None:
     base = arrays.pop(0) if sees_changes(program) else None
     if base is not None:
         for array in arrays:
-            array -= base
+            array.sub_(base)
     shape = job.output.shape if piece.count == job.numel else (piece.count,)
     settings = program.settings if isinstance(program, WholeProgram | ElementwiseProgram) else {}
     if isinstance(program, VotingProgram):
@@ -125,7 +124,7 @@ def _write(piece: Piece, merged: Any, target: Target) -> None:
     width = STORAGE_DTYPES[job.output.dtype].bits // 8
     out = np.empty((min(piece.count, CHUNK_ELEMENTS) * width + 7) & ~7, np.uint8)
     for first in range(0, piece.count, CHUNK_ELEMENTS):
-        found: NDArray[np.float64] = merged[first : first + CHUNK_ELEMENTS].cpu().numpy().astype(np.float64, copy=False)
+        found = merged[first : first + CHUNK_ELEMENTS].cpu().numpy().astype(np.float64, copy=False)
         if not np.all(np.abs(found) < ENCODE_LIMIT[job.output.dtype]):
             raise does_not_fit(job)
         encode_all(CODES[job.output.dtype], found, found.size, out, 0)
