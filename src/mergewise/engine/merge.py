@@ -342,7 +342,9 @@ def merge_arrays(
     return _into_arrays(build_plan(recipe, sources), threads, memory, device)
 
 
-def _into_arrays(planned: Plan, threads: int | None, memory: str | int, device: str | None) -> dict[str, NDArray[Any]]:
+def _into_arrays(
+    planned: Plan, threads: int | None, memory: str | int, device: str | None = None
+) -> dict[str, NDArray[Any]]:
     layout = lay_out_for(planned, None if device is None else open_device(device), threads, memory)
     arrays = ArrayTarget((output.name, output.dtype, output.shape) for output in planned.outputs)
     _run(planned, layout, merge_target(planned, arrays), None)

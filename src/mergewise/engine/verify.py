@@ -238,7 +238,7 @@ class _NearComparison(_Comparison):
 
 
 def _places(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return where numbers stand in the order of all numbers of their dtype, from zero; in float64 to about ten bits."""
+    """Return where numbers stand in the order of all numbers of their dtype, from zero; float64 to about ten bits."""
     magnitudes = np.abs(values).view(f"u{values.dtype.itemsize}").astype(np.float64)
     signed: NDArray[np.float64] = np.where(np.signbit(values), -magnitudes, magnitudes)
     return signed

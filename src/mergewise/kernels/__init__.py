@@ -51,8 +51,8 @@ combine_linear = Kernel(
 combine_voting = Kernel(
     "voting.combine_voting",
     [
-        *_MODELS, int, int, _REALS, bool, _BYTE_ROWS, _REAL_ROWS, _REALS, bool, _REALS, int, float, float, float, _REAL_ROWS,
-        *_OUTPUT,
+        *_MODELS, int, int, _REALS, bool, _BYTE_ROWS, _REAL_ROWS, _REALS, bool, _REALS, int, float, float, float,
+        _REAL_ROWS, *_OUTPUT,
     ],
     tells=True,
 )  # fmt: skip
