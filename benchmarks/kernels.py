@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 
 from mergewise.kernels import (
+    chances_by_row_rank,
     collect_between,
     combine_linear,
     combine_voting,
@@ -42,6 +43,7 @@ def main() -> None:
     keys, keep_below = np.arange(EXPERTS, dtype=np.uint64), np.full(EXPERTS, int(0.3 * 2**32), np.uint64)
     marks = np.empty((EXPERTS, COUNT), np.uint8)
     keep_random(keys, keep_below, 0, 0, COUNT, marks)
+    chances, no_chances = np.empty((EXPERTS, COUNT)), np.empty((EXPERTS, 0))
     code, limit = CODES["BF16"], ENCODE_LIMIT["BF16"]
 
     tau, room = tiles(EXPERTS, VOTING_TILE), tiles(EXPERTS, TILE)
@@ -49,8 +51,8 @@ def main() -> None:
 
     def vote(*, sparse: bool, elect: bool) -> None:
         combine_voting(
-            raw, codes, 0, COUNT, weights, sparse, marks, ones, elect, ones, NORMALIZE["agreeing" if elect else "none"],
-            1.0, 0.0, 1.0, tau, out, code, limit,
+            raw, codes, 0, COUNT, weights, sparse, marks, no_chances, ones, elect, ones,
+            NORMALIZE["agreeing" if elect else "none"], 1.0, 0.0, 1.0, tau, out, code, limit,
         )  # fmt: skip
 
     lower = np.full(EXPERTS, np.float32(0.00249).view(np.uint32), np.uint32)
@@ -78,6 +80,9 @@ def main() -> None:
         "keep at random": lambda: keep_random(keys, keep_below, 0, 0, COUNT, other_marks),
         "keep by rank in the row": lambda: keep_by_row_rank(
             raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, narrow, wide, other_marks
+        ),
+        "chances by rank in the row": lambda: chances_by_row_rank(
+            raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, narrow, wide, chances
         ),
         "L1 norms": lambda: sparsified_l1(raw, codes, blocks, marks, whole, kept),
         "inner products": lambda: gram(raw, codes, True, bounds, room, products),

@@ -28,12 +28,12 @@ def folder(tmp_path, monkeypatch):
 
 def words(kernel, count=5):
     found = np.zeros(count, np.uint32)
-    kernel(7, found)
+    kernel(7, found, 0)
     return found.tolist()
 
 
 def fill_words():
-    return Kernel(WORDS, [int, Array("uint32", 1)])
+    return Kernel(WORDS, [int, Array("uint32", 1), int])
 
 
 @pytest.mark.parametrize("kernel", TABLE, ids=lambda kernel: kernel.source)
@@ -99,7 +99,7 @@ def test_other_sources_and_other_processors_have_other_folders(folder, monkeypat
 )
 def test_arrays_of_another_kind_are_refused(wrong):
     with pytest.raises(TypeError, match=rf"Argument 1 of {WORDS} must be a contiguous array of uint32"):
-        fill_words()(7, wrong)
+        fill_words()(7, wrong, 0)
 
 
 def test_what_needs_an_allocator_is_refused(folder, monkeypatch):
@@ -108,7 +108,7 @@ def test_what_needs_an_allocator_is_refused(folder, monkeypatch):
     from mergewise.kernels import random
 
     @njit
-    def allocates(key, out):
+    def allocates(key, out, first):
         out[:] = np.full(out.size, key).astype(np.uint32)
 
     monkeypatch.setattr(random, "fill_words", allocates)

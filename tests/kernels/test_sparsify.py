@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kernels.loops import called
-from mergewise.kernels import keep_by_rank, keep_by_row_rank, keep_random, random, row_room
+from mergewise.kernels import chances_by_row_rank, keep_by_rank, keep_by_row_rank, keep_random, random, row_room
 from mergewise.kernels.constants import CODES, TILE
 from mergewise.statistics.magnitude import KEEP_ALL, KEEP_NONE, MagnitudeSearch
 
@@ -206,6 +206,24 @@ def test_any_rows_of_any_dtype_are_ranked_as_sorting_ranks_them(seed, row, rows,
     )  # fmt: skip
     expected = slow_row_rank(stored[1] - stored[0], offset * row, row, density - epsilon, 2 * epsilon, seed)
     assert np.array_equal(taken(marks, row * rows)[0], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("row", [1, 2, 7, 1000, 5000])
+def test_chances_are_those_that_elements_were_kept_with(kind, row):
+    rng = np.random.default_rng(row)
+    count = 3 * row
+    with np.errstate(over="ignore"):
+        raw, codes, stored = rows_of([np.zeros(count), np.minimum(row_values(rng, kind, count), 3e38), np.ones(count)])
+    lows, spreads, keys = np.array([0.15, 1.0]), np.array([0.7, 0.0]), np.array([77, 5], np.uint64)
+    marks, chances = marks_for(2, count), np.full((2, count), -1.0)
+    keep_by_row_rank(raw, codes, 0, 0, count, row, lows, spreads, keys, *row_room(row), marks)
+    chances_by_row_rank(raw, codes, 0, 0, row, row, lows, spreads, keys, *row_room(row), chances)  # in two blocks
+    chances_by_row_rank(raw, codes, 0, row, count - row, row, lows, spreads, keys, *row_room(row), chances)
+    ranks = np.concatenate([np.argsort(descending(part)[::-1]) for part in stored[1].reshape(3, row)])
+    expected = np.where(taken(marks, count)[0], 0.15 + 0.7 * ranks / max(1, row - 1), np.inf)
+    assert np.array_equal(chances[0], expected)
+    assert (chances[1] == 1.0).all()
 
 
 def test_rows_come_out_the_same_whatever_is_dealt_with_at_once():

@@ -47,11 +47,11 @@ SETTINGS = {
     },
     "della_linear": {
         "weight": "any", "density": "probabilities", "epsilon": "any", "normalize": [True, False],
-        "lambda_": [1.0, 0.3], "rescale": ["none", "l1", True, False], "seed": [0, 1, 12345678901234567890],
+        "lambda_": [1.0, 0.3], "rescale": ["none", "l1", "expected", True, False], "seed": [0, 1, 12345678901234567890],
     },
     "della": {
         "weight": "any", "density": "probabilities", "epsilon": "any", "normalize": [True, False],
-        "lambda_": [1.0, 0.3], "rescale": ["none", "l1", True, False], "seed": [0, 1, 12345678901234567890],
+        "lambda_": [1.0, 0.3], "rescale": ["none", "l1", "expected", True, False], "seed": [0, 1, 12345678901234567890],
     },
     "rht": {
         "weight": "positive", "density": "any", "normalize": ["agreeing", "count", "none"], "lambda_": [1.0, 0.3, -1.5],

@@ -45,7 +45,7 @@ def gather(program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> G
     for job in {piece.job.name: piece.job for piece in pieces}.values():
         own = job.program
         assert isinstance(own, VotingProgram)
-        by_density = own.rescale == "expected" and own.sparse
+        by_density = own.rescale == "expected" and own.sparse and not own.by_chance
         rescale[job.name] = np.array([1.0 / d if by_density and d > 0 else 1.0 for d in own.densities])
     gathered = Gathered(search, ties, rescale)
     if any(isinstance(piece.job.program, VotingProgram) and piece.job.program.by_norm for piece in pieces):

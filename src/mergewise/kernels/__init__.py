@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_low_rank",
+    "chances_by_row_rank",
     "collect_between",
     "combine_linear",
     "combine_voting",
     "count_equal",
     "count_magnitudes",
-    "encode",
+    "encode_all",
     "gram",
     "keep_by_rank",
     "keep_by_row_rank",
@@ -50,8 +51,8 @@ combine_linear = Kernel(
 combine_voting = Kernel(
     "voting.combine_voting",
     [
-        *_MODELS, int, int, _REALS, bool, _BYTE_ROWS, _REALS, bool, _REALS, int, float, float, float, _REAL_ROWS,
-        *_OUTPUT,
+        *_MODELS, int, int, _REALS, bool, _BYTE_ROWS, _REAL_ROWS, _REALS, bool, _REALS, int, float, float, float,
+        _REAL_ROWS, *_OUTPUT,
     ],
     tells=True,
 )  # fmt: skip
@@ -71,9 +72,13 @@ keep_by_row_rank = Kernel(
     "sparsify.keep_by_row_rank",
     [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _INTEGER_ROWS, _BYTE_ROWS],
 )
+chances_by_row_rank = Kernel(
+    "sparsify.chances_by_row_rank",
+    [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _INTEGER_ROWS, _REAL_ROWS],
+)
 add_low_rank = Kernel("lowrank.add_low_rank", [_BYTES, int, _REAL_ROWS, _REAL_ROWS, int, int, int, int, _BYTES, int])
-encode = Kernel("storage.encode", [int, _REALS, int, _BYTES, int])
-_fill_words = Kernel("random.fill_words", [int, _WORDS])
+encode_all = Kernel("storage.encode_all", [int, _REALS, int, _BYTES, int])
+_fill_words = Kernel("random.fill_words", [int, _WORDS, int])
 
 
 def tiles(experts: int, elements: int) -> "NDArray[np.float64]":
@@ -92,8 +97,11 @@ def row_room(row: int) -> "tuple[NDArray[np.uint32], NDArray[np.int64]]":
     return np.empty((3, row), np.uint32), np.empty((3, row + 1), np.int64)
 
 
-def words_of(key: int, count: int) -> "NDArray[np.uint32]":
-    """Return the random words of the first ``count`` elements under a 64-bit key, (count,) uint32."""
+def words_of(key: int, count: int, first: int = 0) -> "NDArray[np.uint32]":
+    """Return the random words of ``count`` elements from the ``first`` on, a multiple of ``TILE``, (count,) uint32.
+
+    The key is one of 64 bits.
+    """
     words = np.empty(count, np.uint32)
-    _fill_words(key, words)
+    _fill_words(key, words, first)
     return words

@@ -57,15 +57,16 @@ def random_words(key, start, words):
 
 
 @njit(**COMPILE)
-def fill_words(key, words):
-    """Write the random words of a tensor's first elements.
+def fill_words(key, words, first):
+    """Write the random words of a run of a tensor's elements.
 
     Args:
         key: 64-bit key.
         words: (elements,) uint32, written.
+        first: Index of the first element, a multiple of ``TILE``.
     """
     some = tile(TILE, np.uint32)
     for start in range(0, words.size, TILE):
-        random_words(np.uint64(key), start, some)
+        random_words(np.uint64(key), first + start, some)
         for j in range(min(TILE, words.size - start)):
             words[start + j] = some[j]

@@ -1,7 +1,8 @@
 """Which elements of a task vector survive sparsification: a byte per element, one or nought.
 
 By exact magnitude rank over a tensor or a model, by a coin with one probability for all elements, or by a coin whose
-probability grows with the element's rank in its row.
+probability grows with the element's rank in its row; where elements are divided by that probability, it is written in
+place of the byte.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from mergewise.kernels.intrinsics import as_single, tile
 from mergewise.kernels.random import random_words
 from mergewise.kernels.storage import COMPILE, difference_keys
 
-__all__ = ["keep_by_rank", "keep_by_row_rank", "keep_random"]
+__all__ = ["chances_by_row_rank", "keep_by_rank", "keep_by_row_rank", "keep_random"]
 
 _KEEP_NONE = np.uint32(0xFFFFFFFF)
 _ROW_BINS = 1024
@@ -115,9 +116,15 @@ def _random_run(key, first, words):
 
 
 @njit(**COMPILE)
+def _chance(rank, low, spread, last):
+    """Return the probability that an element is kept with at this rank, counted from zero."""
+    return low + spread * rank / last
+
+
+@njit(**COMPILE)
 def _limit(rank, low, spread, last):
     """Return below which random word an element is kept at this rank, counted from zero."""
-    return np.uint32(min(np.rint((low + spread * rank / last) * 2.0**32), 4294967295.0))
+    return np.uint32(min(np.rint(_chance(rank, low, spread, last) * 2.0**32), 4294967295.0))
 
 
 @njit(**COMPILE)
@@ -264,3 +271,51 @@ def keep_by_row_rank(raw, codes, offset, first, count, row, lows, spreads, keys,
                 mark[:] = np.uint8(1)
                 continue
             _keep_row(magnitudes, words, lows[i], spreads[i], scratch, mark)
+
+
+@njit(**COMPILE)
+def chances_by_row_rank(raw, codes, offset, first, count, row, lows, spreads, keys, narrow, wide, chances):
+    """Keep the elements that ``keep_by_row_rank`` keeps; of each, write what it was kept with.
+
+    Args:
+        raw: As there, and so is what follows it.
+        codes: See there.
+        offset: See there.
+        first: See there.
+        count: See there.
+        row: See there.
+        lows: See there.
+        spreads: See there.
+        keys: See there.
+        narrow: See there.
+        wide: See there.
+        chances: (experts, ≥ first + count) float64, written: the probability of an element that is kept, and infinity
+            for others, so that dividing by it drops them.
+    """
+    magnitudes, words, slots = narrow[0], narrow[1], narrow[2].view(np.int32)
+    everything, order, ranks = wide[0, :row], wide[1], wide[2]
+    for j in range(row):
+        everything[j] = j
+    bins = min(_ROW_BINS, max(2, row))
+    counts = tile(_BIN_BOUNDS, np.int64)[: bins + 1]
+    last = max(1, row - 1)
+    for i in range(lows.size):
+        for start in range(first, first + count, row):
+            chance = chances[i, start : start + row]
+            if lows[i] >= 1.0:  # 2**32 is more than a limit holds
+                chance[:] = 1.0
+                continue
+            for part in range(0, row, TILE):
+                size = min(TILE, row - part)
+                difference_keys(raw, codes, i, start + part, size, magnitudes[part : part + size])
+            _random_run(keys[i], offset + start, words)
+            _slots(magnitudes, slots, bins)
+            counts[:] = 0
+            for j in range(row):
+                counts[slots[j] + 1] += 1
+            for b in range(bins):
+                counts[b + 1] += counts[b]
+            _rank_by_sort(slots, magnitudes, everything, counts, order, ranks)
+            for j in range(row):
+                kept = words[j] < _limit(ranks[j], lows[i], spreads[i], last)
+                chance[j] = _chance(ranks[j], lows[i], spreads[i], last) if kept else np.inf

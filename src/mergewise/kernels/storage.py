@@ -22,6 +22,7 @@ __all__ = [
     "decode_single",
     "difference_keys",
     "encode",
+    "encode_all",
     "within",
 ]
 
@@ -225,6 +226,14 @@ def encode(code, value, count, raw, start):
         wide = raw.view(np.float64)[start : start + count]
         for j in range(count):
             wide[j] = value[j]
+
+
+@njit(**COMPILE)
+def encode_all(code, value, count, raw, start):
+    """Encode any number of values: as ``encode``, a tile at a time."""
+    for first in range(0, count, TILE):
+        size = min(TILE, count - first)
+        encode(code, value[first : first + size], size, raw, start + first)
 
 
 @njit(**COMPILE)

@@ -19,6 +19,12 @@ def _drop(tau, mark, count):
 
 
 @njit(**COMPILE)
+def _divide_by_chance(tau, chance, count):
+    for j in range(count):
+        tau[j] /= chance[j]
+
+
+@njit(**COMPILE)
 def _add(tau, weight, rescale, acc, count):
     for j in range(count):
         acc[j] += weight * (tau[j] * rescale)
@@ -49,7 +55,7 @@ def _divide(acc, share, mode, total, tiny, count):
 
 @njit(**COMPILE)
 def combine_voting(
-    raw, codes, first, count, weights, sparse, keep, rescale, elect, ballots, normalize, total, tiny, scale,
+    raw, codes, first, count, weights, sparse, keep, chances, rescale, elect, ballots, normalize, total, tiny, scale,
     tau, out, out_code, limit,
 ):  # fmt: skip
     """Write ``θ_0 + scale · normalise(Σ w_i s(τ_i) A_i)`` for one piece of a tensor.
@@ -62,6 +68,8 @@ def combine_voting(
         weights: (experts,) float64.
         sparse: Whether ``keep`` has a say.
         keep: (experts, ≥ first + count) uint8, one for what is kept of each task vector, nought for the rest.
+        chances: (experts, ≥ first + count) float64, divides each task vector, by infinity what is dropped; without
+            columns if ``keep`` says what is kept.
         rescale: (experts,) float64, multiplies what is kept.
         elect: Whether a sign is elected.
         ballots: (experts,) float64, what an element of each expert counts in the election.
@@ -93,7 +101,9 @@ def combine_voting(
         for i in range(experts):
             t = tau[i]
             decode_difference(codes[1 + i], raw[1 + i], start, size, base, t)
-            if sparse:
+            if chances.shape[1] > 0:
+                _divide_by_chance(t, chances[i, start : start + size], size)
+            elif sparse:
                 _drop(t, keep[i, start : start + size], size)
             if elect:
                 _add(t, ballots[i], 1.0, acc, size)

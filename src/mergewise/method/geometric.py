@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from mergewise.method.base import (
     Definition,
     GeometricProgram,
-    Masks,
     Method,
     Program,
     Settings,
@@ -23,9 +22,10 @@ from mergewise.method.base import (
     row_elements,
 )
 from mergewise.method.linear import WEIGHT, weighted_sum
+from mergewise.method.masks import Masks
 from mergewise.method.parameters import Parameter
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "combine"]
 
 Grams = NDArray[np.float64]  # (rows, experts, experts)
 Coefficients = NDArray[np.float64]  # (rows, experts)
@@ -129,17 +129,17 @@ def _exponential(mean: Coefficients, tangent: Coefficients, units: Grams, eps: f
     return np.where(still[:, None], mean, moved)
 
 
-def _combine(arrays: Sequence[Any], program: GeometricProgram) -> Any:
-    """Carry a program out on whole arrays."""
+def combine(arrays: Sequence[Any], program: GeometricProgram) -> Any:
+    """Carry a program out on whole arrays, without the base and its scale."""
     xp = array_api_compat.array_namespace(*arrays)
     rows = [xp.reshape(a, (-1, max(1, row_elements(a.shape, program.row)))) for a in arrays]
     gram = np.empty((rows[0].shape[0], len(rows), len(rows)))
     for i, x in enumerate(rows):
         for j, y in enumerate(rows[: i + 1]):
-            products = [float(p) for p in xp.sum(x * y, axis=1)]
-            gram[:, i, j] = gram[:, j, i] = products
+            gram[:, i, j] = gram[:, j, i] = np.asarray(array_api_compat.to_device(xp.sum(x * y, axis=1), "cpu"))
     coefficients = program.solve(gram)  # (rows, experts)
-    columns = [xp.asarray(column[:, None], dtype=rows[0].dtype) for column in coefficients.T]
+    device = array_api_compat.device(rows[0])
+    columns = [xp.asarray(column[:, None], dtype=rows[0].dtype, device=device) for column in coefficients.T]
     return xp.reshape(weighted_sum(rows, columns), arrays[0].shape)
 
 
@@ -150,7 +150,7 @@ def _definition(lower: Any) -> Definition:
         program = lower(settings, len(arrays))
         if isinstance(program, WholeProgram):
             return program.definition(arrays, settings, masks)
-        return _combine(arrays, program)
+        return combine(arrays, program)
 
     return definition
 
@@ -169,8 +169,8 @@ def _nuslerp_columns(arrays: Sequence[Any], settings: Settings, masks: Masks) ->
     program = GeometricProgram(delta=False, solve=partial(_nuslerp, t=_nuslerp_t(settings)), row="last")
     xp = array_api_compat.array_namespace(*arrays)
     if arrays[0].ndim < 2:
-        return _combine(arrays, program)
-    return xp.moveaxis(_combine([xp.moveaxis(a, 0, -1) for a in arrays], program), -1, 0)
+        return combine(arrays, program)
+    return xp.moveaxis(combine([xp.moveaxis(a, 0, -1) for a in arrays], program), -1, 0)
 
 
 def _lower_nuslerp(settings: Settings, experts: int) -> Program:  # noqa: ARG001

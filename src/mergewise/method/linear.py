@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mergewise.method.base import LinearProgram, Masks, Method, Settings
+from mergewise.method.base import LinearProgram, Method, Settings
+from mergewise.method.masks import Masks
 from mergewise.method.parameters import Parameter
 
 __all__ = ["LAMBDA", "METHODS", "WEIGHT", "inert", "weighted_sum"]
