@@ -9,9 +9,16 @@ from mergewise.engine.gather import coefficients
 from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.pieces import Piece, Workspace, stored_values
 from mergewise.errors import MergeError
-from mergewise.kernels import combine_linear, combine_voting, encode, tiles
+from mergewise.kernels import combine_importance, combine_linear, combine_voting, encode, tiles
 from mergewise.kernels.constants import CODES, ENCODE_LIMIT, NORMALIZE, TILE, VOTING_TILE
-from mergewise.method import ElementwiseProgram, GeometricProgram, LinearProgram, VotingProgram, WholeProgram
+from mergewise.method import (
+    ElementwiseProgram,
+    GeometricProgram,
+    ImportanceProgram,
+    LinearProgram,
+    VotingProgram,
+    WholeProgram,
+)
 
 __all__ = ["Known", "combine", "copy_exact"]
 
@@ -72,6 +79,11 @@ def combine(
             )
         case VotingProgram(), Gathered():
             finite = _combine_voting(workspace, piece, index, known, program, out)
+        case ImportanceProgram(), _:
+            finite = combine_importance(
+                raw, codes, piece.count, np.array(program.weights, np.float64), np.array(program.plain, np.float64),
+                out, out_code, limit,
+            )  # fmt: skip
         case ElementwiseProgram(), Selected():
             finite = combine_elementwise(workspace, index, piece, known, out)
         case WholeProgram(), _:
@@ -147,14 +159,18 @@ def copy_exact(workspace: Workspace, piece: Piece, target: Target) -> bool:
 def _not_finite(raw: NDArray[np.uint8], piece: Piece, sources: tuple[Source, ...]) -> MergeError:
     """Find out which input holds the first NaN or infinity, or that the result does not fit."""
     job = piece.job
-    for row, source, info in zip(raw, sources, job.inputs, strict=False):  # slices may have fewer inputs
+    models = len(job.program.weights) if isinstance(job.program, ImportanceProgram) else len(job.inputs)
+    for i, (row, source, info) in enumerate(
+        zip(raw, sources, job.inputs, strict=False)
+    ):  # slices may have fewer inputs
         values = stored_values(row, info, piece.count)
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~np.isfinite(values) | ((values < 0.0) & (i >= models)))
         if bad.size:
-            at = [int(i) for i in np.unravel_index(piece.start + int(bad[0]), info.shape)] if info.shape else []
+            at = [int(n) for n in np.unravel_index(piece.start + int(bad[0]), info.shape)] if info.shape else []
+            expected = "finite weights" if i < models else "finite numbers of at least zero"
             return MergeError(
                 f"Tensor '{job.name}' of {location_of(source, job.name)} holds {values[bad[0]]} at {at}; expected "
-                "finite weights, so the merge stopped."
+                f"{expected}, so the merge stopped."
             )
     return MergeError(
         f"Tensor '{job.name}' merges to values that do not fit {job.output.dtype}; choose a wider 'out_dtype' or "

@@ -6,7 +6,14 @@ from pathlib import Path
 from mergewise.checkpoint import AdaptedCheckpoint
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
-from mergewise.method import ElementwiseProgram, GeometricProgram, LinearProgram, MatrixProgram, VotingProgram
+from mergewise.method import (
+    ElementwiseProgram,
+    GeometricProgram,
+    ImportanceProgram,
+    LinearProgram,
+    MatrixProgram,
+    VotingProgram,
+)
 
 __all__ = ["DISK_BYTES_PER_SECOND", "free_bytes", "seconds"]
 
@@ -47,7 +54,7 @@ def _adapter_seconds(plan: Plan) -> float:
 def _compute_seconds(job: TensorJob) -> float:
     elements = job.numel * len(job.inputs)
     match job.program:
-        case LinearProgram():
+        case LinearProgram() | ImportanceProgram():
             return elements / _LINEAR
         case GeometricProgram():
             return elements / _LINEAR + elements * len(job.inputs) / _LINEAR

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_low_rank",
     "collect_between",
+    "combine_importance",
     "combine_linear",
     "combine_voting",
     "count_equal",
@@ -47,6 +48,7 @@ _OUTPUT = (_BYTES, int, float)  # bytes, the code of their dtype, and what it ca
 combine_linear = Kernel(
     "linear.combine_linear", [*_MODELS, bool, int, int, int, _REAL_ROWS, float, float, *_OUTPUT], tells=True
 )
+combine_importance = Kernel("importance.combine_importance", [*_MODELS, int, _REALS, _REALS, *_OUTPUT], tells=True)
 combine_voting = Kernel(
     "voting.combine_voting",
     [

@@ -206,6 +206,11 @@ def setting_origins(
 
 def _check_value(parameter: Parameter, value: Any, method: str, where: str) -> None:
     value = _as_list(value)
+    if parameter.path and isinstance(value, list):
+        raise RecipeError(
+            f"The '{parameter.name}' parameter of {method} is one file for a whole model, found a list at {where}; give "
+            "every model its own under 'models'."
+        )
     if not isinstance(value, list):
         parameter.check(value, method, where)
         return
