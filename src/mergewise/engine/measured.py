@@ -68,12 +68,12 @@ def open_statistics(recipe: Recipe, connections: Connections) -> tuple[Statistic
         raise RecipeError(f"{method.name} merges weights, so the result is no adapter; leave out 'adapter'.")
     paths: Sequence[str] = tensor_settings(recipe, "", 0.0).values["statistics"]
     files = []
-    for expert, path in zip(recipe.merged, paths, strict=True):
+    for expert, place, path in zip(recipe.merged, recipe.sections[0].places, paths, strict=True):
         command = f"mergewise statistics {expert.model} --kind {method.statistics} --examples FILE -o FILE"
         if not path:
             raise RecipeError(
-                f"{method.name} needs 'statistics' of every model, found none for {expert.model}; '{command}' makes "
-                "them."
+                f"{method.name} needs 'statistics' of every model, found none for {expert.model} at {place}; "
+                f"'{command}' makes them."
             )
         file = open_statistics_file(connections.place(path), path)
         if file.kind != method.statistics:

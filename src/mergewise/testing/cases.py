@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from mergewise.checkpoint import Source, StatisticsWriter, model_digest, numpy_dtype
 from mergewise.engine.marks import mask_key
 from mergewise.engine.measured import in_memory
 from mergewise.engine.merge import merge_arrays
@@ -33,6 +35,7 @@ __all__ = [
     "random_mask",
     "resolved",
     "round_once",
+    "save_statistics",
     "settings_of",
     "slack_of",
     "statistics_of",
@@ -220,7 +223,7 @@ def statistics_of(name: str, model: Model) -> Model:
     Squares of the weights stand for their Fisher information, WᵀW and a ridge for the Gram matrix of a layer's inputs.
     """
     wide = {
-        tensor: np.asarray(array, np.float64)
+        tensor: np.nan_to_num(np.asarray(array, np.float64), posinf=0.0, neginf=0.0)
         for tensor, array in model.items()
         if np.issubdtype(array.dtype, np.floating) or array.dtype == DTYPES["bfloat16"]
     }
@@ -229,6 +232,22 @@ def statistics_of(name: str, model: Model) -> Model:
     return {
         tensor: array.T @ array + 0.1 * np.eye(array.shape[1]) for tensor, array in wide.items() if array.ndim == 2
     }
+
+
+def save_statistics(name: str, model: Source, out: Path) -> Path:
+    """Write ``statistics_of`` a checkpoint for a method, as 'mergewise statistics' writes those of examples."""
+    arrays: Model = {}
+    for tensor, info in model.tensors.items():
+        raw = np.empty(info.nbytes, np.uint8)
+        model.read_into(info, 0, raw)
+        arrays[tensor] = raw.view(numpy_dtype(info.dtype)).reshape(info.shape)
+    found = statistics_of(name, arrays)
+    words = {"kind": find_method(name).statistics, "model": model_digest(model), "inputs_first": "[]"}
+    with StatisticsWriter(out, {tensor: array.shape for tensor, array in found.items()}, words, ()) as writer:
+        for tensor, array in found.items():
+            writer.write(tensor, array)
+        writer.finish()
+    return out
 
 
 def merged(name: str, base: Model | None, experts: Sequence[Model], **chosen: Any) -> Model:
