@@ -51,9 +51,7 @@ def merge_with_every_method(folder: Path, base: support.Arrays, experts: list[su
         shell, api = folder / f"shell-{name}", folder / f"api-{name}"
         measured = {}
         if method.statistics:
-            files = [
-                save_statistics(name, open_source(path), Path(f"{path}-{name}.safetensors")) for path in paths
-            ]
+            files = [save_statistics(name, open_source(path), Path(f"{path}-{name}.safetensors")) for path in paths]
             measured = {"statistics": list(map(str, files))}
             options += ["-p", "statistics=" + ",".join(measured["statistics"])]
         printed = run("merge", "--method", name, "--base", str(folder / "base"), *options, str(shell), "--json")
@@ -66,7 +64,9 @@ def merge_with_every_method(folder: Path, base: support.Arrays, experts: list[su
         require(merged.keys() == base.keys(), f"{name}: other tensors than the base")
         require_equal(support.load_model(api), merged, f"{name}, the command and mw.merge")
         require_equal(mw.merge_to_arrays(recipe), merged, f"{name}, the command and mw.merge_to_arrays")
-        require_equal(mw.merge_arrays(name, base, chosen, **measured), merged, f"{name}, the command and mw.merge_arrays")
+        require_equal(
+            mw.merge_arrays(name, base, chosen, **measured), merged, f"{name}, the command and mw.merge_arrays"
+        )
     return len(mw.methods())
 
 

@@ -125,9 +125,7 @@ def test_inputs_that_no_example_has_get_the_weighted_mean(a):
     first, second = wide(models)
     np.testing.assert_allclose(found[:, 3], (first[:, 3] + 3 * second[:, 3]) / 4, rtol=1e-12)
     rest = [0, 1, 2, 4]
-    expected = regmean(
-        [m[:, rest] for m in wide(models)], [g["w"][np.ix_(rest, rest)] for g in grams], [1.0, 3.0], a
-    )
+    expected = regmean([m[:, rest] for m in wide(models)], [g["w"][np.ix_(rest, rest)] for g in grams], [1.0, 3.0], a)
     np.testing.assert_allclose(found[:, rest], expected, rtol=1e-9)
 
 
@@ -172,7 +170,10 @@ def test_weights_that_sum_to_zero_are_refused(name):
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ([{"w": np.eye(3)}, {"w": np.eye(4)}], r"statistics 2: expected shape \[3, 3\] for the statistics of 'w', found"),
+        (
+            [{"w": np.eye(3)}, {"w": np.eye(4)}],
+            r"statistics 2: expected shape \[3, 3\] for the statistics of 'w', found",
+        ),
         ([{"w": np.eye(3)}, {}], r"statistics 2: expected statistics of 'w', which those of other models have"),
     ],
 )

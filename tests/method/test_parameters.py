@@ -62,7 +62,8 @@ def test_the_bounds_themselves_are_allowed(name, parameter):
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS, ids=IDS)
 def test_the_kind_of_a_parameter_reads_as_a_phrase(name, parameter):
     assert re.fullmatch(
-        r"the path of a file|true or false|(one of )?'\w+'( or '\w+')+|(an integer|a finite number)( in \[\S+, \S+\]| of at least \S+)?",
+        r"the path of a file|true or false|"
+        r"(one of )?'\w+'( or '\w+')+|(an integer|a finite number)( in \[\S+, \S+\]| of at least \S+)?",
         parameter.kind,
     )
 

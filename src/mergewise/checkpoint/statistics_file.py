@@ -1,8 +1,8 @@
 """Files of statistics: what a model does on examples, one safetensors file beside it.
 
 Tensors have the names of the model's. The metadata says the version of the format (``mergewise_statistics``), the
-``kind`` (``fisher`` or ``gram``), the digest of the ``model``, the Euclidean ``norm`` of all numbers, which weights have
-``inputs_first`` (a JSON list of names), and how the statistics came about (``examples``, ``tokens`` and so on).
+``kind`` (``fisher`` or ``gram``), the digest of the ``model``, the Euclidean ``norm`` of all numbers, which weights
+have ``inputs_first`` (a JSON list of names), and how the statistics came about (``examples``, ``predictions`` and so on).
 """
 
 import hashlib
@@ -85,9 +85,9 @@ def open_statistics_file(place: Place, location: str) -> StatisticsFile:
     source = open_checkpoint(place, location)
     words = source.metadata
     if words.get(_KEY) != _VERSION:
-        found = f"version {words[_KEY]!r}" if _KEY in words else "another safetensors file"
+        other = f"version {words[_KEY]!r}" if _KEY in words else "another safetensors file"
         raise CheckpointError(
-            f"{location}: expected statistics of version {_VERSION} that 'mergewise statistics' made, found {found}."
+            f"{location}: expected statistics of version {_VERSION} that 'mergewise statistics' made, found {other}."
         )
     try:
         turned = json.loads(words["inputs_first"])

@@ -106,9 +106,7 @@ def plan_over(recipe: Recipe, connections: Connections, made: Mapping[str, Sourc
     return replace(planned, revisions=dict(connections.commits))
 
 
-def plan_models(
-    recipe: Recipe, models: Mapping[str, Source], statistics: Sequence[StatisticsFile] = ()
-) -> Plan:
+def plan_models(recipe: Recipe, models: Mapping[str, Source], statistics: Sequence[StatisticsFile] = ()) -> Plan:
     """Plan a merge of any form.
 
     Args:

@@ -1,4 +1,4 @@
-"""Methods that need to know what each model does on examples: statistics that were made from it, and stored beside it."""
+"""Methods that need to know what each model does on examples: statistics made from it, and stored beside it."""
 
 import math
 from collections.abc import Sequence

@@ -208,8 +208,8 @@ def _check_value(parameter: Parameter, value: Any, method: str, where: str) -> N
     value = _as_list(value)
     if parameter.path and isinstance(value, list):
         raise RecipeError(
-            f"The '{parameter.name}' parameter of {method} is one file for a whole model, found a list at {where}; give "
-            "every model its own under 'models'."
+            f"The '{parameter.name}' parameter of {method} must be {parameter.kind}, one for a whole model. Got a list "
+            f"instead at {where}."
         )
     if not isinstance(value, list):
         parameter.check(value, method, where)

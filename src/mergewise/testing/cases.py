@@ -229,9 +229,7 @@ def statistics_of(name: str, model: Model) -> Model:
     }
     if find_method(name).statistics == "fisher":
         return {tensor: array * array for tensor, array in wide.items()}
-    return {
-        tensor: array.T @ array + 0.1 * np.eye(array.shape[1]) for tensor, array in wide.items() if array.ndim == 2
-    }
+    return {tensor: array.T @ array + 0.1 * np.eye(array.shape[1]) for tensor, array in wide.items() if array.ndim == 2}
 
 
 def save_statistics(name: str, model: Source, out: Path) -> Path:
@@ -291,15 +289,16 @@ def by_definition(
         if not arrays[0].size:
             found[tensor] = arrays[0]
             continue
+        given = settings
         if method.statistics:
             arrays += [one[tensor] for one in measured if tensor in one]
             known = tensor in measured[0]
-            settings = settings | {"statistics": tuple(Measured(norm) for norm in norms) if known else ()}
+            given = {**settings, "statistics": tuple(Measured(norm) for norm in norms) if known else ()}
 
         def masks(i: int, density: Any, tensor: str = tensor, shape: tuple[int, ...] = arrays[0].shape) -> Any:
             return as_array(mask(settings.get("seed", 0), i, tensor, shape, density))
 
-        merged = np.asarray(method.definition([as_array(a) for a in arrays], settings, masks))
+        merged = np.asarray(method.definition([as_array(a) for a in arrays], given, masks))
         found[tensor] = start + merged if method.merges_deltas(base) else merged
     return found
 
