@@ -16,7 +16,10 @@ from mergewise.testing.cases import save_statistics
 QUICK = ["merge", "--method", "task_arithmetic", "--base", "base", "--expert", "e1", "--expert", "e2"]
 WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 METHODS = sorted(mw.methods())
-COMMANDS = ("merge", "plan", "verify", "inspect", "diff", "methods", "demo", "zoo", "zoo list", "zoo build")
+COMMANDS = (
+    "merge", "plan", "verify", "inspect", "diff", "statistics", "adamerging", "methods", "demo", "zoo", "zoo list",
+    "zoo build",
+)  # fmt: skip
 
 
 def weights(folder) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 Tensors have the names of the model's. The metadata says the version of the format (``mergewise_statistics``), the
 ``kind`` (``fisher`` or ``gram``), the digest of the ``model``, the Euclidean ``norm`` of all numbers, which weights
-have ``inputs_first`` (a JSON list of names), and how the statistics came about (``examples``, ``predictions`` and so on).
+have ``inputs_first`` (a JSON list of names), and how the statistics came about (``examples``, ``labels`` and so on).
 """
 
 import hashlib

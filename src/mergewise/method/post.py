@@ -9,8 +9,8 @@ import array_api_compat
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method.base import (
     Cost,
-    LinearProgram,
     ImportanceProgram,
+    LinearProgram,
     Masks,
     MatrixProgram,
     Method,
