@@ -74,7 +74,7 @@ def main(folder: Path) -> None:
         mw.merge(mw.Recipe(method=method, experts=models), folder / method)
 
     recipe = mw.Recipe(method="task_arithmetic", base=base, experts=experts)
-    learned = mw.adamerging(recipe, files, folder / "learned.yaml", steps=40, batch=8, rate=0.02)
+    learned = mw.adamerging(recipe, files, folder / "learned.yaml", steps=40, batch=8, rate=0.01, coefficients="task")
     mw.merge(folder / "learned.yaml", folder / "adamerging")
 
     unseen = [task(2, 3, 2), task(10, 11, 3)]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from mergewise.learning.collect import collect_statistics
 from mergewise.learning.errors import ExamplesError
 from support import load_file, load_model
 
-PATH = [os.path.abspath(path) for path in sys.path]
+PATH = [str(Path(path).resolve()) for path in sys.path]
 pytestmark = pytest.mark.filterwarnings("default")  # those of transformers and torch are not ours
 
 

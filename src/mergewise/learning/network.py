@@ -105,7 +105,7 @@ def open_network(source: Source, purpose: str) -> Network:
         with torch.random.fork_rng(devices=[]):
             described = transformers.AutoConfig.for_model(**config)
             model = getattr(transformers, loader).from_config(described)
-    except (ValueError, KeyError, TypeError, OSError, ImportError, AttributeError) as error:
+    except Exception as error:  # whatever its classes find amiss
         reason = " ".join(str(error).split())[:200]
         raise ExamplesError(f"{source.location}: transformers cannot build this model ({reason}).") from None
     model = model.float().eval()
