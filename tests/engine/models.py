@@ -42,6 +42,14 @@ def experts_for(name, most=3):
     return min(most, (method.max_experts or most) - method.base_is_first)
 
 
+TENSOR_SCOPE = [
+    case
+    for case, (name, chosen) in CASES.items()
+    if chosen.get("scope") != "model" and not mw.methods()[name].statistics
+]
+"""Those that a device merges."""
+
+
 def arguments(case, most=3):
     """Method, number of experts, and settings cut to that number."""
     name, chosen = CASES[case]
