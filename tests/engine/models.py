@@ -64,6 +64,7 @@ def file_recipe(name, base, paths, folder, **options):
         for i, expert in enumerate(experts):
             file = save_statistics(name, open_source(expert["model"]), folder / f"{name}-{i}.safetensors")
             expert["parameters"] = {"statistics": str(file)}
+    base = None if mw.methods()[name].base_joins else base  # it would be one of the models
     return mw.Recipe(method=name, base=base, experts=experts, **options)
 
 

@@ -44,11 +44,10 @@ def test_every_method_merges_adapters_as_it_merges_the_models_they_make(family, 
     shared = {k: v for k, v in parameters.items() if not isinstance(v, list)}
     own = [{k: v[i] for k, v in parameters.items() if isinstance(v, list)} for i in range(experts)]
     merged = []
-    for prefix in ("", "full-"):
-        models = [{"model": str(family / f"{prefix}a{i + 1}"), "parameters": own[i]} for i in range(experts)]
-        recipe = mw.Recipe(
-            method=method, base=str(family / "base"), experts=models, parameters=shared, out_dtype="float64"
-        )
+    base = None if mw.methods()[method].base_joins else str(family / "base")  # it would be one of the models
+    for prefix in (f"{family / 'base'}+{family}/", f"{family}/full-"):
+        models = [{"model": f"{prefix}a{i + 1}", "parameters": own[i]} for i in range(experts)]
+        recipe = mw.Recipe(method=method, base=base, experts=models, parameters=shared, out_dtype="float64")
         merged.append(mw.merge_to_arrays(recipe))
     found, expected = merged
     assert found.keys() == expected.keys()
