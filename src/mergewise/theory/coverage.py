@@ -64,7 +64,8 @@ class JointClaims:
     def mean_curve(self) -> NDArray[np.float64]:
         """Return coverage and conflict, averaged over all sets of k experts, (n, 2) float64, k = 1 … n."""
         n = self.experts
-        bits = np.array([bin(int(mask)).count("1") for mask in self.masks], np.int64)
+        octets = self.masks.astype("<u8").view(np.uint8).reshape(-1, 8)
+        bits = np.unpackbits(octets, axis=1).sum(axis=1, dtype=np.int64)
         by_bits = [np.bincount(bits, part, n + 1) for part in (self.shares, self.sides)]
         met = np.array([[1.0 - comb(n - b, k) / comb(n, k) for b in range(n + 1)] for k in range(1, n + 1)])
         covered, sided = (met @ part for part in by_bits)
