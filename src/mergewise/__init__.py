@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mergewise._version import __version__
-from mergewise.errors import CheckpointError, MergeError, MergewiseError, MethodError, RecipeError
+from mergewise.errors import CheckpointError, MergeError, MergewiseError, MethodError, RecipeError, SurveyError
 
 if TYPE_CHECKING:
     from mergewise.engine.adapters.extract import ExtractReport, extract_lora
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from mergewise.engine.jobs import Plan
     from mergewise.engine.merge import MergeReport, merge, merge_arrays, merge_to_arrays
     from mergewise.engine.plan import plan
+    from mergewise.engine.survey.record import Survey
+    from mergewise.engine.survey.run import survey
     from mergewise.engine.verify import diff, verify
     from mergewise.learning.adamerging import AdaMergingReport, adamerging
     from mergewise.learning.collect import StatisticsReport, collect_statistics
     from mergewise.method import Array, Choices, Masks, PerModel, Range, merge_method, methods
     from mergewise.recipe import Expert, Recipe
+    from mergewise.theory.limits import Limits, limits
 
 __all__ = [
     "AdaMergingReport",
@@ -29,6 +32,7 @@ __all__ = [
     "Expert",
     "Explanation",
     "ExtractReport",
+    "Limits",
     "Masks",
     "MergeError",
     "MergeReport",
@@ -40,18 +44,22 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "StatisticsReport",
+    "Survey",
+    "SurveyError",
     "__version__",
     "adamerging",
     "collect_statistics",
     "diff",
     "explain",
     "extract_lora",
+    "limits",
     "merge",
     "merge_arrays",
     "merge_method",
     "merge_to_arrays",
     "methods",
     "plan",
+    "survey",
     "verify",
 ]
 
@@ -62,6 +70,7 @@ _HOMES = {
     "Expert": "mergewise.recipe",
     "Explanation": "mergewise.engine.explain",
     "ExtractReport": "mergewise.engine.adapters.extract",
+    "Limits": "mergewise.theory.limits",
     "Masks": "mergewise.method",
     "MergeReport": "mergewise.engine.merge",
     "PerModel": "mergewise.method",
@@ -71,15 +80,18 @@ _HOMES = {
     "StatisticsReport": "mergewise.learning.collect",
     "adamerging": "mergewise.learning.adamerging",
     "collect_statistics": "mergewise.learning.collect",
+    "Survey": "mergewise.engine.survey.record",
     "diff": "mergewise.engine.verify",
     "explain": "mergewise.engine.explain",
     "extract_lora": "mergewise.engine.adapters.extract",
+    "limits": "mergewise.theory.limits",
     "merge": "mergewise.engine.merge",
     "merge_arrays": "mergewise.engine.merge",
     "merge_method": "mergewise.method",
     "merge_to_arrays": "mergewise.engine.merge",
     "methods": "mergewise.method",
     "plan": "mergewise.engine.plan",
+    "survey": "mergewise.engine.survey.run",
     "verify": "mergewise.engine.verify",
 }
 

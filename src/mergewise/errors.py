@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "MergeError", "MergewiseError", "MethodError", "RecipeError", "did_you_mean"]
+__all__ = [
+    "CheckpointError",
+    "MergeError",
+    "MergewiseError",
+    "MethodError",
+    "RecipeError",
+    "SurveyError",
+    "did_you_mean",
+]
 
 
 class MergewiseError(Exception):
@@ -27,6 +35,10 @@ class MergeError(MergewiseError):
 
 class MethodError(MergewiseError):
     """A merge method is declared in a way that cannot be understood, or the package that brings it cannot be loaded."""
+
+
+class SurveyError(MergewiseError):
+    """A survey cannot be read, written, extended or combined, or does not hold what is asked of it."""
 
 
 def did_you_mean(name: str, known: "Iterable[str]") -> str:

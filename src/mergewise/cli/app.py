@@ -18,10 +18,12 @@ from mergewise.cli.diff import diff
 from mergewise.cli.explain import explain
 from mergewise.cli.extract import extract_lora
 from mergewise.cli.inspect import inspect
+from mergewise.cli.limits import limits
 from mergewise.cli.merge import merge
 from mergewise.cli.methods import methods
 from mergewise.cli.plan import plan
 from mergewise.cli.statistics import statistics
+from mergewise.cli.survey import survey
 from mergewise.cli.verify import verify
 from mergewise.cli.zoo import zoo_app
 from mergewise.errors import MergewiseError
@@ -53,7 +55,10 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (merge, plan, explain, verify, inspect, diff, extract_lora, statistics, adamerging, methods, demo):
+COMMANDS = (
+    merge, plan, explain, verify, inspect, diff, survey, limits, extract_lora, statistics, adamerging, methods, demo,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(_interruptible(command))
 app.add_typer(zoo_app)
 

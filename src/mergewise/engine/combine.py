@@ -22,7 +22,7 @@ from mergewise.method import (
     WholeProgram,
 )
 
-__all__ = ["Known", "combine", "copy_exact"]
+__all__ = ["Known", "combine", "copy_exact", "first_not_finite"]
 
 
 Known = Gathered | Selected | NDArray[np.float64] | None
@@ -93,7 +93,7 @@ def combine(
         case _:
             raise AssertionError(f"no kernel for {program}")
     if not finite:
-        raise _not_finite(raw, piece, sources)
+        raise first_not_finite(raw, piece, sources)
     width = STORAGE_DTYPES[job.output.dtype].bits // 8
     target.write(job.name, piece.start * width, out[: piece.count * width])
 
@@ -155,7 +155,9 @@ def copy_exact(workspace: Workspace, piece: Piece, target: Target) -> bool:
     return same_dtype and all(np.array_equal(raw[0, :size], row[:size]) for row in raw[1:])
 
 
-def _not_finite(raw: NDArray[np.uint8], piece: Piece, sources: tuple[Source, ...]) -> MergeError:
+def first_not_finite(
+    raw: NDArray[np.uint8], piece: Piece, sources: tuple[Source, ...], stopped: str = "merge"
+) -> MergeError:
     """Find out which input holds the first NaN or infinity, or that the result does not fit."""
     job = piece.job
     models = len(job.program.weights) if isinstance(job.program, ImportanceProgram) else len(job.inputs)
@@ -166,5 +168,5 @@ def _not_finite(raw: NDArray[np.uint8], piece: Piece, sources: tuple[Source, ...
         bad = np.flatnonzero(~np.isfinite(values) | ((values < 0.0) & (i >= models)))
         if bad.size:
             expected = "finite weights" if i < models else "finite numbers of at least zero"
-            return not_finite(source, info, job.name, piece.start + int(bad[0]), values[bad[0]], expected)
+            return not_finite(source, info, job.name, piece.start + int(bad[0]), values[bad[0]], expected, stopped)
     return does_not_fit(job)

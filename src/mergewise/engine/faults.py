@@ -10,7 +10,13 @@ __all__ = ["does_not_fit", "not_finite"]
 
 
 def not_finite(
-    source: Source, info: TensorInfo, name: str, element: int, value: float, expected: str = "finite weights"
+    source: Source,
+    info: TensorInfo,
+    name: str,
+    element: int,
+    value: float,
+    expected: str = "finite weights",
+    stopped: str = "merge",
 ) -> MergeError:
     """Return the fault of an input that holds NaN, infinity, or what its kind cannot be.
 
@@ -21,11 +27,12 @@ def not_finite(
         element: Index of the first such element.
         value: What it is.
         expected: What should have been there.
+        stopped: What it stops.
     """
     at = [int(i) for i in np.unravel_index(element, info.shape)] if info.shape else []
     return MergeError(
-        f"Tensor '{name}' of {location_of(source, name)} holds {value} at {at}; expected {expected}, so the merge "
-        "stopped."
+        f"Tensor '{name}' of {location_of(source, name)} holds {value} at {at}; expected {expected}, so the "
+        f"{stopped} stopped."
     )
 
 

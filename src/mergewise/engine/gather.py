@@ -21,7 +21,7 @@ from mergewise.statistics.gram import GramRows, segment_bounds
 from mergewise.statistics.magnitude import MagnitudeCounts, MagnitudeKeys, MagnitudeSearch, kept_count, kept_ranks
 from mergewise.statistics.norms import L1Norms
 
-__all__ = ["coefficients", "gather", "gather_coefficients"]
+__all__ = ["coefficients", "gather", "gather_coefficients", "search_magnitudes"]
 
 M = TypeVar("M", MagnitudeCounts, MagnitudeKeys)
 
@@ -39,7 +39,7 @@ def gather(program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> G
     """
     search, ties = None, None
     if program.sparsify == "magnitude":
-        search = _search(program, pieces, runner)
+        search = search_magnitudes(program, pieces, runner)
         ties = TieShares(search, pieces, one_by_one=runner.one_by_one)
     rescale = {}
     for job in {piece.job.name: piece.job for piece in pieces}.values():
@@ -91,8 +91,8 @@ def _products(
     return piece.start + bounds[:-1], part
 
 
-def _search(program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> MagnitudeSearch:
-    """Find the magnitudes at the ranks that bound what is kept."""
+def search_magnitudes(program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> MagnitudeSearch:
+    """Find the magnitudes at the ranks that bound what is kept of a scope; arguments as for ``gather``."""
     experts = len(program.densities)
     total = sum(piece.count for piece in pieces)
     if program.outliers:

@@ -91,13 +91,15 @@ class Layout:
         return min(self.piece_elements(job), job.numel) * bytes_per_element(job) + _ranking_bytes(job)
 
 
-def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
+def lay_out(plan: Plan, threads: int | None, memory: str | int, extra: int = 0, what: str = "merge") -> Layout:
     """Divide a memory budget among threads.
 
     Args:
         plan: What is to be done.
         threads: Workers wanted; ``None`` for one per available processor.
         memory: Budget for the whole process, in bytes or as in ``"1GiB"``.
+        extra: Bytes that every worker needs beside what the programs of the plan say.
+        what: What messages call the work.
 
     Raises:
         RecipeError: The budget is too small for even one thread.
@@ -106,14 +108,14 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     if threads is not None and threads < 1:
         raise RecipeError(f"--threads must be at least 1, found {threads}.")
     wanted = threads or default_threads()
-    beside = _beside_the_rows(plan)
+    beside = _beside_the_rows(plan) + extra
     largest = max(plan.jobs, key=_least_bytes, default=None)
     least = (_least_bytes(largest) if largest else 0) + beside
     fixed = FIXED_BYTES + fetching_bytes(plan)
     room = budget - fixed
     if room < least:
         raise RecipeError(
-            f"--memory is {budget >> 20} MiB, but this merge of {len(plan.sources)} models needs at least "
+            f"--memory is {budget >> 20} MiB, but this {what} of {len(plan.sources)} models needs at least "
             f"{-(-(fixed + least) >> 20)} MiB{_for_a_whole(largest, beside)}."
         )
     workers = max(1, min(wanted, room // max(1, least)))

@@ -2,12 +2,9 @@
 
 import threading
 from collections.abc import Callable, Container, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import AbstractContextManager, nullcontext
 
-from mergewise.checkpoint import StoppedError, Target, let_go
+from mergewise.checkpoint import Target
 from mergewise.engine.combine import Known, combine, copy_exact
 from mergewise.engine.elementwise import Selected, gather_elementwise
 from mergewise.engine.gather import gather, gather_coefficients
@@ -16,16 +13,10 @@ from mergewise.engine.layout import Layout
 from mergewise.engine.marks import Gathered
 from mergewise.engine.matrices import merge_matrix
 from mergewise.engine.pieces import Piece, Workspace, cut
-from mergewise.engine.readahead import ReadAhead
+from mergewise.engine.workers import Alone, Crew
 from mergewise.method import ElementwiseProgram, GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 __all__ = ["run_local"]
-
-T = TypeVar("T")
-A = TypeVar("A")
 
 
 def run_local(
@@ -60,7 +51,7 @@ def run_local(
     apart = [job for job in merged if not job.ranked_over_model]
     fair_share = plan.parameters // (2 * layout.threads)
     large = {job.name for job in apart if len(pieces[job.name]) > 1 and job.numel > fair_share}
-    with _one_blas_thread(plan), _Crew(plan, layout) as crew:
+    with _one_blas_thread(plan), Crew(plan.sources, layout.threads) as crew:
         merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
         for group in [ranked_together, *([job] for job in apart if job.name in large)]:
             scope = [piece for job in group for piece in pieces[job.name]]
@@ -78,7 +69,7 @@ def run_local(
                 target.finish(job.name)
                 advance(job.output.nbytes)
                 return
-            runner = _Alone(workspace)
+            runner = Alone(workspace)
             runner.each(merge.finisher(_gather(pieces[job.name], runner)), pieces[job.name])
 
         def copy_alone(workspace: Workspace, _: int, job: TensorJob) -> str | None:
@@ -142,7 +133,7 @@ def _gathers(pieces: Sequence[Piece]) -> bool:
     return isinstance(program, VotingProgram) and program.gathers
 
 
-def _gather(pieces: Sequence[Piece], runner: "_Alone | _Crew") -> Known:
+def _gather(pieces: Sequence[Piece], runner: Alone | Crew) -> Known:
     match pieces[0].job.program:
         case VotingProgram() as program:
             return gather(program, pieces, runner)
@@ -152,104 +143,3 @@ def _gather(pieces: Sequence[Piece], runner: "_Alone | _Crew") -> Known:
             return gather_coefficients(program, pieces, runner)
         case _:
             return None
-
-
-class _Alone:
-    """A runner of one worker."""
-
-    one_by_one = True
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-
-    def each(self, task: Callable[[Workspace, int, Piece], T], pieces: Sequence[Piece]) -> list[T]:
-        return [task(self._workspace, i, piece) for i, piece in enumerate(pieces)]
-
-    def fold(
-        self, zero: Callable[[], A], task: Callable[[Workspace, A, Piece], None], pieces: Sequence[Piece]
-    ) -> list[A]:
-        total = zero()
-        for piece in pieces:
-            task(self._workspace, total, piece)
-        return [total]
-
-
-class _Crew:
-    """A runner of all workers: items are handed out in order, each to whoever is free."""
-
-    one_by_one = False
-
-    def __init__(self, plan: Plan, layout: Layout) -> None:
-        self._threads = layout.threads
-        self.ahead = ReadAhead(plan.sources)
-        self._workspaces: SimpleQueue[Workspace] = SimpleQueue()
-        for _ in range(layout.threads):
-            self._workspaces.put(Workspace(plan.sources, self.ahead.reached))
-        self._stop = threading.Event()
-        self._files = [file for source in plan.sources for file in source.files]
-
-    def __enter__(self) -> "_Crew":
-        self._pool = ThreadPoolExecutor(self._threads, "mergewise")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def each(self, task: Callable[[Workspace, int, A], T], items: Sequence[A]) -> list[T]:
-        results: list[T | None] = [None] * len(items)
-        numbered = iter(enumerate(items))
-        lock = threading.Lock()
-
-        def work() -> None:
-            with self._workspace() as workspace:
-                while not self._stop.is_set():
-                    with lock:
-                        index, item = next(numbered, (-1, None))
-                    if item is None:
-                        return
-                    results[index] = task(workspace, index, item)
-
-        self._all(work)
-        return results  # type: ignore[return-value]  # every item was worked on, or a fault was raised
-
-    def fold(
-        self, zero: Callable[[], A], task: Callable[[Workspace, A, Piece], None], pieces: Sequence[Piece]
-    ) -> list[A]:
-        totals: dict[int, A] = {}
-
-        def add(workspace: Workspace, _: int, piece: Piece) -> None:
-            mine = threading.get_ident()
-            if mine not in totals:
-                totals[mine] = zero()
-            task(workspace, totals[mine], piece)
-
-        self.each(add, pieces)
-        return list(totals.values()) or [zero()]
-
-    @contextmanager
-    def _workspace(self) -> "Iterator[Workspace]":
-        workspace = self._workspaces.get()
-        try:
-            yield workspace
-        finally:
-            self._workspaces.put(workspace)
-
-    def _all(self, work: Callable[[], None]) -> None:
-        """Let every worker run, and raise the first fault, once all have stopped."""
-        futures: list[Future[None]] = [self._pool.submit(work) for _ in range(self._threads)]
-        try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            if any(future.exception() is not None for future in done):
-                self._stop.set()
-                let_go(self._files)  # else the others would go on trying to fetch what nobody needs
-                wait(futures)
-        except BaseException:
-            self._stop.set()  # Ctrl-C: no worker begins another piece
-            let_go(self._files)
-            wait(futures)
-            raise
-        faults = [fault for future in futures if (fault := future.exception()) is not None]
-        if faults:
-            # a worker that waited for another's piece, or was stopped, is not the one that failed
-            raise min(faults, key=lambda fault: isinstance(fault, InterruptedError | StoppedError))

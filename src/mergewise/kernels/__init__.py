@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergewise.kernels.constants import APART, LINE
+from mergewise.kernels.constants import APART, BLOCK_LANES, BLOCK_ROWS, LANES, LINE, SURVEY_TILE
 from mergewise.kernels.native import Array, Kernel
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "combine_voting",
     "count_equal",
     "count_magnitudes",
+    "difference_block",
     "encode_all",
     "gram",
     "keep_by_rank",
@@ -35,6 +36,8 @@ __all__ = [
     "row_room",
     "sample_keys",
     "sparsified_l1",
+    "survey_piece",
+    "survey_room",
     "tiles",
     "words_of",
 ]
@@ -80,6 +83,14 @@ chances_by_row_rank = Kernel(
 )
 add_low_rank = Kernel("lowrank.add_low_rank", [_BYTES, int, _REAL_ROWS, _REAL_ROWS, int, int, int, int, _BYTES, int])
 encode_all = Kernel("storage.encode_all", [int, _REALS, int, _BYTES, int])
+difference_block = Kernel("matrices.difference_block", [_BYTES, int, _BYTES, int, int, int, float, _REAL_ROWS])
+survey_piece = Kernel(
+    "survey.survey_piece",
+    [
+        *_MODELS, _INTEGERS, _WORDS, _REAL_ROWS, Array("float64", 5), _MATRICES, _MATRICES, _MATRICES, _INTEGERS,
+        _WORD_ROWS,
+    ],
+)  # fmt: skip
 _fill_words = Kernel("random.fill_words", [int, _WORDS, int])
 
 
@@ -92,6 +103,14 @@ def tiles(experts: int, elements: int) -> "NDArray[np.float64]":
     room = np.empty(experts * row + LINE // 8)
     first = -room.__array_interface__["data"][0] % LINE // 8
     return room[first : first + experts * row].reshape(experts, row)
+
+
+def survey_room(models: int) -> "tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]":
+    """Return what a survey of so many models works in: tiles, and lanes of products and of power sums."""
+    groups = -(-models // BLOCK_ROWS)
+    tau = tiles(groups * BLOCK_ROWS, SURVEY_TILE)
+    tau[:] = 0.0
+    return tau, np.empty((groups, groups, BLOCK_ROWS, BLOCK_ROWS, BLOCK_LANES)), np.empty((models, 3, LANES))
 
 
 def row_room(row: int) -> "tuple[NDArray[np.uint32], NDArray[np.int64]]":

@@ -3,15 +3,19 @@
 __all__ = [
     "APART",
     "BF16",
+    "BLOCK_LANES",
+    "BLOCK_ROWS",
     "CODES",
     "COLUMNS",
     "ENCODE_LIMIT",
     "F16",
     "F32",
     "F64",
+    "JOINT_EXPERTS",
     "LANES",
     "LINE",
     "NORMALIZE",
+    "SURVEY_TILE",
     "TILE",
     "VOTING_TILE",
 ]
@@ -22,11 +26,20 @@ TILE = 1024
 VOTING_TILE = 512
 """Elements per tile where there is a row per expert: what is worked on stays in the first-level cache."""
 
+SURVEY_TILE = 256
+"""Elements per tile of a survey: a row of float64 per model stays in the first-level cache."""
+
+JOINT_EXPERTS = 8
+"""Up to so many experts both masks of an element are counted together: one count for every element."""
+
 COLUMNS = 512
 """Columns of a low-rank product taken at once: their part of the right factor stays in the second-level cache."""
 
 LANES = 16
 """Sums are taken in this many lanes, whatever the width of a machine's registers, so that they are equal everywhere."""
+
+BLOCK_ROWS, BLOCK_LANES = 3, 8
+"""Rows of either side whose products are taken together, which saves loads, and the lanes of each such sum."""
 
 LINE = 64
 """Bytes of a cache line, which vectors should not straddle."""

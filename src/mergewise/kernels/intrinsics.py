@@ -6,9 +6,18 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 
-from mergewise.kernels.constants import APART, LANES, LINE
+from mergewise.kernels.constants import APART, BLOCK_LANES, BLOCK_ROWS, LANES, LINE
 
-__all__ = ["as_bits", "as_double", "as_single", "as_wide_bits", "dot", "tile"]
+__all__ = [
+    "as_bits",
+    "as_double",
+    "as_single",
+    "as_wide_bits",
+    "block_products",
+    "dot",
+    "power_sums",
+    "tile",
+]
 
 _intrinsic: Any = extending.intrinsic  # what it decorates is called without its first argument
 
@@ -100,3 +109,79 @@ def tile(context: Any, count: Any, dtype: Any) -> Any:  # noqa: ARG001
         return array._getvalue()
 
     return kind(count, dtype), generate
+
+
+@_intrinsic
+def power_sums(context: Any, x: Any, count: Any, lanes: Any) -> Any:  # noqa: ARG001
+    """Add Σx, Σx³ and Σx⁴ of the first ``count`` elements (a multiple of ``LANES``) to lanes of sums.
+
+    Lane l adds the elements j ≡ l (mod ``LANES``) in their order; the lanes, (3, LANES) float64 contiguous, stay apart,
+    since adding them up takes longer than a tile does.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.VectorType(ir.DoubleType(), LANES)
+        data, found = (context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 2))
+        places = _lane_places(builder, found, 3, LANES)
+        sums = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
+        step, start = ir.Constant(arguments[1].type, LANES), ir.Constant(arguments[1].type, 0)
+        with cgutils.for_range_slice(builder, start, arguments[1], step, inc=True) as (index, _):
+            at = builder.bitcast(builder.gep(data, [index]), wide.as_pointer())
+            one = builder.load(at, align=8)
+            square = builder.fmul(one, one)
+            terms = [one, builder.fmul(square, one), builder.fmul(square, square)]
+            for total, term in zip(sums, terms, strict=True):
+                builder.store(builder.fadd(builder.load(total), term), total)
+        for total, place in zip(sums, places, strict=True):
+            builder.store(builder.load(total), place, align=8)
+        return context.get_dummy_value()
+
+    return types.none(x, types.intp, lanes), generate
+
+
+@_intrinsic
+def block_products(context: Any, rows: Any, i: Any, j: Any, count: Any, lanes: Any) -> Any:  # noqa: ARG001
+    """Add the inner products of rows i, i + 1, i + 2 with rows j, j + 1, j + 2 to lanes of sums.
+
+    The rows are of a contiguous two-dimensional float64 array; of each the first ``count`` elements are taken, a
+    multiple of ``BLOCK_LANES``. Lane l adds the elements ≡ l in their order; the lanes, (3, 3, BLOCK_LANES) float64
+    contiguous, stay apart.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.VectorType(ir.DoubleType(), BLOCK_LANES)
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        found = context.make_array(signature.args[4])(context, builder, arguments[4]).data
+        width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+        number = arguments[1].type
+
+        def row(first: Any, offset: int) -> Any:
+            return builder.gep(array.data, [builder.mul(builder.add(first, ir.Constant(number, offset)), width)])
+
+        left = [row(arguments[1], r) for r in range(BLOCK_ROWS)]
+        right = [row(arguments[2], r) for r in range(BLOCK_ROWS)]
+        places = _lane_places(builder, found, BLOCK_ROWS**2, BLOCK_LANES)
+        sums = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
+        step, start = ir.Constant(arguments[3].type, BLOCK_LANES), ir.Constant(arguments[3].type, 0)
+        with cgutils.for_range_slice(builder, start, arguments[3], step, inc=True) as (index, _):
+            loaded = [
+                [builder.load(builder.bitcast(builder.gep(data, [index]), wide.as_pointer()), align=8) for data in side]
+                for side in (left, right)
+            ]
+            for a in range(BLOCK_ROWS):
+                for b in range(BLOCK_ROWS):
+                    total = sums[a * BLOCK_ROWS + b]
+                    term = builder.fmul(loaded[0][a], loaded[1][b])
+                    builder.store(builder.fadd(builder.load(total), term), total)
+        for total, place in zip(sums, places, strict=True):
+            builder.store(builder.load(total), place, align=8)
+        return context.get_dummy_value()
+
+    return types.none(rows, types.intp, types.intp, types.intp, lanes), generate
+
+
+def _lane_places(builder: Any, data: Any, sums: int, lanes: int) -> list[Any]:
+    """Return pointers to rows of lanes that lie one after the other."""
+    wide = ir.VectorType(ir.DoubleType(), lanes)
+    steps = [ir.Constant(ir.IntType(64), k * lanes) for k in range(sums)]
+    return [builder.bitcast(builder.gep(data, [step]), wide.as_pointer()) for step in steps]

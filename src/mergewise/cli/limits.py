@@ -1,0 +1,131 @@
+"""``mergewise limits``."""
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, print_table
+from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, ThreadsOption, access
+from mergewise.cli.survey import DensityOption, SpectraOption, surveyed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mergewise.theory.limits import GroupLimits, Limits
+
+__all__ = ["limits"]
+
+
+def limits(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE|RECIPE", help="A survey, or a recipe whose models to survey.")
+    ],
+    report: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Write a report, one page that loads nothing.")
+    ] = None,
+    eta: Annotated[float, typer.Option(help="How unlikely it may be that experts collide where none should.")] = 0.01,
+    density: DensityOption = 0.2,
+    spectra: SpectraOption = True,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = "1GiB",
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say how many experts fit, which ones, and where in the network they collide; no data is needed."""
+    from mergewise.theory import limits as theory
+
+    given: str | Path | object = source
+    if not (source.is_file() and zipfile.is_zipfile(source)):
+        given = surveyed(
+            source, None, None, None, quiet=json, label="surveying", density=density, spectra=spectra, threads=threads,
+            memory=memory, access=access(offline, cache),
+        )  # fmt: skip
+    found = theory.limits(given, eta=eta)  # type: ignore[arg-type]
+    if report is not None:
+        from mergewise.theory.report import write_report
+
+        write_report(found, report)
+    if json:
+        print_json(found.summary())
+        return
+    print_remarks(found.remarks)
+    _print(found)
+
+
+def _print(found: "Limits") -> None:
+    from mergewise.theory.groups import short_names
+
+    chosen, model = found.recommendation, found.model
+    print(chosen.sentence)
+    for finding in found.findings:
+        print(f"- {finding.sentence}")
+    print()
+    names = short_names(found.experts)
+    curve = model.width
+    rows = []
+    for k, expert in enumerate(curve.order):
+        share = curve.greedy_gains[k] / curve.greedy_gains[0] if curve.greedy_gains[0] > 0 else 0.0
+        covered, conflict = found.coverage_of(curve.order[: k + 1])
+        rows.append(
+            (
+                k + 1, names[expert], f"{curve.greedy[k]:.3f} ± {curve.greedy_errors[k]:.3f}", f"{share:.1%}",
+                f"{curve.mean[k]:.3f}", f"{covered:.1%}", f"{conflict:.1%}", f"{model.norms[expert]:.3g}",
+            )
+        )  # fmt: skip
+    columns = ("k", "expert added", "width", "gain of first", "mean width", "coverage", "conflict", "norm")
+    print_table(columns, rows, numeric=[c for c in columns if c != "expert added"])
+    print()
+    print_pairs([("room", _room(model)), ("tensors", f"{model.tensors} ({figure(model.parameters)} parameters)")])
+    print()
+    of_kinds = ("kind", "energy", "rank/side", "occupied", "k_safe", "k*", "k_full", "conflict")
+    rows_of_kinds = [_row(group) for group in sorted(found.kinds, key=lambda g: -g.energy)[:12]]
+    print_table(of_kinds, rows_of_kinds, numeric=of_kinds[1:])
+    print()
+    of_tails = ("tail of", "excess kurtosis", "Hill index", "not zero")
+    print_table(
+        of_tails,
+        [
+            (
+                name,
+                f"{t.kurtosis[1]:.2f} ± {t.kurtosis_error:.2f}",
+                f"{t.hill[1]:.2f} ± {t.hill_error:.2f}",
+                f"{t.nonzero:.1%}",
+            )
+            for name, t in zip((*names, *(t.name for t in found.tails[len(names) :])), found.tails, strict=True)
+        ],
+        numeric=of_tails[1:],
+    )
+
+
+def _room(group: "GroupLimits") -> str:
+    import numpy as np
+
+    if np.isnan(group.room).any():
+        return "not known without spectra"
+    safe, most, full = (_quartiles(row) for row in group.room)
+    return f"k_safe {safe}, k* {most}, k_full {full} (median over matrices by change, with quartiles)"
+
+
+def _row(group: "GroupLimits") -> tuple[str, ...]:
+    import numpy as np
+
+    conflict = f"{group.coverage[-1, 1]:.1%}"
+    if np.isnan(group.room).any():
+        return group.name, f"{group.energy:.1%}", "", "", "", "", "", conflict
+    return (
+        group.name, f"{group.energy:.1%}", f"{np.nanmedian(group.consumed[:, 1]):.1%}", f"{group.occupancy[-1, 1]:.1%}",
+        *(_number(row[1]) for row in group.room), conflict,
+    )  # fmt: skip
+
+
+def _quartiles(row: "NDArray[np.float64]") -> str:
+    low, middle, high = (_number(value) for value in row)
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def _number(value: float) -> str:
+    return "any" if value >= 1 << 20 else f"{value:.0f}"

@@ -1,0 +1,111 @@
+"""``mergewise survey``."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, progress_bar, size
+from mergewise.cli.recipe import (
+    BaseOption,
+    CacheOption,
+    ExpertOption,
+    MemoryOption,
+    OfflineOption,
+    ThreadsOption,
+    access,
+)
+
+if TYPE_CHECKING:
+    from mergewise.engine.survey.record import Survey
+
+__all__ = ["DensityOption", "SpectraOption", "survey", "surveyed"]
+
+DensityOption = Annotated[float, typer.Option(help="Share of each tensor's changes that an expert claims.")]
+SpectraOption = Annotated[
+    bool, typer.Option("--spectra/--no-spectra", help="Look at matrices as matrices, which takes longest.")
+]
+
+
+def survey(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe, whose models are surveyed (not with --base).")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")] = Path("s.survey"),
+    base: BaseOption = None,
+    expert: ExpertOption = None,
+    extend: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A survey, to which the experts given are added.")
+    ] = None,
+    density: DensityOption = 0.2,
+    spectra: SpectraOption = True,
+    tensors: Annotated[
+        list[str] | None, typer.Option(help="Only tensors whose name contains this; repeat for more.")
+    ] = None,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = "1GiB",
+    offline: OfflineOption = False,
+    cache: CacheOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Read a base and its experts once, and keep what 'limits' needs to know in one small file.
+
+    mergewise survey --base B --expert E1 --expert E2 -o FILE
+    """
+    began = time.perf_counter()
+    found = surveyed(
+        recipe, base, expert, extend, quiet=json, label="surveying",
+        density=density, spectra=spectra, tensors=tensors or (), threads=threads, memory=memory, out=out,
+        access=access(offline, cache),
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    parameters = sum(record.numel for record in found.tensors)
+    if json:
+        print_json(
+            {
+                "out": str(out), "base": found.base, "experts": list(found.experts), "tensors": len(found.tensors),
+                "parameters": parameters, "spectra": found.has_spectra, "bytes_out": out.stat().st_size,
+                "seconds": seconds, "remarks": list(found.remarks),
+            }
+        )  # fmt: skip
+        return
+    print_remarks(found.remarks)
+    print_pairs(
+        [
+            ("surveyed", f"{len(found.experts)} experts of {found.base}"),
+            ("tensors", f"{len(found.tensors)} ({figure(parameters)} parameters)"),
+            ("into", f"{out} ({size(out.stat().st_size)})"),
+            ("took", f"{seconds:.1f} s"),
+        ]
+    )
+
+
+def surveyed(
+    recipe: Path | None,
+    base: str | None,
+    experts: list[str] | None,
+    extend: Path | None,
+    *,
+    quiet: bool,
+    label: str,
+    **options: Any,
+) -> "Survey":
+    """Survey what the command line names."""
+    from mergewise.engine.survey.record import Survey
+    from mergewise.engine.survey.run import survey
+
+    before = None if extend is None else Survey.load(extend)
+    if (recipe is None) == (base is None and before is None):
+        raise typer.BadParameter("expected a recipe, or --base and --expert")
+    if recipe is None and not experts:
+        raise typer.BadParameter("--base needs at least one --expert")
+    if before is not None:
+        if recipe is not None:
+            raise typer.BadParameter("--extend goes with --expert, not with a recipe")
+        base, experts = base or before.base, [*before.experts, *(experts or [])]
+        options |= {"density": before.density, "spectra": before.has_spectra, "seed": before.seed}
+    with progress_bar(label, quiet=quiet) as progress:
+        return survey(
+            recipe or str(base), experts if recipe is None else None, extend=before, progress=progress, **options
+        )

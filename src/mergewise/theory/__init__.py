@@ -1,0 +1,4 @@
+"""How many experts fit, from a survey alone: textbook tools put together in our own way; see ``docs/limits.md``.
+
+Functions of arrays, and a few frozen dataclasses that hold what they return.
+"""

@@ -1,0 +1,73 @@
+"""The effective parameter space: how many of a matrix's directions experts take up, alone and together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.engine.survey.record import Spectra, TensorRecord
+from mergewise.theory.threshold import Threshold, threshold
+
+__all__ = ["MatrixRoom", "matrix_room", "participation_of"]
+
+
+@dataclass(frozen=True)
+class MatrixRoom:
+    """One matrix: what its experts take up of it.
+
+    Attributes:
+        name: Its name.
+        shape: Rows and columns.
+        energy: Σ ‖τ_i‖², by which matrices are weighted.
+        capacity: d, the smaller side.
+        ranks: (experts, 3) float64, stable rank, participation ratio, entropy rank of each τ_i.
+        consumed: (experts,) float64, c_i, the entropy rank, in the order of the experts.
+        occupancy: (2 sides, experts) float64, entropy rank of the first k experts together, as a share of each side.
+        dimension: (2 sides, experts) float64, the same of Σ λ/(λ + 1/d), which never falls as experts are added.
+        threshold: How many experts fit.
+        error: The largest standard error of ``occupancy``; 0 where the spectra are exact.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    energy: float
+    capacity: int
+    ranks: NDArray[np.float64]
+    consumed: NDArray[np.float64]
+    occupancy: NDArray[np.float64]
+    dimension: NDArray[np.float64]
+    threshold: Threshold
+    error: float
+
+
+def matrix_room(record: TensorRecord, order: Sequence[int], eta: float) -> MatrixRoom:
+    """Return what the experts take up of a matrix with known spectra.
+
+    Args:
+        record: The matrix.
+        order: The experts in the order in which the threshold adds them.
+        eta: η of the threshold.
+    """
+    spectra = record.spectra
+    assert spectra is not None
+    consumed = spectra.ranks[:, 2]
+    sides = np.array(record.shape, np.float64)[:, None]
+    capacity = min(record.shape)
+    return MatrixRoom(
+        record.name, record.shape, float(np.trace(record.gram)), capacity, spectra.ranks, consumed,
+        spectra.occupancy / sides, spectra.dimension / sides, threshold(consumed[list(order)], capacity, eta),
+        float((spectra.occupancy_errors / sides).max()),
+    )  # fmt: skip
+
+
+def participation_of(spectra: Spectra, experts: Sequence[int], side: int) -> float:
+    """Return the participation ratio of any set of experts' Gram matrices added up: k²/Σ tr(M_i M_j); 0 for none.
+
+    It is to occupancy what a participation ratio is to an entropy rank, and is known for every set.
+    """
+    chosen = [i for i in experts if spectra.ranks[i, 0] > 0.0]
+    if not chosen:
+        return 0.0
+    together = float(spectra.overlaps[side][np.ix_(chosen, chosen)].sum())
+    return len(chosen) ** 2 / together if together > 0.0 else 0.0

@@ -1,0 +1,195 @@
+"""``mw.limits``: what a survey says about how many experts fit, which ones, and where they collide."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.engine.survey.record import Survey, TensorRecord
+from mergewise.errors import SurveyError
+from mergewise.theory.coverage import JointClaims
+from mergewise.theory.dimension import MatrixRoom, matrix_room
+from mergewise.theory.groups import OUTSIDE, grouped, kind_of, layer_of, short_names
+from mergewise.theory.recommendation import Recommendation, recommend
+from mergewise.theory.relations import Finding, findings
+from mergewise.theory.summary import summary
+from mergewise.theory.tails import Tail, tails
+from mergewise.theory.threshold import weighted_quartiles
+from mergewise.theory.width import Width, cosines, hull_samples, width, width_of
+
+__all__ = ["GroupLimits", "Limits", "limits"]
+
+
+@dataclass(frozen=True)
+class GroupLimits:
+    """Limits of some of the tensors: a layer, a kind of tensor, or the whole model.
+
+    Attributes:
+        name: The layer as ``layer 3``, the kind, or ``model``.
+        tensors: How many there are.
+        parameters: Their elements.
+        energy: Their share of Σ‖τ_i‖² over the model.
+        norms: (experts,) float64, ‖τ_i‖ over these tensors.
+        cosines: (experts, experts) float64, between task vectors.
+        width: Width curves.
+        coverage: (experts, 2) float64, coverage and conflict, averaged over all sets of k experts, k = 1 … n.
+        consumed: (experts, 3) float64, quartiles over matrices of c_i as a share of the smaller side; NaN without any.
+        occupancy: (experts, 3) float64, quartiles of the occupancy of the smaller side by the first k experts as they
+            were surveyed; NaN without matrices.
+        room: (3, 3) float64, quartiles (columns) of k_safe, k*, k_full (rows) over matrices, weighted by energy.
+    """
+
+    name: str
+    tensors: int
+    parameters: int
+    energy: float
+    norms: NDArray[np.float64]
+    cosines: NDArray[np.float64]
+    width: Width
+    coverage: NDArray[np.float64]
+    consumed: NDArray[np.float64]
+    occupancy: NDArray[np.float64]
+    room: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ``limits`` returns.
+
+    Attributes:
+        base: The base.
+        experts: The experts, in the order of the survey, which is that of all arrays here.
+        density: ρ of claims and of the merges whose tails are given.
+        eta: η of the thresholds.
+        model: The whole model.
+        layers: Layer by layer; what stands outside comes first.
+        kinds: Kind by kind.
+        matrices: Every matrix with spectra, in byte order of their names.
+        tails: Of the experts, and of the merged delta of each of ``MERGES``.
+        findings: What stands out among the experts.
+        recommendation: What to do.
+        claims: Joint claims over the whole model: coverage and conflict of any set of experts.
+        samples: (samples, experts) float64, |⟨g, u_i⟩| over the whole model, for the width of any set.
+        remarks: What a user should know, a sentence each.
+    """
+
+    base: str
+    experts: tuple[str, ...]
+    density: float
+    eta: float
+    model: GroupLimits
+    layers: tuple[GroupLimits, ...]
+    kinds: tuple[GroupLimits, ...]
+    matrices: tuple[MatrixRoom, ...]
+    tails: tuple[Tail, ...]
+    findings: tuple[Finding, ...]
+    recommendation: Recommendation
+    claims: JointClaims
+    samples: NDArray[np.float64]
+    remarks: tuple[str, ...]
+
+    def width_of(self, experts: Sequence[int]) -> tuple[float, float]:
+        """Return the width of any set of experts, as numbers from zero, and its standard error."""
+        return width_of(self.samples, experts)
+
+    def coverage_of(self, experts: Sequence[int]) -> tuple[float, float]:
+        """Return the coverage and the conflict of any set of experts, as shares of all coordinates."""
+        return self.claims.of(experts)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the limits as plain data, without what is known of every matrix and direction."""
+        return summary(self)
+
+
+def limits(survey: Survey | str | os.PathLike[str], *, eta: float = 0.01, seed: int = 0) -> Limits:
+    """Return how many of the surveyed experts fit into their base, which ones, and where they collide.
+
+    Args:
+        survey: A survey, or its file.
+        eta: η, how unlikely it may be that experts do otherwise than the thresholds say, in (0, 1).
+        seed: Of the random directions.
+
+    Raises:
+        SurveyError: There is no survey, or η is not a probability.
+    """
+    if not 0.0 < eta < 1.0:
+        raise SurveyError(f"η is a probability above 0 and below 1, found {eta}.")
+    survey = survey if isinstance(survey, Survey) else Survey.load(survey)
+    products = np.sum([record.products for record in survey.tensors], axis=0)
+    whole = width(products[1:, 1:], seed)
+    rooms = {
+        record.name: matrix_room(record, whole.order, eta) for record in survey.tensors if record.spectra is not None
+    }
+    total = float(np.trace(products[1:, 1:]))
+    count = len(survey.experts)
+
+    def group(name: str, records: Sequence[TensorRecord], curves: Width | None = None) -> GroupLimits:
+        return _group(name, records, count, total, rooms, curves or width(_gram(records), seed))
+
+    layers = grouped(survey.tensors, layer_of)
+    kinds = grouped(survey.tensors, kind_of)
+    model = group("model", survey.tensors, whole)
+    names = short_names(survey.experts)
+    found = findings(products, names)
+    room = model.room[:, 1] if rooms and not np.isnan(model.room).any() else None
+    return Limits(
+        survey.base, survey.experts, survey.density, eta, model,
+        tuple(group(_layer_name(int(layer)), layers[layer]) for layer in sorted(layers, key=int)),
+        tuple(group(str(kind), kinds[kind]) for kind in kinds),
+        tuple(rooms.values()),
+        tails(survey.tensors, survey.experts),
+        found,
+        recommend(names, products[1:, 1:], found, room, seed),
+        _claims(survey.tensors, count),
+        hull_samples(cosines(products[1:, 1:]), seed),
+        (*survey.remarks, *_remarks(survey)),
+    )  # fmt: skip
+
+
+def _group(
+    name: str, records: Sequence[TensorRecord], count: int, total: float, rooms: dict[str, MatrixRoom], curves: Width
+) -> GroupLimits:
+    gram = _gram(records)
+    own = [rooms[record.name] for record in records if record.name in rooms]
+    energies = np.array([one.energy for one in own])
+    consumed, occupancy, room = np.full((count, 3), np.nan), np.full((count, 3), np.nan), np.full((3, 3), np.nan)
+    if own:
+        shares = np.array([one.consumed / one.capacity for one in own])
+        smaller = np.array([one.occupancy[int(np.argmin(one.shape))] for one in own])
+        consumed = np.array([weighted_quartiles(shares[:, i], energies) for i in range(count)])
+        occupancy = np.array([weighted_quartiles(smaller[:, k], energies) for k in range(count)])
+        steps = np.array([(one.threshold.safe, one.threshold.most, one.threshold.full) for one in own], np.float64)
+        room = np.array([weighted_quartiles(steps[:, s], energies) for s in range(3)])
+    return GroupLimits(
+        name, len(records), sum(record.numel for record in records),
+        float(np.trace(gram)) / total if total > 0.0 else 0.0, np.sqrt(np.maximum(np.diagonal(gram), 0.0)),
+        cosines(gram), curves, _claims(records, count).mean_curve(), consumed, occupancy, room,
+    )  # fmt: skip
+
+
+def _gram(records: Sequence[TensorRecord]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.sum([record.gram for record in records], axis=0)
+    return found
+
+
+def _claims(records: Sequence[TensorRecord], count: int) -> JointClaims:
+    return JointClaims.pooled(count, [record.claims for record in records], [record.numel for record in records])
+
+
+def _layer_name(layer: int) -> str:
+    return "outside" if layer == OUTSIDE else f"layer {layer}"
+
+
+def _remarks(survey: Survey) -> list[str]:
+    found = []
+    if not survey.has_spectra:
+        found.append("The survey has no spectra, so ranks, occupancy and thresholds are missing.")
+    if survey.sampled_claims:
+        found.append(
+            f"Claims of {len(survey.experts)} experts were counted over samples of up to "
+            f"{max(record.sampled for record in survey.tensors)} coordinates a tensor."
+        )
+    return found

@@ -1,0 +1,361 @@
+"""A survey tells what slow float64 formulas tell, and the same bytes however it was made."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+import mergewise as mw
+from engine.surveys import changes, family
+from mergewise.engine.layout import Layout
+from mergewise.engine.survey import spectra as spectral
+from mergewise.engine.survey.file import pack, unpack
+from mergewise.statistics.magnitude import kept_count
+from mergewise.statistics.spectrum import effective_ranks, ridge_dimension
+from support import load_file, save_file, save_model, write_recipe
+
+DENSITY = 0.2
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "float32"])
+def surveyed(request, tmp_path_factory):
+    paths, models = family(tmp_path_factory.mktemp("family"), dtype=request.param)
+    return paths, models, mw.survey(paths[0], paths[1:], threads=1)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return family(tmp_path_factory.mktemp("paths"))[0]
+
+
+def test_every_floating_tensor_is_there_once(surveyed):
+    _, models, survey = surveyed
+    expected = [name for name in sorted(models[0], key=str.encode) if models[0][name].size]
+    assert [record.name for record in survey.tensors] == expected
+    assert [record.shape for record in survey.tensors] == [models[0][name].shape for name in expected]
+
+
+def test_products_moments_and_changes_equal_float64_numpy(surveyed):
+    _, models, survey = surveyed
+    for record in survey.tensors:
+        tau, base = changes(models, record.name)
+        rows = np.vstack([base, tau])
+        scale = np.sqrt(np.outer((rows**2).sum(1), (rows**2).sum(1)))
+        assert (np.abs(record.products - rows @ rows.T) <= 1e-12 * scale).all(), record.name
+        for column, power in enumerate((1, 3, 4)):
+            most = (np.abs(tau) ** power).sum(1)
+            assert (np.abs(record.sums[:, column] - (tau**power).sum(1)) <= 1e-12 * most).all(), record.name
+        np.testing.assert_array_equal(record.changed, np.count_nonzero(tau, axis=1))
+
+
+def test_thresholds_are_the_exact_kth_magnitudes_and_claims_follow_from_them(surveyed):
+    _, models, survey = surveyed
+    for record in survey.tensors:
+        tau, _ = changes(models, record.name)
+        kept = kept_count(DENSITY, tau.shape[1])
+        if kept < tau.shape[1]:
+            kth = np.sort(np.abs(tau).astype(np.float32), axis=1)[:, -kept]
+            np.testing.assert_array_equal(record.thresholds, kth)
+        else:
+            assert not record.thresholds.any()  # of a scalar all is claimed that is not zero
+        claimed = claimed_of(record, tau)
+        for size in range(1, 4):
+            for chosen in combinations(range(3), size):
+                up, down = ((claimed & side)[list(chosen)].any(axis=0) for side in (tau > 0, tau < 0))
+                mask = np.array([sum(1 << i for i in chosen)], np.uint64)
+                covered, conflict = record.claims.shares(mask)
+                np.testing.assert_allclose(covered[0], (up | down).mean())
+                np.testing.assert_allclose(conflict[0], (up & down).mean(), atol=1e-15)
+
+
+def test_kurtosis_of_experts_is_that_of_all_elements(surveyed):
+    _, models, survey = surveyed
+    record = next(r for r in survey.tensors if r.name == "layers.0.long")
+    tau, _ = changes(models, record.name)
+    centred = tau - tau.mean(1, keepdims=True)
+    expected = (centred**4).mean(1) / (centred**2).mean(1) ** 2 - 3
+    np.testing.assert_allclose(record.kurtosis, expected, rtol=1e-9)
+    np.testing.assert_array_equal(record.tails[:3, 0], record.kurtosis)
+
+
+def test_tails_of_merges_are_those_of_the_methods_on_a_tensor_that_is_sampled_whole(surveyed):
+    from mergewise.engine.survey.record import MERGES
+
+    _, models, survey = surveyed
+    name = "embed.weight"
+    record = next(r for r in survey.tensors if r.name == name)
+    assert record.sampled == record.numel
+    base = {name: models[0][name].astype(np.float64)}
+    taus, _ = changes(models, name)
+    experts = [{name: base[name] + tau.reshape(base[name].shape)} for tau in taus]
+    settings = {"ties": {"density": DENSITY}, "rht": {"density": DENSITY}, "task_arithmetic": {"weight": 1 / 3}}
+    for method, chosen in settings.items():
+        merged = mw.merge_arrays(method, base, experts, **chosen)[name] - base[name]
+        # among equal magnitudes at the threshold a merge keeps only some, a survey all
+        exact = (
+            method == "task_arithmetic"
+            or (np.count_nonzero(claimed_of(record, taus), axis=1) == kept_count(DENSITY, record.numel)).all()
+        )
+        flat = merged.reshape(-1) - merged.mean()
+        kurtosis, *_, nonzero = record.tails[3 + MERGES.index(method)]
+        np.testing.assert_allclose(kurtosis, (flat**4).mean() / (flat**2).mean() ** 2 - 3, rtol=1e-6 if exact else 0.1)
+        np.testing.assert_allclose(nonzero, np.mean(merged != 0.0), rtol=1e-12 if exact else 0.1)
+    dropped = record.tails[3 + MERGES.index("dare_ties")]
+    assert dropped[4] == pytest.approx(1 - 0.8**3, abs=0.02)
+
+
+def claimed_of(record, taus):
+    magnitudes = np.abs(taus).astype(np.float32)
+    return (magnitudes >= record.thresholds[:, None]) & (magnitudes > 0)
+
+
+def test_spectra_equal_singular_values_by_lapack(surveyed):
+    _, models, survey = surveyed
+    for record in survey.tensors:
+        if len(record.shape) != 2:
+            assert record.spectra is None
+            continue
+        found = record.spectra
+        taus = [tau.reshape(record.shape) for tau in changes(models, record.name)[0]]
+        exact = [effective_ranks(np.linalg.svd(tau, compute_uv=False) ** 2) for tau in taus]
+        np.testing.assert_allclose(found.ranks, exact, rtol=1e-8)
+        for side in (0, 1):
+            if not found.exact[side]:
+                continue
+            grams = [t @ t.T if side == 0 else t.T @ t for t in taus]
+            grams = [gram / np.trace(gram) for gram in grams]
+            for k in range(1, 4):
+                values = np.linalg.eigvalsh(np.sum(grams[:k], axis=0))
+                np.testing.assert_allclose(found.occupancy[side, k - 1], effective_ranks(values)[2], rtol=1e-8)
+                dimension = ridge_dimension(values, 1.0 / record.shape[side])
+                np.testing.assert_allclose(found.dimension[side, k - 1], dimension, rtol=1e-8)
+            for i, j in ((0, 0), (0, 1), (2, 1)):
+                np.testing.assert_allclose(found.overlaps[side, i, j], np.trace(grams[i] @ grams[j]), rtol=1e-8)
+
+
+def test_a_sketched_side_is_within_six_of_its_errors_of_the_exact_one(surveyed, monkeypatch):
+    paths, _, exact = surveyed
+    monkeypatch.setattr(spectral, "EXACT_SIDE", 1)
+    sketched = mw.survey(paths[0], paths[1:], tensors=["wide", "embed"])
+    for record in sketched.tensors:
+        whole = next(r for r in exact.tensors if r.name == record.name).spectra
+        assert not record.spectra.exact.any()
+        close(record.spectra.ranks[:, 1:], whole.ranks[:, 1:], record.spectra.rank_errors[:, 1:])
+        for side in np.flatnonzero(whole.exact):
+            for name in ("occupancy", "dimension"):
+                errors = getattr(record.spectra, f"{name}_errors")[side]
+                close(getattr(record.spectra, name)[side], getattr(whole, name)[side], errors)
+            close(record.spectra.overlaps[side], whole.overlaps[side], record.spectra.overlap_errors[side])
+
+
+def close(found, expected, errors):
+    """Errors from eight probes are themselves uncertain, and sides of twenty are as small as they get."""
+    assert (np.abs(found - expected) <= 6.0 * errors + 0.03 * expected).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"threads": 2}, {"threads": 3, "memory": "8GiB"}, {"threads": 2, "memory": "300MiB"}]
+)
+def test_threads_and_memory_do_not_change_a_byte(surveyed, options):
+    paths, _, survey = surveyed
+    assert pack(mw.survey(paths[0], paths[1:], **options)) == pack(survey)
+
+
+def test_pieces_do_not_change_a_byte(surveyed, monkeypatch):
+    paths, _, survey = surveyed
+    monkeypatch.setattr(Layout, "piece_elements", lambda self, job: 65536)
+    for threads in (1, 2):
+        assert pack(mw.survey(paths[0], paths[1:], threads=threads)) == pack(survey)
+
+
+def test_matrices_that_are_read_part_by_part_give_the_same_bytes(surveyed, monkeypatch):
+    paths, _, survey = surveyed
+    taken = spectral.survey_matrix
+    from mergewise.engine.survey import carry_out
+
+    monkeypatch.setattr(spectral, "_PANEL", 128)
+    held = mw.survey(paths[0], paths[1:])
+    monkeypatch.setattr(carry_out, "survey_matrix", lambda *given, hold: taken(*given, hold=False))
+    assert pack(mw.survey(paths[0], paths[1:])) == pack(held)
+    assert pack(replace_spectra(held)) == pack(replace_spectra(survey))
+
+
+def replace_spectra(survey):
+    return replace(survey, tensors=tuple(replace(record, spectra=None) for record in survey.tensors))
+
+
+def test_surveys_of_disjoint_tensors_combine_in_any_order(surveyed):
+    paths, _, survey = surveyed
+    parts = [mw.survey(paths[0], paths[1:], tensors=[part]) for part in ("embed", "layers", "scale")]
+    a, b, c = parts
+    assert pack(a.combine(b).combine(c)) == pack(survey)
+    assert pack(c.combine(a.combine(b))) == pack(survey)
+    with pytest.raises(mw.SurveyError, match="share no tensor; found 'scale' in both"):
+        a.combine(c).combine(c)
+
+
+def test_surveys_of_other_models_do_not_combine(paths):
+    one, other = mw.survey(paths[0], paths[1:3], tensors=["scale"]), mw.survey(paths[0], paths[1:], tensors=["norm"])
+    with pytest.raises(mw.SurveyError, match="of the same models with the same settings; found 'experts'"):
+        one.combine(other)
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_extending_gives_the_bytes_of_a_survey_of_all(surveyed, kept):
+    paths, _, survey = surveyed
+    before = mw.survey(paths[0], paths[1 : 1 + kept])
+    extended = mw.survey(paths[0], paths[1:], extend=before)
+    assert f"{kept} experts were read again" in extended.remarks[-1]
+    assert pack(replace(extended, remarks=survey.remarks)) == pack(survey)
+
+
+def test_only_what_is_a_survey_of_the_first_experts_is_extended(paths, tmp_path):
+    before = mw.survey(paths[0], paths[1:3], spectra=False)
+    with pytest.raises(mw.SurveyError, match="expected the same base, and these experts first"):
+        mw.survey(paths[0], [paths[3], paths[1], paths[2]], extend=before)
+    with pytest.raises(mw.SurveyError, match="expected at least one more"):
+        mw.survey(paths[0], paths[1:3], extend=before)
+    with pytest.raises(mw.SurveyError, match=r"density 0\.2, expected 0\.3"):
+        mw.survey(paths[0], paths[1:], extend=before, density=0.3)
+    stale = replace(before, identities=(before.identities[0], before.identities[2], before.identities[1]))
+    with pytest.raises(mw.SurveyError, match="is not the model that was surveyed before"):
+        mw.survey(paths[0], paths[1:], extend=stale)
+
+
+def test_the_file_holds_the_survey(surveyed, tmp_path):
+    _, _, survey = surveyed
+    survey.save(tmp_path / "one.survey")
+    loaded = mw.Survey.load(tmp_path / "one.survey")
+    assert pack(loaded) == pack(survey) == (tmp_path / "one.survey").read_bytes()
+    assert loaded.experts == survey.experts
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.survey"]
+
+
+def test_files_that_are_no_surveys_are_told_so(tmp_path, paths):
+    survey = mw.survey(paths[0], paths[1:], spectra=False)
+    content = pack(survey)
+    for wrong in (b"", b"something else", content[: len(content) // 2], b"PK\x03\x04" + bytes(60)):
+        (tmp_path / "x").write_bytes(wrong)
+        with pytest.raises(mw.SurveyError, match="expected the file of a survey"):
+            mw.Survey.load(tmp_path / "x")
+    with pytest.raises(mw.SurveyError, match="No such file"):
+        mw.Survey.load(tmp_path / "missing")
+    with pytest.raises(mw.SurveyError, match="cannot be written"):
+        survey.save(tmp_path / "no" / "folder")
+    assert pack(unpack(content, "here")) == content
+
+
+def test_an_interrupted_survey_goes_on_where_it_was(paths, tmp_path, monkeypatch):
+    from mergewise.engine.survey import carry_out
+
+    whole = mw.survey(paths[0], paths[1:])
+    looked = []
+    take = carry_out.survey_tensor
+
+    def interrupted(pieces, *rest):
+        if len(looked) == 3:
+            raise KeyboardInterrupt
+        looked.append(pieces[0].job.name)
+        return take(pieces, *rest)
+
+    out = tmp_path / "s.survey"
+    monkeypatch.setattr(carry_out, "survey_tensor", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mw.survey(paths[0], paths[1:], out=out, threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == [".s.survey.mergewise-partial"]
+    journal = tmp_path / ".s.survey.mergewise-partial"
+    journal.write_bytes(journal.read_bytes() + b"cut short")
+    first = list(looked)
+    looked[:] = []
+    monkeypatch.setattr(
+        carry_out, "survey_tensor", lambda pieces, *rest: looked.append(pieces[0].job.name) or take(pieces, *rest)
+    )
+    found = mw.survey(paths[0], paths[1:], out=out, threads=1)
+    assert not set(first) & set(looked)
+    assert out.read_bytes() == pack(found) == pack(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.survey"]
+
+
+def test_what_is_not_finite_is_told_by_tensor_and_model(tmp_path):
+    paths, models = family(tmp_path)
+    spoilt = {name: value.copy() for name, value in models[2].items()}
+    spoilt["layers.0.wide.weight"][3, 7] = np.inf
+    save_model(paths[2], {**spoilt, "ids": np.arange(5, dtype=np.int64)})
+    with pytest.raises(
+        mw.MergeError, match=r"'layers.0.wide.weight' of .*expert-2 holds inf at \[3, 7\].*survey stopped"
+    ):
+        mw.survey(paths[0], paths[1:])
+
+
+def test_a_recipe_names_its_models(paths, tmp_path):
+    recipe = {
+        "merge_method": "linear", "base_model": str(paths[0]),
+        "models": [{"model": str(path), "parameters": {"weight": 1.0}} for path in paths[:3]],
+    }  # fmt: skip
+    survey = mw.survey(write_recipe(tmp_path / "r.yaml", recipe))
+    assert (survey.base, survey.experts) == (str(paths[0]), tuple(map(str, paths[1:3])))
+    del recipe["base_model"]
+    with pytest.raises(mw.RecipeError, match="needs 'base_model'"):
+        mw.survey(write_recipe(tmp_path / "r.yaml", recipe))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"density": 1.0}, "must be above 0 and below 1, found 1.0"),
+        ({"memory": "200MiB"}, "this survey of 4 models needs at least"),
+        ({"tensors": ["nothing"]}, "found none of these names"),
+    ],
+)
+def test_what_cannot_be_surveyed_is_told_before_it_is_read(paths, options, sentence):
+    with pytest.raises(mw.MergewiseError, match=sentence):
+        mw.survey(paths[0], paths[1:], **options)
+
+
+def test_too_many_experts_are_refused(paths):
+    with pytest.raises(mw.RecipeError, match="1 to 64 experts, found 65"):
+        mw.survey(paths[0], [paths[1]] * 65)
+
+
+def test_claims_of_many_experts_come_from_a_sample_that_is_all_of_a_small_tensor(tmp_path):
+    paths, models = family(tmp_path, experts=18, dtype="float32")
+    survey = mw.survey(paths[0], paths[1:], spectra=False)
+    assert survey.sampled_claims
+    for name, all_seen in (("embed.weight", True), ("layers.0.long", False)):
+        record = next(r for r in survey.tensors if r.name == name)
+        assert (record.claims.elements == record.numel) == all_seen
+        tau, _ = changes(models, name)
+        claimed = np.abs(tau).astype(np.float32) >= record.thresholds[:, None]
+        covered, conflict = record.claims.shares(np.array([(1 << 18) - 1, 0b101], np.uint64))
+        up, down = ((claimed & side) for side in (tau > 0, tau < 0))
+        expected = [(up | down).any(0).mean(), (up | down)[[0, 2]].any(0).mean()]
+        np.testing.assert_allclose(covered, expected, atol=1e-12 if all_seen else 0.012)
+        expected = [(up.any(0) & down.any(0)).mean(), (up[[0, 2]].any(0) & down[[0, 2]].any(0)).mean()]
+        np.testing.assert_allclose(conflict, expected, atol=1e-12 if all_seen else 0.012)
+
+
+@pytest.mark.parametrize("experts", [9, 12])
+def test_masks_of_more_than_eight_experts_are_counted_over_all_coordinates(tmp_path, experts):
+    paths, models = family(tmp_path, experts=experts)
+    survey = mw.survey(paths[0], paths[1:], spectra=False)
+    record = next(r for r in survey.tensors if r.name == "layers.0.long")
+    tau, _ = changes(models, record.name)
+    claimed = np.abs(tau).astype(np.float32) >= record.thresholds[:, None]
+    everybody = np.array([(1 << experts) - 1], np.uint64)
+    covered, conflict = record.claims.shares(everybody)
+    assert record.claims.elements == record.numel
+    np.testing.assert_allclose(covered[0], claimed.any(axis=0).mean())
+    up, down = (claimed & (tau > 0)).any(axis=0), (claimed & (tau < 0)).any(axis=0)
+    np.testing.assert_allclose(conflict[0], (up & down).mean())
+
+
+def test_an_expert_that_changed_nothing_has_no_rank_and_no_claims(tmp_path):
+    paths, _ = family(tmp_path, dtype="float32")
+    save_file(paths[2] / "model.safetensors", load_file(paths[0] / "model.safetensors"))
+    survey = mw.survey(paths[0], paths[1:])
+    record = next(r for r in survey.tensors if r.spectra is not None)
+    assert not record.spectra.ranks[1].any()
+    assert not record.gram[1].any()
+    assert record.claims.shares(np.array([0b010], np.uint64))[0][0] == 0.0
+    assert record.spectra.occupancy[1, 0] == pytest.approx(record.spectra.occupancy[1, 1])

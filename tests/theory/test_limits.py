@@ -1,0 +1,176 @@
+"""What ``limits`` says of families whose truth is known, and the forms in which it says so."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import mergewise as mw
+from mergewise.theory.groups import kind_of, layer_of
+from mergewise.theory.report import render, write_report
+from support import save_model
+
+WIDTH = 60
+
+
+def low_rank(rng, shape, rank, scale=0.01):
+    return scale * rng.normal(size=(shape[0], rank)) @ rng.normal(size=(rank, shape[1])) / np.sqrt(rank)
+
+
+def write(folder, experts, *, rank, copies=None, noughts=(), seed=0):
+    """Write a base and experts whose changes of every matrix have a known rank in random position."""
+    rng = np.random.default_rng(seed)
+    shapes = {f"model.layers.{layer}.{kind}.weight": (WIDTH, 2 * WIDTH) for layer in range(3) for kind in ("up", "q")}
+    base = {name: rng.normal(size=shape) * 0.1 for name, shape in shapes.items()} | {"norm.weight": np.ones(WIDTH)}
+    save_model(folder / "base", {name: value.astype(np.float32) for name, value in base.items()})
+    made = []
+    for i in range(experts):
+        taus = {name: low_rank(rng, shape, rank) for name, shape in shapes.items()}
+        taus = made[copies[i]] if copies and i in copies else taus
+        taus = {name: 0.0 * tau for name, tau in taus.items()} if i in noughts else taus
+        made.append(taus)
+        model = {name: value + taus.get(name, 0.0) for name, value in base.items()}
+        save_model(folder / f"e{i}", {name: value.astype(np.float32) for name, value in model.items()})
+    return [folder / "base", *(folder / f"e{i}" for i in range(experts))]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    paths = write(tmp_path_factory.mktemp("limits"), 6, rank=12)
+    return mw.limits(mw.survey(paths[0], paths[1:]))
+
+
+def test_experts_of_known_rank_in_random_position_fill_the_space_where_their_ranks_add_up_to_it(found):
+    """Entropy ranks of Gaussian matrices of rank 12 lie a little below 12, so five or six of them fit into 60."""
+    _, most, _ = found.model.room
+    assert most[0] >= 5
+    assert most[2] <= 6
+    for matrix in found.matrices:
+        assert matrix.capacity == WIDTH
+        assert (matrix.consumed <= 12.0).all()
+        assert (matrix.consumed > 9.0).all()
+        t = matrix.threshold
+        assert t.safe <= t.most <= t.full
+        assert (np.diff(matrix.dimension, axis=1) >= -1e-9).all()
+        # in random position the ranks nearly add up while there is room
+        assert 0.85 < matrix.occupancy[0, 1] * WIDTH / matrix.consumed[:2].sum() <= 1.0
+
+
+def test_groups_hold_all_tensors_once(found):
+    assert [group.name for group in found.layers] == ["outside", "layer 0", "layer 1", "layer 2"]
+    assert sorted(group.name for group in found.kinds) == ["norm", "q", "up"]
+    for groups in (found.layers, found.kinds):
+        assert sum(group.tensors for group in groups) == found.model.tensors == 7
+        assert sum(group.parameters for group in groups) == found.model.parameters
+        assert sum(group.energy for group in groups) == pytest.approx(1.0)
+
+
+def test_any_set_has_a_width_a_coverage_and_a_conflict(found):
+    whole = list(range(6))
+    assert found.width_of([2])[0] == pytest.approx(0.798, abs=0.02)
+    assert found.width_of(whole)[0] == pytest.approx(found.model.width.greedy[-1])
+    assert found.coverage_of(whole) == pytest.approx(tuple(found.model.coverage[-1]))
+    assert found.coverage_of([1])[1] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_copies_and_noughts_are_left_out_of_the_recommendation(tmp_path):
+    paths = write(tmp_path, 5, rank=3, copies={3: 1}, noughts={4})
+    found = mw.limits(mw.survey(paths[0], paths[1:]))
+    assert {finding.kind for finding in found.findings} == {"copy", "zero"}
+    assert sorted(found.recommendation.order) == [0, 1, 2]
+    assert found.recommendation.number == 3
+    assert "the last still widens the set by" in found.recommendation.reason
+
+
+def test_a_survey_without_spectra_has_limits_without_room(tmp_path):
+    paths = write(tmp_path, 3, rank=3)
+    survey = mw.survey(paths[0], paths[1:], spectra=False)
+    survey.save(tmp_path / "s.survey")
+    found = mw.limits(tmp_path / "s.survey")
+    assert found.matrices == ()
+    assert np.isnan(found.model.room).all()
+    assert "no spectra" in found.remarks[-1]
+    assert found.recommendation.number == 3
+    render(found)
+    json.dumps(found.summary(), allow_nan=False)
+
+
+def test_one_expert_is_enough(tmp_path):
+    paths = write(tmp_path, 1, rank=3)
+    found = mw.limits(mw.survey(paths[0], paths[1:]))
+    assert found.recommendation.number == 1
+    render(found)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0, -1.0])
+def test_eta_is_a_probability(found, tmp_path, eta):
+    with pytest.raises(mw.SurveyError, match="a probability above 0 and below 1"):
+        mw.limits(tmp_path, eta=eta)
+
+
+def test_the_summary_is_plain_data(found):
+    text = json.dumps(found.summary(), allow_nan=False)
+    content = json.loads(text)
+    assert content["recommendation"]["number"] == found.recommendation.number
+    assert content["model"]["k_star"][1] == found.model.room[1, 1]
+    assert len(content["matrices"]) == 6
+
+
+class _Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.seen = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append(tag)
+        self.links += [value for name, value in attributes if name in {"src", "href"}]
+        if tag not in {"meta", "line", "rect", "circle", "polygon", "polyline"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in {"line", "rect", "circle", "polygon", "polyline"}:
+            assert self.open.pop() == tag
+
+
+def test_the_report_is_one_whole_page_that_loads_nothing(found, tmp_path):
+    write_report(found, tmp_path / "out.html")
+    text = (tmp_path / "out.html").read_text("utf-8")
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    assert all(link.startswith("data:") for link in page.links)
+    assert "script" not in page.seen
+    assert not re.search(r"https?://", text)
+    assert "NaN" not in text
+    assert "nan" not in re.findall(r"[a-z]+", re.sub(r"base64,[^\"]*", "", text))
+    assert found.recommendation.sentence.split(";")[0] in text
+    assert text.count("<svg") >= 4
+    assert "layer 2" in text
+
+
+def test_names_in_the_report_are_text(found):
+    from dataclasses import replace
+
+    text = render(replace(found, experts=("<script>alert(1)</script>", *found.experts[1:])))
+    assert "<script>" not in text
+
+
+def test_a_report_that_cannot_be_written_is_told_in_a_sentence(found, tmp_path):
+    with pytest.raises(mw.SurveyError, match="cannot be written"):
+        write_report(found, tmp_path / "no" / "out.html")
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "kind"),
+    [
+        ("model.layers.11.self_attn.q_proj.weight", 11, "self_attn.q_proj"),
+        ("0.weight", 0, "weight"),
+        ("encoder.layer.2.output.dense.bias", 2, "output.dense.bias"),
+        ("model.layers.3.experts.7.up.weight", 3, "experts.*.up"),
+        ("lm_head.weight", -1, "lm_head"),
+    ],
+)
+def test_layers_and_kinds_come_from_names(name, layer, kind):
+    assert (layer_of(name), kind_of(name)) == (layer, kind)

@@ -1,0 +1,76 @@
+"""Experts that are not what they seem are found, and others are left alone."""
+
+import numpy as np
+
+from mergewise.theory.recommendation import recommend
+from mergewise.theory.relations import findings
+
+NAMES = ("one", "two", "three", "four")
+RNG = np.random.default_rng(0)
+BASE = RNG.normal(size=4000)
+TAUS = 0.02 * RNG.normal(size=(4, 4000))
+
+
+def products(taus):
+    rows = np.vstack([BASE, taus])
+    return rows @ rows.T
+
+
+def recommended(taus, room=None):
+    own = products(taus)
+    return recommend(NAMES, own[1:, 1:], findings(own, NAMES), room)
+
+
+def test_ordinary_experts_are_left_alone():
+    assert findings(products(TAUS), NAMES) == ()
+    found = recommended(TAUS)
+    assert found.number == 4
+    assert found.left_out == ()
+
+
+def test_an_update_of_nought_is_found_and_left_out():
+    taus = TAUS.copy()
+    taus[2] = 0.0
+    (finding,) = findings(products(taus), NAMES)
+    assert (finding.kind, finding.experts) == ("zero", (2,))
+    assert dict(recommended(taus).left_out) == {2: "it has changed nothing"}
+
+
+def test_a_near_copy_is_found_whatever_its_length_and_one_of_the_two_is_merged():
+    taus = TAUS.copy()
+    taus[3] = 1.3 * taus[1] + 0.001 * RNG.normal(size=4000)
+    (finding,) = findings(products(taus), NAMES)
+    assert (finding.kind, finding.experts) == ("copy", (1, 3))
+    found = recommended(taus)
+    assert 3 not in found.order
+    assert 1 in found.order
+    assert found.number == 3
+
+
+def test_an_expert_of_a_different_base_is_found_by_its_cosine_with_this_one():
+    taus = TAUS.copy()
+    taus[0] = RNG.normal(size=4000) - BASE + taus[0]
+    (finding,) = findings(products(taus), NAMES)
+    assert (finding.kind, finding.experts) == ("other base", (0,))
+    assert "different base" in finding.sentence
+    assert 0 not in recommended(taus).order
+
+
+def test_an_expert_that_would_drown_the_others_is_named():
+    taus = TAUS.copy()
+    taus[1] *= 10.0
+    (finding,) = findings(products(taus), NAMES)
+    assert (finding.kind, finding.experts) == ("far", (1,))
+
+
+def test_room_bounds_the_number_and_the_sentence_says_why():
+    found = recommended(TAUS, np.array([1.0, 3.0, 7.0]))
+    assert found.number == 3
+    assert found.sentence.startswith("Merge these 3, in this order:")
+    assert "from 7 on they must share" in found.sentence
+
+
+def test_where_nothing_has_changed_nothing_is_recommended():
+    found = recommended(np.zeros((4, 4000)))
+    assert found.number == 0
+    assert "no expert is left" in found.sentence
