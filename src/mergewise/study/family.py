@@ -30,23 +30,18 @@ sequence; a limit takes the first ones. `validation` and `test` share nothing, n
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mergewise.study.cells import CellSpec, Model, Split, TaskItems, Tensors, digest
+from mergewise.study.cells import Bench, Model, Scores, Split, TaskItems, digest
 
 __all__ = ["Base", "Bench", "Category", "Family", "Kind", "Progress", "Scores", "Training", "Workshop"]
 
 Kind = Literal["base", "expert", "multitask"]
 Progress = Callable[[str], None]
-Scores = Mapping[str, NDArray[np.bool_] | NDArray[np.float64]]
-"""By task, one number in [0, 1] or one truth value per item, in the order of the items."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +96,7 @@ class Training:
         make: fills an empty folder with a checkpoint (config, tokenizer, safetensors); called in a worker process on
             one thread as `make(folder, folders_of_needs)`. Picklable: a `functools.partial` of a module's function.
         seconds: estimated, on one core.
+        folder: where in the cache it is kept; by default `models/NAME-KEY`. Its name must change with the inputs.
     """
 
     name: str
@@ -109,6 +105,7 @@ class Training:
     needs: "tuple[Training | Model, ...]"
     make: Callable[[Path, tuple[Path, ...]], None]
     seconds: float
+    folder: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -116,19 +113,10 @@ class Training:
         needs = [need.digest if isinstance(need, Model) else need.key for need in self.needs]
         return digest([json.dumps([self.kind, dict(self.inputs), needs], sort_keys=True).encode()])
 
-
-class Bench(Protocol):
-    """What a worker needs to run merge cells of one base: something that merges, and something that scores."""
-
-    def merge(self, specs: Sequence[CellSpec]) -> Iterator[Tensors]:
-        """Yield the complete merged model of each spec, in order.
-
-        The specs are one sweep: they differ in their parameters only. `sweep.merge_sweep` does this through the engine,
-        with what the settings share read and computed once; a tensor may be overwritten once the next model is asked for.
-        """
-
-    def score(self, tensors: Tensors, tasks: Sequence[str], split: Split, limit: int | None) -> Scores:
-        """Score a merged model on the first `limit` items of every task (all if None)."""
+    @property
+    def place(self) -> str:
+        """Where in the cache it is kept."""
+        return self.folder or f"models/{self.name.replace('/', '-').replace(' ', '_')}-{self.key[:16]}"
 
 
 class Workshop(Protocol):

