@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mergewise.zoo.tasks import Task
 
-__all__ = ["TRAINING_VERSION", "Precision", "Recipe", "expert_key", "expert_recipe", "lessons_inputs", "task_digest"]
+__all__ = ["TRAINING_VERSION", "Precision", "Recipe", "expert_key", "expert_recipe", "lesson_inputs", "tuning_inputs"]
 
 Precision: TypeAlias = Literal["bfloat16", "float32"]
 
@@ -60,19 +60,15 @@ def expert_key(base_sha256: str, task: Task, recipe: Recipe) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def task_digest(task: Task) -> str:
-    """Return the SHA-256, in hexadecimal, of all of a task that training depends on."""
-    return hashlib.sha256(json.dumps(_data(task)).encode()).hexdigest()
+def lesson_inputs(task: Task, recipe: Recipe) -> dict[str, Any]:
+    """Return all that training on a task depends on but the base, as plain JSON."""
+    data = hashlib.sha256(json.dumps(_data(task)).encode()).hexdigest()
+    return {"task": task.name, "data": data, "recipe": asdict(recipe)}
 
 
-def lessons_inputs(lessons: Sequence[tuple[Task, Recipe]]) -> dict[str, Any]:
+def tuning_inputs(lessons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return all that training on several tasks depends on but the base, as plain JSON."""
-    return {
-        "training": TRAINING_VERSION,
-        "lessons": [
-            {"task": task.name, "data": task_digest(task), "recipe": asdict(recipe)} for task, recipe in lessons
-        ],
-    }
+    return {"training": TRAINING_VERSION, "lessons": [dict(lesson) for lesson in lessons]}
 
 
 def _data(task: Task) -> tuple[object, ...]:

@@ -28,7 +28,7 @@ from mergewise.zoo.store import is_whole, make_entry
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Healing", "Making", "Tuning", "carry_out", "make", "make_missing"]
+__all__ = ["Healing", "Making", "Tuning", "Work", "carry_out", "make_missing", "missing_models"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Healing:
 
 Work: TypeAlias = Tuning | Healing
 
+FOLDERS = {"base": "base", "expert": "experts", "multitask": "experts"}
+
 
 @dataclass(frozen=True)
 class Making:
@@ -74,8 +76,7 @@ class Making:
         inputs: all that the result depends on but the base, as plain JSON free of paths.
         work: what to do.
         seconds: that it takes on one core, estimated.
-        folder: where in the cache entries of its kind are.
-        given_key: what the entry is called by, if not by the hash of the kind, the base and the inputs.
+        given_place: where in the cache it is, if not where its name and key say.
     """
 
     name: str
@@ -85,25 +86,19 @@ class Making:
     inputs: Mapping[str, Any]
     work: Work
     seconds: float
-    folder: Path
-    given_key: str = ""
+    given_place: str = ""
 
     @cached_property
     def key(self) -> str:
-        """Hexadecimal digits that stand for all that the model is made from."""
-        if self.given_key:
-            return self.given_key
+        """SHA-256, in hexadecimal, of all that the model is made from."""
         content = json.dumps([self.kind, self.base_key, dict(self.inputs)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
-    def entry(self) -> Path:
-        """The cache entry."""
-        return self.folder / f"{self.name.rpartition('/')[2] if self.given_key else self._label}-{self.key[:16]}"
-
-    @property
-    def _label(self) -> str:
-        return self.name.replace("/", "-").replace(" ", "_")
+    def place(self) -> str:
+        """Where in the cache it is."""
+        name = self.name.replace("/", "-").replace(" ", "_")
+        return self.given_place or f"{FOLDERS[self.kind]}/{name}-{self.key[:16]}"
 
 
 def carry_out(work: Work, base: Path, folder: Path) -> None:
@@ -127,24 +122,11 @@ def carry_out(work: Work, base: Path, folder: Path) -> None:
         torch.set_num_threads(threads)
 
 
-def make(making: Making, base: Path, run: Callable[[Work, Path, Path], None] = carry_out) -> Path:
-    """Return the model's cache entry, making it from the base's folder if it is missing or damaged.
-
-    Args:
-        making: which model.
-        base: folder of its base.
-        run: does the work; by default this process.
-    """
-    if not is_whole(making.entry):
-        facts = {"name": making.name, "base": making.base_key, **making.inputs}
-        make_entry(making.entry, lambda folder: run(making.work, base, folder), facts)
-    return making.entry
-
-
-def make_missing(makings: Iterable[Making], jobs: int, report: Callable[[str], None]) -> None:
+def make_missing(cache: Path, makings: Iterable[Making], jobs: int, report: Callable[[str], None]) -> None:
     """Make all models that the cache lacks, and what they need, in several processes of one thread each.
 
     Args:
+        cache: the folder that their places are in.
         makings: the models wanted.
         jobs: processes at a time.
         report: called with a line of progress after each model.
@@ -152,40 +134,42 @@ def make_missing(makings: Iterable[Making], jobs: int, report: Callable[[str], N
     Raises:
         ZooError: a process failed; models that were finished before stay.
     """
-    missing = _missing(makings)
+    missing = missing_models(cache, makings)
     waiting = dict(missing)
     running: dict[Future[float], Making] = {}
     with ThreadPoolExecutor(jobs) as pool:
         try:
             while waiting or running:
-                ready = [m for m in waiting.values() if isinstance(m.base, Path) or m.base.entry not in missing]
+                ready = [m for m in waiting.values() if isinstance(m.base, Path) or m.base.place not in missing]
                 # What others wait for comes first, then the slowest, so that no core idles at the end.
-                ready.sort(key=lambda m: (m.kind != "base", -m.seconds))
+                ready.sort(key=lambda making: (making.kind != "base", -making.seconds))
                 for making in ready[: jobs - len(running)]:
-                    running[pool.submit(_timed, making)] = waiting.pop(making.entry)
+                    running[pool.submit(_make, cache, making)] = waiting.pop(making.place)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     making = running.pop(future)
                     report(f"made {making.name} in {future.result():.0f} s ({len(waiting) + len(running)} to go)")
-                    del missing[making.entry]
+                    del missing[making.place]
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _missing(makings: Iterable[Making]) -> dict[Path, Making]:
-    """Return what the cache lacks of the models wanted, with what these need, by entry."""
-    missing: dict[Path, Making] = {}
+def missing_models(cache: Path, makings: Iterable[Making]) -> dict[str, Making]:
+    """Return which of the models wanted, and of those they need, the cache lacks, by place."""
+    missing: dict[str, Making] = {}
     for making in makings:
-        if making.entry not in missing and not is_whole(making.entry):
+        if making.place not in missing and not is_whole(cache / making.place):
             if isinstance(making.base, Making):
-                missing |= _missing([making.base])
-            missing[making.entry] = making
+                missing |= missing_models(cache, [making.base])
+            missing[making.place] = making
     return missing
 
 
-def _timed(making: Making) -> float:
+def _make(cache: Path, making: Making) -> float:
+    """Make one model from a base that is there, in a process of its own, and return the seconds."""
     start = time.monotonic()
-    base = making.base if isinstance(making.base, Path) else making.base.entry
-    make(making, base, _run_process)
+    base = making.base if isinstance(making.base, Path) else cache / making.base.place
+    facts = {"name": making.name, "base": making.base_key, **making.inputs}
+    make_entry(cache / making.place, lambda folder: _run_process(making.work, base, folder), facts)
     return time.monotonic() - start
 
 

@@ -12,11 +12,11 @@ from mergewise.zoo.tasks import SENTENCE, Example, Task, TaskSource
 from mergewise.zoo.wheels import WHEELS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mergewise.zoo.wheels import WheelReader
 
-__all__ = ["MIXTURE", "assemble_mixture", "assemble_texts"]
+__all__ = ["MIXTURE", "Guard", "assemble_mixture", "assemble_texts"]
 
 MOST_TEXTS = 60_000
 
@@ -85,7 +85,7 @@ MIXTURE = {source.task.name: source for source in _SOURCES}
 """The tasks of the instruction mixture by name."""
 
 
-class _Guard:
+class Guard:
     """Knows the texts of the study's tasks, all splits and choices included, and refuses what repeats one of them."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
@@ -98,18 +98,18 @@ class _Guard:
                 self._near.add(normalise(example.text, task.max_length))
 
     def allows(self, text: str) -> bool:
+        """Say whether a text is in none of the tasks, nor nearly."""
         key = normalise(text, SENTENCE)
         return bool(key) and key not in self._seen and not self._near.has_near(key)
 
 
 def assemble_mixture(
-    sources: Iterable[TaskSource], read: WheelReader, tasks: Mapping[str, Task]
+    sources: Iterable[TaskSource], read: WheelReader, guard: Guard
 ) -> dict[str, Task]:
-    """Read and split the tasks of the mixture, without texts that are, or nearly are, in any split of the given tasks.
+    """Read and split the tasks of the mixture, without texts that the guard refuses.
 
     No text is in two tasks or two splits of the mixture either. Validation items are not needed and not kept.
     """
-    guard = _Guard(tasks.values())
     taken: set[str] = set()
     made = {}
     for source in sources:
@@ -126,9 +126,8 @@ def assemble_mixture(
     return made
 
 
-def assemble_texts(read: WheelReader, tasks: Mapping[str, Task]) -> list[str]:
-    """Return unlabelled texts in random order, none of which is, or nearly is, in any split of the given tasks."""
-    guard = _Guard(tasks.values())
+def assemble_texts(read: WheelReader, guard: Guard) -> list[str]:
+    """Return unlabelled texts in random order, none of which the guard refuses."""
     texts = list(dict.fromkeys(corpus.plain_texts(read)))
     random.Random("plain texts").shuffle(texts)  # noqa: S311 - a seeded draw, not a secret
     return [text for text in texts[:MOST_TEXTS] if guard.allows(text)]

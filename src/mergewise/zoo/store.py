@@ -18,7 +18,7 @@ from mergewise.zoo.wheels import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["MANIFEST", "default_cache", "is_whole", "load_tasks", "make_entry", "save_tasks"]
+__all__ = ["MANIFEST", "default_cache", "is_whole", "load_tasks", "make_entry", "manifest_of", "save_tasks"]
 
 MANIFEST = "zoo.json"
 SCRATCH = ".making-"
@@ -28,6 +28,12 @@ ABANDONED_SECONDS = 86_400
 def default_cache() -> Path:
     """Return the cache folder: $MERGEWISE_CACHE, else mergewise in $XDG_CACHE_HOME, else ~/.cache/mergewise."""
     return cache_folder()
+
+
+def manifest_of(entry: Path) -> dict[str, Any]:
+    """Return what an entry's manifest says: its files, each with size and SHA-256, and what else was noted."""
+    content: dict[str, Any] = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+    return content
 
 
 def is_whole(entry: Path) -> bool:

@@ -252,7 +252,7 @@ _SOURCES = (
     TaskSource(
         Task(
             name="product_sentiment",
-            category="product sentiment",
+            category="sentiment elsewhere",
             role="held-out",
             far=False,
             choices=("this product is bad", "this product is good"),
@@ -266,7 +266,7 @@ _SOURCES = (
     TaskSource(
         Task(
             name="editorial_sentiment",
-            category="editorial sentiment",
+            category="sentiment elsewhere",
             role="held-out",
             far=False,
             choices=("a sentence about something bad", "a sentence about something good"),
@@ -280,7 +280,7 @@ _SOURCES = (
     TaskSource(
         Task(
             name="tweet_sentiment",
-            category="tweet sentiment",
+            category="sentiment elsewhere",
             role="held-out",
             far=False,
             choices=("a sad tweet", "a happy tweet"),
@@ -294,7 +294,7 @@ _SOURCES = (
     TaskSource(
         Task(
             name="moral_foundation",
-            category="moral foundation",
+            category="word meaning",
             role="held-out",
             far=True,
             choices=(
@@ -313,7 +313,7 @@ _SOURCES = (
     TaskSource(
         Task(
             name="synonym",
-            category="synonyms",
+            category="word meaning",
             role="held-out",
             far=True,
             choices=(),
