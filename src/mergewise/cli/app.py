@@ -20,6 +20,7 @@ from mergewise.cli.inspect import inspect
 from mergewise.cli.merge import merge
 from mergewise.cli.methods import methods
 from mergewise.cli.plan import plan
+from mergewise.cli.study import study_app
 from mergewise.cli.verify import verify
 from mergewise.cli.zoo import zoo_app
 from mergewise.errors import MergewiseError
@@ -54,6 +55,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 for command in (merge, plan, explain, verify, inspect, diff, extract_lora, methods, demo):
     app.command()(_interruptible(command))
 app.add_typer(zoo_app)
+app.add_typer(study_app)
 
 
 def _version(wanted: bool) -> None:

@@ -122,8 +122,8 @@ class Bench(Protocol):
     def merge(self, specs: Sequence[CellSpec]) -> Iterator[Tensors]:
         """Yield the complete merged model of each spec, in order.
 
-        The specs are one sweep: they differ in their parameters only. `sweep.merge_sweep` does this through the engine,
-        with what the settings share read and computed once; a tensor may be overwritten once the next model is asked for.
+        The specs are one sweep: they differ in their parameters only. `sweep.merge_sweep` does this with the engine,
+        with what the settings share read and computed once; the arrays are good until the next model is asked for.
         """
 
     def score(self, tensors: Tensors, tasks: Sequence[str], split: Split, limit: int | None) -> Scores:

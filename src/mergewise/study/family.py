@@ -5,8 +5,8 @@ order, and only what it asks for is ever fetched or made:
 
 1. **The catalogue**, a `Family`: which bases and categories there are, and what things cost. It must be cheap, since
    specs are checked against it and `--dry-run` stops here: nothing is fetched, no torch is imported.
-2. **The workshop**, from `Family.open`: data sets are there, so that everything has a content-addressed name. For a base,
-   an expert or a multitask model it returns a `Model` (a folder that exists) or a `Training` (how to make one).
+2. **The workshop**, from `Family.open`: data sets are there, so that everything has a content-addressed name. For a
+   base, an expert or a multitask model it returns a `Model` (a folder that exists) or a `Training` (how to make one).
 3. **Work in worker processes**, on this machine or another: `Training.make` fills a folder, and the `Bench` from
    `Workshop.bench` merges in memory and scores item by item. Workshops and trainings travel there by pickle: they hold
    paths and numbers, never weights or data sets.
@@ -22,7 +22,7 @@ order, and only what it asks for is ever fetched or made:
 An **expert** is trained on one held-in *category* (all its tasks together) and is named like the category; a
 **multitask** model on several at once. A `Training` is keyed by `inputs`: everything that the weights depend on and
 that plain JSON can say – the keys of `needs` count by themselves, paths must not occur. The study keeps what `make`
-leaves, notes the SHA-256 of every file, and hands the folder on as a `Model` whose digest is that of its bytes; merges
+leaves (files, no folders), notes the SHA-256 of each, and hands the folder on as a `Model` whose digest is that of its bytes; merges
 depend on these bytes, not on how they came about.
 
 **Scores** are numbers in [0, 1] per item, boolean where an item is right or wrong. The items of a split are a fixed

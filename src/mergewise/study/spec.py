@@ -1,21 +1,21 @@
-"""The spec of a study: one YAML file that says which models, tasks, methods and numbers, checked whole before anything runs.
+"""The spec of a study: one YAML file of models, tasks, methods and numbers, checked whole before anything runs.
 
-    name: zoo-small
-    family: zoo                          # or {name: zoo, …options of the family}
-    bases: {quality: [pt, it]}           # by quality and size, or a list of names, or `all`
-    experts:
-      train: {steps: 60}                 # how experts are trained; what is left out is as the family has it
-      given: {pt-6: {spam: path/to/it}}  # checkpoints that are there already
-    multitask: true                      # also train one model per base on all held-in categories
-    tasks: {held_in: [spam, topic], held_out: all}   # categories, or {category: [task, …]}, or `all`
-    methods:
-      average:
-      ties: {parameters: {scope: model, density: [0.1, 0.3], lambda: [1.0, 1.5]}}   # lists are tuned over
-      ties_tensor: {method: ties, label: TIES by tensor}
-    k: [2, 4]
-    draws: 3
-    seed: 0
-    scoring: {validation_items: 240, test_items: 240, replicates: 2000}
+name: zoo-small
+family: zoo                          # or {name: zoo, …options of the family}
+bases: {quality: [pt, it]}           # by quality and size, or a list of names, or `all`
+experts:
+  train: {steps: 60}                 # how experts are trained; what is left out is as the family has it
+  given: {pt-6: {spam: path/to/it}}  # checkpoints that are there already
+multitask: true                      # also train one model per base on all held-in categories
+tasks: {held_in: [spam, topic], held_out: all}   # categories, or {category: [task, …]}, or `all`
+methods:
+  average:
+  ties: {parameters: {scope: model, density: [0.1, 0.3], lambda: [1.0, 1.5]}}   # lists are tuned over
+  ties_tensor: {method: ties, label: TIES by tensor}
+k: [2, 4]
+draws: 3
+seed: 0
+scoring: {validation_items: 240, test_items: 240, replicates: 2000}
 """
 
 import types
@@ -291,9 +291,7 @@ def _bases(family: Family, choice: Names | BaseChoice | All) -> tuple[Base, ...]
     return tuple(found)
 
 
-def _categories(
-    family: Family, choice: Names | Mapping[str, Names] | All, *, held_in: bool
-) -> tuple[Category, ...]:
+def _categories(family: Family, choice: Names | Mapping[str, Names] | All, *, held_in: bool) -> tuple[Category, ...]:
     where = "tasks.held_in" if held_in else "tasks.held_out"
     offered = {name: one for name, one in family.categories.items() if one.held_in == held_in}
     if choice == "all":

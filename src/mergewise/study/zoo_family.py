@@ -164,9 +164,7 @@ class ZooBench:
         return {task: self._scorer.correct(self._encoder, task, split, limit=limit) for task in tasks}
 
 
-def _make_expert(
-    folder: Path, needs: tuple[Path, ...], *, tasks_file: Path, task: str, precision: Precision
-) -> None:
+def _make_expert(folder: Path, needs: tuple[Path, ...], *, tasks_file: Path, task: str, precision: Precision) -> None:
     from mergewise.zoo.training import train_expert  # noqa: PLC0415
 
     (base,) = needs

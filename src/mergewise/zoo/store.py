@@ -48,6 +48,11 @@ def is_whole(entry: Path) -> bool:
         return False
 
 
+def manifest_of(entry: Path) -> dict[str, Any]:
+    """Return what a whole entry notes about itself: its files and the facts given to `make_entry`."""
+    return dict(json.loads((entry / MANIFEST).read_text(encoding="utf-8")))
+
+
 def make_entry(entry: Path, fill: Callable[[Path], None], facts: Mapping[str, object]) -> None:
     """Let `fill` write files into a new folder and give it its name only when it is complete.
 
