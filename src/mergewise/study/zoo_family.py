@@ -1,8 +1,8 @@
-"""The embedded zoo as a family: encoders, tasks with text heads, experts trained in a minute or so."""
+"""The embedded zoo as a family: encoders in two qualities and four sizes, tasks with text heads."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,14 @@ from mergewise.study.cells import Bench, CellSpec, Model, Scores, Split, TaskIte
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Base, Category, Progress, Training
 from mergewise.study.sweep import merge_sweep
-from mergewise.zoo.build import prepare_zoo
-from mergewise.zoo.experts import TRAINING_VERSION, Precision, expert_key, expert_recipe
-from mergewise.zoo.store import MANIFEST, load_tasks
+from mergewise.zoo.bases import BASES
+from mergewise.zoo.build import prepare_family
+from mergewise.zoo.family import CATEGORIES, HELD_IN, Plans, item_seconds, training_seconds
+from mergewise.zoo.making import Making, Work, carry_out
+from mergewise.zoo.store import load_tasks
 from mergewise.zoo.tasks import TASKS, Example, Task
 
 __all__ = ["ZooFamily"]
-
-BASE = Base("pt-6", quality="pt", size="6 layers", parameters=22_713_216, nbytes=90_852_864)
-STEP_SECONDS = {32: 0.35, 64: 0.7}  # of 32 texts, by their length in tokens, on one core
-ITEM_SECONDS = 0.003
 
 
 class ZooFamily:
@@ -40,50 +38,46 @@ class ZooFamily:
         for place, given in (("family", options), ("experts.train", train)):
             for key in given:
                 raise StudyError(f"{place}: the zoo takes no '{key}'; leave it out.")
-        self.bases = {BASE.name: BASE}
-        by_category: dict[str, list[Task]] = {}
-        for source in TASKS.values():
-            by_category.setdefault(source.task.category, []).append(source.task)
-        self.categories = {
-            name: Category(
+        self.bases = {
+            name: Base(
                 name,
-                held_in=tasks[0].role == "held-in",
-                tasks=tuple(task.name for task in tasks),
-                far=tasks[0].far,
-                about={task.name: {"source": task.source, "licence": task.licence} for task in tasks},
+                quality=base.quality,
+                size="1 layer" if base.layers == 1 else f"{base.layers} layers",
+                parameters=base.parameters,
+                nbytes=4 * base.parameters,
             )
-            for name, tasks in by_category.items()
+            for name, base in BASES.items()
         }
+        self.categories = {name: _category(name, tasks) for name, tasks in CATEGORIES.items()}
 
-    def training_seconds(self, base: str, categories: Sequence[str]) -> float:  # noqa: ARG002 - there is one base
-        """Estimate by steps and length; the base is only unpacked."""
-        tasks = [TASKS[name].task for category in categories for name in self.categories[category].tasks]
-        return sum(expert_recipe(task.name, "float32").steps * STEP_SECONDS[task.max_length] for task in tasks)
+    def training_seconds(self, base: str, categories: Sequence[str]) -> float:
+        """Estimate by steps, lengths and layers; the whole base is only unpacked."""
+        return training_seconds(base, categories)
 
-    def item_seconds(self, base: str) -> float:  # noqa: ARG002
-        """Estimate the time for one text."""
-        return ITEM_SECONDS
+    def item_seconds(self, base: str) -> float:
+        """Estimate the time for one text of mean length."""
+        return item_seconds(base)
 
     def open(self, cache: Path, progress: Progress) -> "ZooWorkshop":
-        """Fetch the base and the data sets."""
-        base, tasks_file, precision = prepare_zoo(cache, progress)
-        tasks = load_tasks(tasks_file)
-        return ZooWorkshop(
-            base_folder=base,
-            tasks_file=tasks_file,
-            precision=precision,
-            tasks={name: replace(task, train=(), validation=(), test=()) for name, task in tasks.items()},
-            train={name: _digest_of(task, task.train) for name, task in tasks.items()},
-            splits={
-                split: {name: _digest_of(task, getattr(task, split)) for name, task in tasks.items()}
-                for split in ("validation", "test")
-            },
-            keys={
-                name: expert_key(_weights_digest(base), task, expert_recipe(name, precision))
-                for name, task in tasks.items()
-                if task.role == "held-in"
-            },
-        )
+        """Fetch the whole base and the data sets."""
+        plans = prepare_family(cache, progress)
+        tasks = load_tasks(plans.sources.tasks_file)
+        items = {
+            split: {name: _digest_of(task, getattr(task, split)) for name, task in tasks.items()}
+            for split in ("validation", "test")
+        }
+        return ZooWorkshop(plans, items)
+
+
+def _category(name: str, tasks: Sequence[str]) -> Category:
+    known = {task: TASKS[task].task for task in tasks}
+    return Category(
+        name,
+        held_in=name in HELD_IN,
+        tasks=tuple(tasks),
+        far=all(task.far for task in known.values()),
+        about={task.name: {"source": task.source, "licence": task.licence} for task in known.values()},
+    )
 
 
 @dataclass(frozen=True)
@@ -91,44 +85,38 @@ class ZooWorkshop:
     """The zoo with its data at hand.
 
     Attributes:
-        base_folder: the unpacked base.
-        tasks_file: all tasks with their examples.
-        precision: what matrices are multiplied in when experts are trained.
-        tasks: without examples.
-        train: digests of training examples by task.
+        plans: how its models come about.
         splits: digests of scored examples by split and task.
-        keys: which entry of the zoo an expert is, by task.
     """
 
-    base_folder: Path
-    tasks_file: Path
-    precision: Precision
-    tasks: Mapping[str, Task]
-    train: Mapping[str, str]
+    plans: Plans
     splits: Mapping[str, Mapping[str, str]]
-    keys: Mapping[str, str]
 
-    def base(self, base: str) -> Model:
-        """Return the unpacked base."""
-        return model(base, self.base_folder)
+    def base(self, base: str) -> Training | Model:
+        """Return the unpacked whole base, or how another comes about."""
+        made = self.plans.base(base)
+        return self._training(made) if isinstance(made, Making) else model(base, made)
 
     def expert(self, base: str, category: str) -> Training:
-        """Return the expert that the zoo itself would train."""
-        (task,) = [task for task in self.tasks.values() if task.category == category]
-        recipe = expert_recipe(task.name, self.precision)
-        return Training(
-            name=f"{base}/{category}",
-            kind="expert",
-            inputs={"version": TRAINING_VERSION, "data": self.train[task.name], "recipe": asdict(recipe)},
-            needs=(self.base(base),),
-            make=partial(_make_expert, tasks_file=self.tasks_file, task=task.name, precision=self.precision),
-            seconds=recipe.steps * STEP_SECONDS[task.max_length],
-            folder=f"experts/{task.name}-{self.keys[task.name]}",
-        )
+        """Return how the expert comes about."""
+        return self._training(self.plans.expert(base, category))
 
     def multitask(self, base: str, categories: Sequence[str]) -> Training:
-        """The zoo trains none yet."""
-        raise StudyError(f"multitask: the zoo has no training on {len(categories)} categories of {base}; set it false.")
+        """Return how the multitask model comes about, which costs what all the experts of its categories cost."""
+        return self._training(self.plans.multitask(base, categories))
+
+    def _training(self, making: Making) -> Training:
+        """Return a making as the study's own, in the same place of the cache, so that the two share what they make."""
+        origin = making.base
+        return Training(
+            name=making.name,
+            kind=making.kind,
+            inputs=making.inputs,
+            needs=(self._training(origin) if isinstance(origin, Making) else model(origin.name, origin),),
+            make=partial(_make, work=making.work),
+            seconds=making.seconds,
+            folder=making.place,
+        )
 
     def items(self, task: str, split: Split) -> TaskItems:
         """Return a task with the digest of its examples."""
@@ -136,7 +124,7 @@ class ZooWorkshop:
 
     def bench(self, base: Model) -> Bench:
         """Load the base and all examples that are scored."""
-        tasks = {name: replace(task, train=()) for name, task in load_tasks(self.tasks_file).items()}
+        tasks = {name: replace(task, train=()) for name, task in load_tasks(self.plans.sources.tasks_file).items()}
         return ZooBench(base.path, tasks)
 
 
@@ -164,19 +152,12 @@ class ZooBench:
         return {task: self._scorer.correct(self._encoder, task, split, limit=limit) for task in tasks}
 
 
-def _make_expert(folder: Path, needs: tuple[Path, ...], *, tasks_file: Path, task: str, precision: Precision) -> None:
-    from mergewise.zoo.training import train_expert  # noqa: PLC0415
-
+def _make(folder: Path, needs: tuple[Path, ...], *, work: Work) -> None:
     (base,) = needs
-    train_expert(base, load_tasks(tasks_file)[task], folder, expert_recipe(task, precision))
-
-
-def _weights_digest(base: Path) -> str:
-    manifest = json.loads((base / MANIFEST).read_text("utf-8"))
-    return str(manifest["files"]["model.safetensors"]["sha256"])
+    carry_out(work, base, folder)
 
 
 def _digest_of(task: Task, examples: tuple[Example, ...]) -> str:
-    """Return the digest of all that training or scoring on these examples depends on but the model."""
+    """Return the digest of all that scoring on these examples depends on but the model."""
     inputs = [task.choices, task.max_length, [[item.text, item.answer, item.choices] for item in examples]]
     return digest([json.dumps(inputs).encode()])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mergewise.zoo.bases import BASES, WHOLE
@@ -18,6 +17,7 @@ from mergewise.zoo.tasks import TASKS, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 __all__ = [
     "BaseSummary",
@@ -167,10 +167,9 @@ def prepare_family(cache: Path | None = None, progress: Callable[[str], None] | 
 def describe_zoo(cache: Path | None = None) -> ZooSummary:
     """Say what the zoo has and what is in the cache already, without downloading or making anything."""
     cache = (cache or default_cache()).absolute()
-    plans = []
-    for precision in get_args(Precision):  # which one this machine trains in is not known without torch
-        if sources := cached_sources(cache, precision):
-            plans.append(plan_family(sources, load_tasks(sources.tasks_file), load_tasks(sources.mixture_file)))
+    # Which precision this machine trains in is not known without torch.
+    found = [sources for precision in get_args(Precision) if (sources := cached_sources(cache, precision))]
+    plans = [plan_family(at, load_tasks(at.tasks_file), load_tasks(at.mixture_file)) for at in found]
     loaded = load_tasks(plans[0].sources.tasks_file) if plans else {}
     return ZooSummary(
         cache=cache,
@@ -191,9 +190,9 @@ def _describe_base(cache: Path, plans: Sequence[Plans], base: str) -> BaseSummar
 
     experts = {category: cached(f"{base}/{category}") for category in HELD_IN}
     own, multitask = cached(base), cached(f"{base}/multitask")
-    missing = [() for here in (own,) if not here] + [(name,) for name, here in experts.items() if not here]
-    missing += [tuple(HELD_IN) for here in (multitask,) if not here]
-    seconds = sum(training_seconds(base, categories) for categories in missing)
+    lacking: list[Sequence[str]] = [] if own else [()]
+    lacking += [[name] for name, here in experts.items() if not here] + ([] if multitask else [HELD_IN])
+    seconds = sum(training_seconds(base, categories) for categories in lacking)
     return BaseSummary(base, BASES[base].parameters, own, experts, multitask, seconds)
 
 
@@ -203,9 +202,7 @@ def _models_of(plans: Plans, base: str) -> dict[str, Making | Path]:
     return {base: plans.base(base), **experts, f"{base}/multitask": plans.multitask(base, HELD_IN)}
 
 
-def _build(
-    cache: Path, models: Sequence[Making], jobs: int, progress: Callable[[str], None] | None
-) -> None:
+def _build(cache: Path, models: Sequence[Making], jobs: int, progress: Callable[[str], None] | None) -> None:
     report = progress or (lambda _: None)
     missing = missing_models(cache, models)
     if missing:

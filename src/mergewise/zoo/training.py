@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from mergewise.zoo.encoder import Encoder, choice_embeddings, padded, pool
 from mergewise.zoo.errors import ZooError
