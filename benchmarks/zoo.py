@@ -72,30 +72,31 @@ HEAD = (
     "",
     "Made by `python benchmarks/zoo.py --write docs/zoo.md`, on one thread; seconds are processor seconds.",
     "",
-    "One family of encoders: two qualities in four sizes. *pt-6* is all-MiniLM-L6-v2 as published. *pt-1*, *pt-2* and",
-    "*pt-4* keep its first layers and were distilled onto its embeddings on unlabelled texts. *it-n* is *pt-n* trained",
-    "further, in the label-prompt form of all tasks here, on the instruction mixture below. Every base has an expert for",
-    "each of eight held-in categories, and a multitask model, trained on all of them with as many steps on each as its",
-    "expert took, so that it costs what the eight experts cost. Word embeddings are frozen throughout. All label texts",
-    "are embedded by the base of the models that are scored, before any expert is trained.",
+    "One family of encoders: two qualities in four sizes. *pt-6* is all-MiniLM-L6-v2 as published; *pt-1*, *pt-2*",
+    "and *pt-4* keep its first layers and were distilled onto its embeddings on unlabelled texts. *it-n* is *pt-n*",
+    "trained further, in the label-prompt form of all tasks here, on the instruction mixture below. Every base has",
+    "experts for eight held-in categories, and a multitask model, trained on all of these with as many steps on each",
+    "as its expert took, so that it costs what the eight experts cost. Word embeddings are frozen throughout. Label",
+    "texts are embedded by the base of the models that are scored.",
 )
 
 MIXTURE_TEXT = (
-    "Tasks on word fields, word classes, arousal, genres and speakers; none asks for what a task of the study asks for. "
-    "What would overlap was kept out: semantic fields of feelings, judgements, morals, politics, religion and places; "
-    "ratings of pleasantness (sentiment); the other 44 Reuters topics and the speeches of 2016 (sources of held-in "
-    "tasks); the thesaurus, the moral dictionary, the chatbot corpus and the film dialogues (held-out). Text by text, "
-    "whatever equals or nearly repeats a text or a choice of any split of any task of the study was removed, as was what "
-    "occurs in two tasks or splits of the mixture. The unlabelled texts went through the same guard."
+    "Tasks on word fields, word classes, arousal, genres and speakers; none asks for what a task of the study asks "
+    "for. What would overlap was kept out: semantic fields of feelings, judgements, morals, politics, religion and "
+    "places; ratings of pleasantness (sentiment); the other 44 Reuters topics and the speeches of 2016 (sources of "
+    "held-in tasks); the thesaurus, the moral dictionary, the chatbot corpus and the film dialogues (held-out). "
+    "Text by text, whatever equals or nearly repeats a text or a choice of any split of any task of the study was "
+    "removed, as was what occurs in two tasks or splits of the mixture. The unlabelled texts went through the same "
+    "guard."
 )
 SPEED_TEXT = (
-    "Training steps of 32 texts, and scoring. *Items* are the mean over all tasks; a *cell* is one merge of k experts "
-    "scored on 200 test items of every task of its experts and of every held-out task."
+    "Training steps of 32 texts, and scoring. *Items* are the mean over all tasks; a *cell* is one merge of k "
+    "experts scored on 200 test items of every task of its experts and of every held-out task."
 )
 POWER_TEXT = (
     "Half the width of a 95 % interval of the normalised score of one merge of all eight experts (task arithmetic, "
-    "λ = 0.5), by the number of test items per task: bootstrap over items, the answers of the experts or the base on the "
-    "same items drawn with those of the merge."
+    "λ = 0.5), by the number of test items per task: bootstrap over items, the answers of the experts or the base "
+    "on the same items drawn with those of the merge."
 )
 
 
@@ -171,8 +172,8 @@ def scoring_seconds(encoder: Encoder, tasks: Mapping[str, Task]) -> tuple[float,
 
 def budget() -> Iterator[str]:
     """Add up what all models take by the family's own estimates."""
-    yield from ("", "## What all models take", "", "Estimated minutes of one core with bfloat16 products.", "",
-                "| base | itself | eight experts | multitask | steps of each | sum |", "|---|---|---|---|---|---|")  # fmt: skip
+    yield from ("", "## What all models take", "", "Estimated minutes of one core with bfloat16 products.", "")
+    yield from ("| base | itself | eight experts | multitask | steps of each | sum |", "|---|---|---|---|---|---|")
     steps = sum(expert_recipe(task, "bfloat16").steps for category in HELD_IN for task in CATEGORIES[category])
     total = 0.0
     for base in BASES:
