@@ -29,7 +29,7 @@ def write(folder, tensors):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A base and four experts; with zeros of both signs, equal magnitudes, a tensor that nobody changed, and integers."""
+    """A base and four experts, with noughts of both signs, equal magnitudes, an unchanged tensor, and integers."""
     rng = np.random.default_rng(0)
     root = tmp_path_factory.mktemp("models")
     base = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
@@ -45,9 +45,7 @@ def models(tmp_path_factory):
 
 
 def recipes(models, method, settings, dtype=None):
-    return [
-        Recipe(method=method, base=models[0], experts=models[1:], parameters=one, dtype=dtype) for one in settings
-    ]
+    return [Recipe(method=method, base=models[0], experts=models[1:], parameters=one, dtype=dtype) for one in settings]
 
 
 def require_same(found, wanted):

@@ -52,9 +52,7 @@ class Survey:
         return found.of([ranks.index(rank) for rank in _ranks(program, total)])
 
 
-def gather(
-    program: VotingProgram, pieces: Sequence[Piece], runner: Runner, survey: Survey | None = None
-) -> Gathered:
+def gather(program: VotingProgram, pieces: Sequence[Piece], runner: Runner, survey: Survey | None = None) -> Gathered:
     """Gather what a program must know of a scope.
 
     Args:

@@ -42,8 +42,10 @@ class RayEngine:
         try:
             import ray  # noqa: PLC0415 - an extra
         except ImportError:
-            raise StudyError("--engine ray needs Ray, which is not installed; run pip install 'mergewise[ray]'.") from None
-        self._ray = ray
+            raise StudyError(
+                "--engine ray needs Ray, which is not installed; run pip install 'mergewise[ray]'."
+            ) from None
+        self._ray: Any = ray  # whose annotations say little
         self._jobs = jobs
         started_here = address is None and "RAY_ADDRESS" not in os.environ
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
@@ -54,10 +56,12 @@ class RayEngine:
             try:
                 ray.init(**options)
             except (ConnectionError, RuntimeError, ValueError) as fault:
-                raise StudyError(f"--engine ray: no Ray cluster answers at {address or 'this machine'}: {fault}") from None
+                raise StudyError(
+                    f"--engine ray: no Ray cluster answers at {address or 'this machine'}: {fault}"
+                ) from None
         packages = str(Path(mergewise.__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-        self._make = ray.remote(num_cpus=1, max_restarts=0)(_Worker).options(
+        self._make = self._ray.remote(num_cpus=1, max_restarts=0)(_Worker).options(
             runtime_env={"env_vars": {**ONE_THREAD, "PYTHONPATH": path}}
         )
         self._site = ray.put(site)  # small: paths and numbers
