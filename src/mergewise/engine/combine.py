@@ -42,7 +42,7 @@ def combine(
     job, program = piece.job, piece.job.program
     if isinstance(known, Gathered):
         known.count_ties(workspace, index, piece)
-    raw, codes = workspace.rows(piece)
+    raw, codes = _combined_rows(workspace, piece)
     out = workspace.output(piece)
     out_code, limit = CODES[job.output.dtype], ENCODE_LIMIT[job.output.dtype]
     match program, known:
@@ -72,7 +72,7 @@ def combine(
                 limit,
             )
         case VotingProgram(), Gathered():
-            finite = _combine_voting(workspace, piece, index, known, program, out)
+            finite = _combine_voting(workspace, piece, index, known, program, (raw, codes), out)
         case ElementwiseProgram(), Selected():
             finite = combine_elementwise(workspace, index, piece, known, out)
         case WholeProgram(), _:
@@ -80,16 +80,40 @@ def combine(
         case _:
             raise AssertionError(f"no kernel for {program}")
     if not finite:
-        raise _not_finite(raw, piece, sources)
+        raise _not_finite(workspace.rows(piece)[0], piece, sources)
     width = STORAGE_DTYPES[job.output.dtype].bits // 8
     target.write(job.name, piece.start * width, out[: piece.count * width])
 
 
+def _combined_rows(workspace: Workspace, piece: Piece) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the rows that a kernel combines: those of the piece, or their differences from a base of nought.
+
+    With the latter a kernel gives the merged change to the last bit. The nought is negative, as adding it changes no
+    number, not even the sign of another nought.
+    """
+    raw, codes = workspace.rows(piece)
+    if not piece.job.change_only or isinstance(piece.job.program, ElementwiseProgram | WholeProgram):
+        return raw, codes
+    base, *experts = (stored_values(row, info, piece.count) for row, info in zip(raw, piece.job.inputs, strict=True))
+    rows = np.empty((1 + len(experts), piece.count), np.float64)
+    rows[0] = -0.0
+    with np.errstate(all="ignore"):  # what is not finite is reported
+        for row, values in zip(rows[1:], experts, strict=True):
+            np.subtract(values, base, out=row)
+    return rows.view(np.uint8), np.full(1 + len(experts), CODES["F64"], np.int64)
+
+
 def _combine_voting(
-    workspace: Workspace, piece: Piece, index: int, known: Gathered, program: VotingProgram, out: NDArray[np.uint8]
+    workspace: Workspace,
+    piece: Piece,
+    index: int,
+    known: Gathered,
+    program: VotingProgram,
+    rows: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    out: NDArray[np.uint8],
 ) -> bool:
     """Mark what each expert keeps and vote on it, block by block."""
-    raw, codes = workspace.rows(piece)
+    raw, codes = rows
     dtype, rescale = piece.job.output.dtype, known.rescale[piece.job.name]
     weights, ballots = np.array(program.weights), np.array(program.ballots(rescale.tolist()))
     finite = True
@@ -117,7 +141,7 @@ def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, 
     with np.errstate(all="ignore"):
         merged = np.asarray(program.definition(arrays, program.settings, _no_masks), np.float64)
     merged = merged * program.scale
-    result = merged.reshape(-1) if base is None else (base + merged).reshape(-1)
+    result = merged.reshape(-1) if base is None or job.change_only else (base + merged).reshape(-1)
     if not np.all(np.abs(result) < ENCODE_LIMIT[job.output.dtype]):
         return False
     for start in range(0, piece.count, TILE):

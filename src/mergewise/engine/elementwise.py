@@ -74,7 +74,7 @@ def combine_elementwise(
     for first, base, taus in _kept_blocks(workspace, index, piece, known):
         with np.errstate(all="ignore"):
             delta = np.asarray(program.rule(taus, program.settings, known.totals), np.float64)
-            result = base + delta * program.scale
+            result = delta if piece.job.change_only else base + delta * program.scale
         # the base is part of every difference
         finite &= bool(np.all(np.abs(result) < ENCODE_LIMIT[dtype])) and all(np.isfinite(tau).all() for tau in taus)
         if finite:

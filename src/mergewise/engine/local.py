@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from mergewise.checkpoint import StoppedError, Target, let_go
 from mergewise.engine.combine import Known, combine, copy_exact
 from mergewise.engine.elementwise import Selected, gather_elementwise
-from mergewise.engine.gather import gather, gather_coefficients
+from mergewise.engine.gather import Survey, gather, gather_coefficients
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
 from mergewise.engine.marks import Gathered
@@ -32,7 +32,12 @@ A = TypeVar("A")
 
 
 def run_local(
-    plan: Plan, layout: Layout, target: Target, advance: Callable[[int], None], skip: Container[str] = ()
+    plan: Plan,
+    layout: Layout,
+    target: Target,
+    advance: Callable[[int], None],
+    skip: Container[str] = (),
+    survey: Survey | None = None,
 ) -> list[str]:
     """Merge all tensors of a plan into a target.
 
@@ -45,6 +50,7 @@ def run_local(
         target: Takes the merged bytes.
         advance: Called with the number of output bytes of each finished piece, from any thread.
         skip: Names of tensors that the target has already.
+        survey: Of this merge and others like it; with one worker only.
 
     Returns:
         Names of copied tensors on which the sources disagree.
@@ -69,7 +75,7 @@ def run_local(
             scope = [piece for job in group for piece in pieces[job.name]]
             if scope:
                 crew.ahead.expect(scope)
-                known = _gather(scope, crew)
+                known = _gather(scope, crew, survey)
                 crew.ahead.expect(scope)
                 crew.each(merge.finisher(known), scope)
 
@@ -82,7 +88,7 @@ def run_local(
                 advance(job.output.nbytes)
                 return
             runner = _Alone(workspace)
-            runner.each(merge.finisher(_gather(pieces[job.name], runner)), pieces[job.name])
+            runner.each(merge.finisher(_gather(pieces[job.name], runner, survey)), pieces[job.name])
 
         def copy_alone(workspace: Workspace, _: int, job: TensorJob) -> str | None:
             agreed = [copy_exact(workspace, piece, target) for piece in pieces[job.name]]
@@ -140,10 +146,10 @@ def _gathers(pieces: Sequence[Piece]) -> bool:
     return isinstance(program, VotingProgram) and program.gathers
 
 
-def _gather(pieces: Sequence[Piece], runner: "_Alone | _Crew") -> Known:
+def _gather(pieces: Sequence[Piece], runner: "_Alone | _Crew", survey: Survey | None) -> Known:
     match pieces[0].job.program:
         case VotingProgram() as program:
-            return gather(program, pieces, runner)
+            return gather(program, pieces, runner, survey)
         case ElementwiseProgram() as program:
             return gather_elementwise(program, pieces, runner) if program.gathers else Selected()
         case GeometricProgram() as program if _gathers(pieces):

@@ -193,7 +193,7 @@ class Execution:
         return pace
 
     def _resolve(self) -> None:
-        """Take what is there from the store, node after node, and find the work that is left of those that can begin."""
+        """Take what is there from the store, node after node, and find what is left of those that can begin."""
         while self._settled:
             node = self._grid[self._ids[heapq.heappop(self._settled)]]
             try:

@@ -22,8 +22,8 @@ order, and only what it asks for is ever fetched or made:
 An **expert** is trained on one held-in *category* (all its tasks together) and is named like the category; a
 **multitask** model on several at once. A `Training` is keyed by `inputs`: everything that the weights depend on and
 that plain JSON can say – the keys of `needs` count by themselves, paths must not occur. The study keeps what `make`
-leaves (files, no folders), notes the SHA-256 of each, and hands the folder on as a `Model` whose digest is that of its bytes; merges
-depend on these bytes, not on how they came about.
+leaves (files, no folders), notes the SHA-256 of each, and hands the folder on as a `Model` whose digest is that of its
+bytes; merges depend on these bytes, not on how they came about.
 
 **Scores** are numbers in [0, 1] per item, boolean where an item is right or wrong. The items of a split are a fixed
 sequence; a limit takes the first ones. `validation` and `test` share nothing, nor does either with training.

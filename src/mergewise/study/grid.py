@@ -303,4 +303,3 @@ def _key(source: Training | Model | None) -> str | None:
     if source is None:
         return None
     return source.key if isinstance(source, Training) else source.digest
-

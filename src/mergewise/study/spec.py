@@ -237,6 +237,11 @@ def resolve(spec: Spec) -> Study:
     family = load_family(spec.family.name, spec.family.model_extra or {}, spec.experts.train)
     held_in = _categories(family, spec.tasks.held_in, held_in=True)
     held_out = _categories(family, spec.tasks.held_out, held_in=False)
+    for where, chosen in (("tasks.held_in", held_in), ("tasks.held_out", held_out)):
+        if not chosen:
+            raise StudyError(f"{where}: at least one category is needed, found none.")
+        for taken in {category.name for category in chosen} & {"base", "multitask"}:
+            raise StudyError(f"{where}: a category cannot be called '{taken}'; rename it in the family.")
     bases = _bases(family, spec.bases)
     for base, given in spec.experts.given.items():
         _known(base, [one.name for one in bases], "base", "experts.given")

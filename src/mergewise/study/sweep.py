@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from mergewise.engine.merge import merge_to_arrays
+from mergewise.engine.sweep import merge_sweep_to_arrays
 from mergewise.recipe import Recipe
 from mergewise.study.cells import CellSpec, Tensors
 
@@ -16,12 +16,14 @@ def merge_sweep(specs: Sequence[CellSpec], dtype: str | None = None) -> Iterator
         specs: what differs in parameters only.
         dtype: everyday name of the dtype of the result; None keeps each tensor's own.
     """
-    for spec in specs:
-        recipe = Recipe(
+    recipes = [
+        Recipe(
             method=spec.method,
             base=str(spec.base.path),
             experts=[str(expert.path) for expert in spec.experts],
             parameters=dict(spec.parameters),
             dtype=dtype,
         )
-        yield merge_to_arrays(recipe, threads=1)
+        for spec in specs
+    ]
+    yield from merge_sweep_to_arrays(recipes, threads=1)
