@@ -77,7 +77,7 @@ HEAD = (
     "trained further, in the label-prompt form of all tasks here, on the instruction mixture below. Every base has",
     "experts for eight held-in categories, and a multitask model, trained on all of these with as many steps on each",
     "as its expert took, so that it costs what the eight experts cost. Word embeddings are frozen throughout. Label",
-    "texts are embedded by the base of the models that are scored.",
+    "texts are embedded by *pt-6*, whatever model is trained or scored.",
 )
 
 MIXTURE_TEXT = (
@@ -199,7 +199,7 @@ def worth(
         base, experts, multitask = cached_models(cache, plans, name)
         if base is None:
             continue
-        scorer = Scorer(base, {**tasks, **mixture})
+        scorer = Scorer(plans.sources.base, {**tasks, **mixture})
         own = answers(scorer, base, [*tasks, *mixture], items)
         expert = {t: answers(scorer, path, [t], items)[t] for c, path in experts.items() for t in CATEGORIES[c]}
         several = answers(scorer, multitask, list(tasks), items) if multitask else {}

@@ -68,8 +68,8 @@ def test_what_a_model_needs_comes_before_it(workshop):
     assert [training.name for training in (expert, tuned, healed)] == [f"it-2/{HELD_IN[0]}", "it-2", "pt-2"]
     assert [training.kind for training in (expert, tuned, healed)] == ["expert", "base", "base"]
     assert [need.name for need in healed.needs] == ["whole"]
-    assert tuned == workshop.base("it-2")
-    assert healed == workshop.base("pt-2")
+    assert (tuned.key, tuned.place) == (workshop.base("it-2").key, workshop.base("it-2").place)
+    assert (healed.key, healed.place) == (workshop.base("pt-2").key, workshop.base("pt-2").place)
     assert isinstance(workshop.base("pt-6"), Model)
 
 

@@ -14,7 +14,7 @@ from mergewise.zoo.making import Healing, Making, Tuning, carry_out, make_missin
 from mergewise.zoo.store import is_whole, save_tasks
 
 WORKS = (
-    Tuning(Path("/tasks.json"), (("a", Recipe(steps=3)), ("b", Recipe(seed=2, precision="bfloat16")))),
+    Tuning(Path("/tasks.json"), Path("/whole"), (("a", Recipe(steps=3)), ("b", Recipe(seed=2, precision="bfloat16")))),
     Healing(Path("/texts.json"), 2, HealingRecipe(steps=7)),
 )
 
@@ -80,7 +80,7 @@ def test_a_failed_process_is_one_sentence(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_process_of_its_own_trains_the_same_model(tiny_base, task, tmp_path):
     save_tasks({task.name: task}, tmp_path / "tasks.json")
-    work = Tuning(tmp_path / "tasks.json", ((task.name, Recipe(steps=12)),))
+    work = Tuning(tmp_path / "tasks.json", tiny_base, ((task.name, Recipe(steps=12)),))
     carry_out(work, tiny_base, tmp_path / "here")
     making._run_process(work, tiny_base, tmp_path / "there")
     here, there = ((tmp_path / place / "model.safetensors").read_bytes() for place in ("here", "there"))

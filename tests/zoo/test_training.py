@@ -96,7 +96,7 @@ def colours():
 
 def test_one_model_learns_several_tasks(tiny_base, task, tmp_path):
     lessons = [(task, RECIPE), (colours(), replace(RECIPE, steps=140))]
-    train_on_tasks(tiny_base, lessons, tmp_path / "both")
+    train_on_tasks(tiny_base, lessons, tmp_path / "both", tiny_base)
     for lesson, _ in lessons:
         scorer = Scorer(tiny_base, {lesson.name: replace(lesson, test=lesson.train)})
         assert scorer.correct(Encoder(tmp_path / "both"), lesson.name, "test").mean() > 0.9
@@ -110,7 +110,7 @@ def test_several_tasks_take_the_steps_of_all_in_mixed_order(tiny_base, task, tmp
     )
     monkeypatch.setattr(Descent, "embed", lambda self, rows: (sizes.append(len(rows)), embed(self, rows))[1])
     recipe = replace(RECIPE, steps=6)
-    train_on_tasks(tiny_base, [(task, recipe), (colours(), replace(recipe, steps=4))], tmp_path / "both")
+    train_on_tasks(tiny_base, [(task, recipe), (colours(), replace(recipe, steps=4))], tmp_path / "both", tiny_base)
     assert len(rates) == len(sizes) == 10
     assert [rate for (rate,) in rates] == [
         RECIPE.learning_rate * _rate(i, replace(recipe, steps=10)) for i in range(10)
@@ -119,4 +119,6 @@ def test_several_tasks_take_the_steps_of_all_in_mixed_order(tiny_base, task, tmp
 
 def test_tasks_of_one_training_must_agree_on_all_but_steps(tiny_base, task, tmp_path):
     with pytest.raises(ZooError, match="recipes that differ in nothing but their steps"):
-        train_on_tasks(tiny_base, [(task, RECIPE), (colours(), replace(RECIPE, scale=1.0))], tmp_path / "both")
+        train_on_tasks(
+            tiny_base, [(task, RECIPE), (colours(), replace(RECIPE, scale=1.0))], tmp_path / "both", tiny_base
+        )

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergewise.study.cells import Bench, CellSpec, Model, Scores, Split, TaskItems, Tensors, digest, model
 from mergewise.study.errors import StudyError
@@ -17,6 +17,9 @@ from mergewise.zoo.family import CATEGORIES, HELD_IN, Plans, item_seconds, train
 from mergewise.zoo.making import Making, Work, carry_out
 from mergewise.zoo.store import load_tasks
 from mergewise.zoo.tasks import TASKS, Example, Task
+
+if TYPE_CHECKING:
+    from mergewise.zoo.encoder import Scorer
 
 __all__ = ["ZooFamily"]
 
@@ -62,8 +65,9 @@ class ZooFamily:
         """Fetch the whole base and the data sets."""
         plans = prepare_family(cache, progress)
         tasks = load_tasks(plans.sources.tasks_file)
+        heads = plans.sources.base_sha256
         items = {
-            split: {name: _digest_of(task, getattr(task, split)) for name, task in tasks.items()}
+            split: {name: _digest_of(task, getattr(task, split), heads) for name, task in tasks.items()}
             for split in ("validation", "test")
         }
         return ZooWorkshop(plans, items)
@@ -124,23 +128,23 @@ class ZooWorkshop:
 
     def bench(self, base: Model) -> Bench:
         """Load the base and all examples that are scored."""
-        tasks = {name: replace(task, train=()) for name, task in load_tasks(self.plans.sources.tasks_file).items()}
-        return ZooBench(base.path, tasks)
+        return ZooBench(base.path, self.plans.sources.base, self.plans.sources.tasks_file)
 
 
 class ZooBench:
     """Merges and scores encoders.
 
     Args:
-        base: the base's folder; its frozen embeddings of the label texts are the heads of every task.
-        tasks: the tasks that can be scored.
+        base: the folder of any model of the base's size.
+        labeller: folder of the encoder whose embeddings of the label texts are the heads of every task.
+        tasks_file: the tasks that can be scored.
     """
 
-    def __init__(self, base: Path, tasks: Mapping[str, Task]) -> None:
-        from mergewise.zoo.encoder import Encoder, Scorer  # noqa: PLC0415 - torch, which no dry run needs
+    def __init__(self, base: Path, labeller: Path, tasks_file: Path) -> None:
+        from mergewise.zoo.encoder import Encoder  # noqa: PLC0415 - torch, which no dry run needs
 
         self._encoder = Encoder(base)
-        self._scorer = Scorer(base, tasks)
+        self._scorer = _scorer(labeller, tasks_file)
 
     def merge(self, specs: Sequence[CellSpec]) -> Iterator[Tensors]:
         """Yield the merged models in float32."""
@@ -152,12 +156,20 @@ class ZooBench:
         return {task: self._scorer.correct(self._encoder, task, split, limit=limit) for task in tasks}
 
 
+@lru_cache(maxsize=1)
+def _scorer(labeller: Path, tasks_file: Path) -> "Scorer":
+    """Return the scorer of this process, which keeps tokens and label embeddings for the benches of all bases."""
+    from mergewise.zoo.encoder import Scorer  # noqa: PLC0415 - as above
+
+    return Scorer(labeller, {name: replace(task, train=()) for name, task in load_tasks(tasks_file).items()})
+
+
 def _make(folder: Path, needs: tuple[Path, ...], *, work: Work) -> None:
     (base,) = needs
     carry_out(work, base, folder)
 
 
-def _digest_of(task: Task, examples: tuple[Example, ...]) -> str:
+def _digest_of(task: Task, examples: tuple[Example, ...], heads: str) -> str:
     """Return the digest of all that scoring on these examples depends on but the model."""
-    inputs = [task.choices, task.max_length, [[item.text, item.answer, item.choices] for item in examples]]
+    inputs = [heads, task.choices, task.max_length, [[item.text, item.answer, item.choices] for item in examples]]
     return digest([json.dumps(inputs).encode()])

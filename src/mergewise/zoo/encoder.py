@@ -166,13 +166,13 @@ class _Items:
 
 
 class Scorer:
-    """Scores encoders on the tasks of the zoo, against choices embedded by the base.
+    """Scores encoders on the tasks of the zoo, against choices embedded by one of them, the labeller.
 
     Tokens and choice embeddings are made on the first use of a task, split and limit, and kept.
     """
 
-    def __init__(self, base: Path, tasks: Mapping[str, Task]) -> None:
-        self._base = Encoder(base)
+    def __init__(self, labeller: Path, tasks: Mapping[str, Task]) -> None:
+        self._labeller = Encoder(labeller)
         self._tasks = dict(tasks)
         self._prepared: dict[tuple[str, str, int | None], _Items] = {}
 
@@ -202,8 +202,8 @@ class Scorer:
             task = self._tasks[name]
             examples = (task.test if split == "test" else task.validation)[:limit]
             self._prepared[key] = _Items(
-                self._base.tokenize([example.text for example in examples], task.max_length),
-                choice_embeddings(self._base, task, examples),
+                self._labeller.tokenize([example.text for example in examples], task.max_length),
+                choice_embeddings(self._labeller, task, examples),
                 np.array([example.answer for example in examples]),
             )
         return self._prepared[key]

@@ -66,9 +66,14 @@ def lesson_inputs(task: Task, recipe: Recipe) -> dict[str, Any]:
     return {"task": task.name, "data": data, "recipe": asdict(recipe)}
 
 
-def tuning_inputs(lessons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return all that training on several tasks depends on but the base, as plain JSON."""
-    return {"training": TRAINING_VERSION, "lessons": [dict(lesson) for lesson in lessons]}
+def tuning_inputs(lessons: Sequence[Mapping[str, Any]], heads: str) -> dict[str, Any]:
+    """Return all that training on several tasks depends on but the base, as plain JSON.
+
+    Args:
+        lessons: from `lesson_inputs`.
+        heads: SHA-256 of the weights of the encoder that embeds the label texts.
+    """
+    return {"training": TRAINING_VERSION, "heads": heads, "lessons": [dict(lesson) for lesson in lessons]}
 
 
 def _data(task: Task) -> tuple[object, ...]:

@@ -2,6 +2,9 @@
 
 Eight bases (two qualities, four sizes), an expert of every base for every held-in category, and multitask models of any
 categories together. All of it is known from the data alone; nothing here trains anything (`making` does).
+
+The label texts of all tasks are embedded by the whole pretrained base, whatever model is trained or scored: smaller ones
+are distilled onto its embeddings, and those that a model itself gives to labels would drift away while it is tuned.
 """
 
 from __future__ import annotations
@@ -136,8 +139,8 @@ class Plans:
             kind=kind,
             base=origin,
             base_key=origin.key if isinstance(origin, Making) else self.sources.base_sha256,
-            inputs=tuning_inputs([self.lessons[task] for task in recipes]),
-            work=Tuning(tasks_file, tuple(recipes.items())),
+            inputs=tuning_inputs([self.lessons[task] for task in recipes], self.sources.base_sha256),
+            work=Tuning(tasks_file, self.sources.base, tuple(recipes.items())),
             seconds=_tuning_seconds(BASES[base].layers, recipes),
             given_place=place,
         )

@@ -37,10 +37,12 @@ class Tuning:
 
     Attributes:
         tasks_file: where the tasks are.
+        heads: folder of the encoder that embeds the label texts.
         lessons: names of tasks, each with its recipe.
     """
 
     tasks_file: Path
+    heads: Path
     lessons: tuple[tuple[str, Recipe], ...]
 
 
@@ -117,7 +119,7 @@ def carry_out(work: Work, base: Path, folder: Path) -> None:
             from mergewise.zoo.training import train_on_tasks  # noqa: PLC0415
 
             tasks = load_tasks(work.tasks_file)
-            train_on_tasks(base, [(tasks[name], recipe) for name, recipe in work.lessons], folder)
+            train_on_tasks(base, [(tasks[name], recipe) for name, recipe in work.lessons], folder, work.heads)
     finally:
         torch.set_num_threads(threads)
 
@@ -193,7 +195,8 @@ def work_to_json(work: Work) -> str:
     """Return the work as text that `work_from_json` understands."""
     if isinstance(work, Healing):
         return json.dumps({"heal": str(work.texts_file), "layers": work.layers, "recipe": asdict(work.recipe)})
-    return json.dumps({"tune": str(work.tasks_file), "lessons": [[n, asdict(recipe)] for n, recipe in work.lessons]})
+    lessons = [[name, asdict(recipe)] for name, recipe in work.lessons]
+    return json.dumps({"tune": str(work.tasks_file), "heads": str(work.heads), "lessons": lessons})
 
 
 def work_from_json(text: str) -> Work:
@@ -201,7 +204,8 @@ def work_from_json(text: str) -> Work:
     content = json.loads(text)
     if "heal" in content:
         return Healing(Path(content["heal"]), content["layers"], HealingRecipe(**content["recipe"]))
-    return Tuning(Path(content["tune"]), tuple((name, Recipe(**recipe)) for name, recipe in content["lessons"]))
+    lessons = tuple((name, Recipe(**recipe)) for name, recipe in content["lessons"])
+    return Tuning(Path(content["tune"]), Path(content["heads"]), lessons)
 
 
 def main(arguments: list[str]) -> None:

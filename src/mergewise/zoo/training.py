@@ -31,16 +31,22 @@ STRETCH = 8  # batches that are drawn together and sorted by length
 
 
 def train_expert(base: Path, task: Task, folder: Path, recipe: Recipe) -> None:
-    """Fine-tune `base` on the training examples of one task; see `train_on_tasks`."""
-    train_on_tasks(base, [(task, recipe)], folder)
+    """Fine-tune `base` on the training examples of one task against its own label embeddings; see `train_on_tasks`."""
+    train_on_tasks(base, [(task, recipe)], folder, base)
 
 
-def train_on_tasks(base: Path, lessons: Sequence[tuple[Task, Recipe]], folder: Path) -> None:
+def train_on_tasks(base: Path, lessons: Sequence[tuple[Task, Recipe]], folder: Path, heads: Path) -> None:
     """Fine-tune `base` on the training examples of one or several tasks and write the result as a checkpoint folder.
 
     Every batch is of one task, which gets as many steps as its own recipe says; the batches of several tasks come in
     random order. The result depends on nothing but the arguments, the library versions, the kind of CPU and the number
     of torch threads.
+
+    Args:
+        base: folder of the model to start from.
+        lessons: tasks, each with its recipe.
+        folder: where to write; made if missing.
+        heads: folder of the encoder that embeds the label texts, once and for all.
 
     Raises:
         ZooError: recipes differ in more than their steps.
@@ -48,7 +54,9 @@ def train_on_tasks(base: Path, lessons: Sequence[tuple[Task, Recipe]], folder: P
     recipe = _common_recipe([recipe for _, recipe in lessons])
     encoder = Encoder(base)
     encoder.precision = getattr(torch, recipe.precision)
-    choices = [torch.from_numpy(choice_embeddings(encoder, task, ())) for task, _ in lessons]  # (choices, width) each
+    labeller = Encoder(heads)
+    labeller.precision = encoder.precision
+    choices = [torch.from_numpy(choice_embeddings(labeller, task, ())) for task, _ in lessons]  # (choices, width) each
     tokens = [encoder.tokenize([example.text for example in task.train], task.max_length) for task, _ in lessons]
     answers = [np.array([example.answer for example in task.train]) for task, _ in lessons]
     descent = Descent(encoder, recipe)
