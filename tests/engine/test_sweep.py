@@ -99,9 +99,9 @@ def test_filters_by_tensor_are_part_of_what_is_shared(models):
 
 def test_the_shared_part_is_done_once(models, monkeypatch):
     searches, votes = [], []
-    search, vote = gather._search, combine.combine_voting
+    search, vote = gather._search, combine._combine_voting
     monkeypatch.setattr(gather, "_search", lambda *a: searches.append(1) or search(*a))
-    monkeypatch.setattr(combine, "combine_voting", lambda *a: votes.append(1) or vote(*a))
+    monkeypatch.setattr(combine, "_combine_voting", lambda *a: votes.append(1) or vote(*a))
     settings = [{"scope": "model", "density": d, "lambda": s} for d in (0.1, 0.3) for s in (0.5, 1.0, 2.0)]
     list(merge_sweep_to_arrays(recipes(models, "ties", settings), threads=1))
     assert len(searches) == 1

@@ -1,5 +1,7 @@
 """One piece through the method: rows in, kernel, merged bytes out."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from mergewise.method import ElementwiseProgram, GeometricProgram, LinearProgram
 
 __all__ = ["Known", "combine", "copy_exact"]
 
+_DIFFERENCES = 1 << 13  # elements whose differences are worked on at once
 
 Known = Gathered | Selected | NDArray[np.float64] | None
 """What was gathered: for voting, for elementwise programs; coefficients,
@@ -42,10 +45,12 @@ def combine(
     job, program = piece.job, piece.job.program
     if isinstance(known, Gathered):
         known.count_ties(workspace, index, piece)
-    raw, codes = _combined_rows(workspace, piece)
+    raw, codes = workspace.rows(piece)
     out = workspace.output(piece)
     out_code, limit = CODES[job.output.dtype], ENCODE_LIMIT[job.output.dtype]
     match program, known:
+        case LinearProgram(), _ if job.change_only:
+            finite = _combine_linear_changes(raw, piece, program, out)
         case LinearProgram(), _:
             weights = np.array([program.weights], np.float64)
             finite = combine_linear(
@@ -72,7 +77,7 @@ def combine(
                 limit,
             )
         case VotingProgram(), Gathered():
-            finite = _combine_voting(workspace, piece, index, known, program, (raw, codes), out)
+            finite = _combine_voting(workspace, piece, index, known, program, out)
         case ElementwiseProgram(), Selected():
             finite = combine_elementwise(workspace, index, piece, known, out)
         case WholeProgram(), _:
@@ -80,50 +85,77 @@ def combine(
         case _:
             raise AssertionError(f"no kernel for {program}")
     if not finite:
-        raise _not_finite(workspace.rows(piece)[0], piece, sources)
+        raise _not_finite(raw, piece, sources)
     width = STORAGE_DTYPES[job.output.dtype].bits // 8
     target.write(job.name, piece.start * width, out[: piece.count * width])
 
 
-def _combined_rows(workspace: Workspace, piece: Piece) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the rows that a kernel combines: those of the piece, or their differences from a base of nought.
-
-    With the latter a kernel gives the merged change to the last bit. The nought is negative, as adding it changes no
-    number, not even the sign of another nought.
-    """
-    raw, codes = workspace.rows(piece)
-    if not piece.job.change_only or isinstance(piece.job.program, ElementwiseProgram | WholeProgram):
-        return raw, codes
-    base, *experts = (stored_values(row, info, piece.count) for row, info in zip(raw, piece.job.inputs, strict=True))
-    rows = np.empty((1 + len(experts), piece.count), np.float64)
-    rows[0] = -0.0
-    with np.errstate(all="ignore"):  # what is not finite is reported
-        for row, values in zip(rows[1:], experts, strict=True):
-            np.subtract(values, base, out=row)
-    return rows.view(np.uint8), np.full(1 + len(experts), CODES["F64"], np.int64)
-
-
 def _combine_voting(
-    workspace: Workspace,
-    piece: Piece,
-    index: int,
-    known: Gathered,
-    program: VotingProgram,
-    rows: tuple[NDArray[np.uint8], NDArray[np.int64]],
-    out: NDArray[np.uint8],
+    workspace: Workspace, piece: Piece, index: int, known: Gathered, program: VotingProgram, out: NDArray[np.uint8]
 ) -> bool:
     """Mark what each expert keeps and vote on it, block by block."""
-    raw, codes = rows
+    raw, codes = workspace.rows(piece)
     dtype, rescale = piece.job.output.dtype, known.rescale[piece.job.name]
     weights, ballots = np.array(program.weights), np.array(program.ballots(rescale.tolist()))
+    width = STORAGE_DTYPES[dtype].bits // 8
     finite = True
+
+    def vote(
+        rows: NDArray[np.uint8], of_rows: NDArray[np.int64], first: int, count: int, marks: NDArray[np.uint8],
+        to: NDArray[np.uint8],
+    ) -> bool:  # fmt: skip
+        return bool(
+            combine_voting(
+                rows, of_rows, first, count, weights, program.sparse, marks, rescale, program.elect != "none", ballots,
+                NORMALIZE[program.normalize], program.total, program.tiny, program.scale,
+                to, CODES[dtype], ENCODE_LIMIT[dtype],
+            )
+        )  # fmt: skip
+
     for first, count, marks in marked_blocks(workspace, index, piece, known):
-        finite &= combine_voting(
-            raw, codes, first, count, weights, program.sparse, marks, rescale, program.elect != "none", ballots,
-            NORMALIZE[program.normalize], program.total, program.tiny, program.scale,
-            out, CODES[dtype], ENCODE_LIMIT[dtype],
+        if not piece.job.change_only:
+            finite &= vote(raw, codes, first, count, marks, out)
+            continue
+        for start, size, rows, of_rows in _differences(raw, piece, first, count):
+            finite &= vote(rows, of_rows, 0, size, marks[:, start : start + size], out[start * width :])
+    return finite
+
+
+def _combine_linear_changes(
+    raw: NDArray[np.uint8], piece: Piece, program: LinearProgram, out: NDArray[np.uint8]
+) -> bool:
+    """Add weighted task vectors up, in float64, without the base."""
+    weights, limit = np.array([program.weights], np.float64), ENCODE_LIMIT["F64"]
+    finite = True
+    for start, size, rows, codes in _differences(raw, piece, 0, piece.count):
+        finite &= combine_linear(
+            rows, codes, True, 0, size, size, weights, program.divisor, program.scale, out[start * 8 :], CODES["F64"],
+            limit,
         )  # fmt: skip
     return finite
+
+
+def _differences(
+    raw: NDArray[np.uint8], piece: Piece, first: int, count: int
+) -> Iterator[tuple[int, int, NDArray[np.uint8], NDArray[np.int64]]]:
+    """Yield the start and size of blocks that stay in the caches, with rows for kernels: a base of nought, and changes.
+
+    With these a kernel gives the merged change to the last bit. The nought is negative, as adding it changes no number,
+    not even the sign of another nought.
+    """
+    experts = len(piece.job.inputs) - 1
+    buffer = np.empty((1 + experts, min(_DIFFERENCES, count)), np.float64)
+    buffer[0] = -0.0
+    codes = np.full(1 + experts, CODES["F64"], np.int64)
+    for start in range(first, first + count, _DIFFERENCES):
+        size = min(_DIFFERENCES, first + count - start)
+        base, *changed = (
+            stored_values(row, info, size, start) for row, info in zip(raw, piece.job.inputs, strict=True)
+        )
+        with np.errstate(all="ignore"):  # what is not finite is reported
+            for row, values in zip(buffer[1:], changed, strict=True):
+                np.subtract(values, base, out=row[:size])
+        yield start, size, buffer.view(np.uint8), codes
 
 
 def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, out: NDArray[np.uint8]) -> bool:

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import STORAGE_DTYPES, ArrayTarget, Connections, OutputTensor
+from mergewise.checkpoint import STORAGE_DTYPES, ArrayTarget, Connections, OutputTensor, numpy_dtype
 from mergewise.engine.gather import Survey
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import lay_out
 from mergewise.engine.local import run_local
 from mergewise.engine.merge import merge_to_arrays
-from mergewise.engine.pieces import stored_values
 from mergewise.engine.plan import plan_models, wanted_models
 from mergewise.engine.references import open_models
 from mergewise.errors import MergeError
@@ -35,7 +34,7 @@ from mergewise.recipe import Recipe
 
 __all__ = ["merge_sweep_to_arrays"]
 
-_RUN = 1 << 17  # elements that are scaled at once
+_RUN = 1 << 15  # elements that are scaled at once
 
 
 def merge_sweep_to_arrays(
@@ -139,30 +138,39 @@ def _scaled(planned: Plan, changes: Mapping[str, NDArray[Any]]) -> dict[str, NDA
         if job.program is None:
             arrays.arrays[job.name][...] = changes[job.name]
         else:
-            _add_scaled(planned, job, changes[job.name].reshape(-1), arrays)
+            _add_scaled(planned, job, changes[job.name].reshape(-1), arrays.arrays[job.name].reshape(-1))
     return arrays.arrays
 
 
-def _add_scaled(planned: Plan, job: TensorJob, change: NDArray[np.float64], target: ArrayTarget) -> None:
+def _add_scaled(planned: Plan, job: TensorJob, change: NDArray[np.float64], result: NDArray[Any]) -> None:
+    """Write ``θ_0 + λ · change`` into the result, rounded once.
+
+    Raises:
+        MergeError: It does not fit the output dtype.
+    """
     base, info, program = planned.sources[0], job.inputs[0], job.program
     assert program is not None
-    stored, width = (STORAGE_DTYPES[dtype].bits // 8 for dtype in (info.dtype, job.output.dtype))
-    raw = np.empty(min(_RUN, job.numel) * stored, np.uint8)
-    out = np.empty(min(_RUN, job.numel) * width + 8, np.uint8)
-    scaled = np.empty(min(_RUN, job.numel), np.float64)
+    dtype, width = job.output.dtype, STORAGE_DTYPES[info.dtype].bits // 8
+    raw = np.empty(min(_RUN, job.numel) * width, np.uint8)
+    scaled = np.empty((2, min(_RUN, job.numel)), np.float64)
     for start in range(0, job.numel, _RUN):
         count = min(_RUN, job.numel - start)
-        base.read_into(info, start * stored, raw[: count * stored])
-        result = scaled[:count]
+        sums, magnitudes = scaled[:, :count]
+        base.read_into(info, start * width, raw[: count * width])
         with np.errstate(all="ignore"):  # what does not fit is reported
-            np.multiply(change[start : start + count], program.scale, out=result)
-            result += stored_values(raw, info, count)
-        if not np.all(np.abs(result) < ENCODE_LIMIT[job.output.dtype]):
+            np.multiply(change[start : start + count], program.scale, out=sums)
+            sums += raw[: count * width].view(numpy_dtype(info.dtype))
+            largest = np.abs(sums, out=magnitudes).max()
+        if not largest < ENCODE_LIMIT[dtype]:
             raise MergeError(
-                f"Tensor '{job.name}' merges to values that do not fit {job.output.dtype}; choose a wider 'out_dtype' "
-                "or smaller weights."
+                f"Tensor '{job.name}' merges to values that do not fit {dtype}; choose a wider 'out_dtype' or smaller "
+                "weights."
             )
+        if dtype in ("F64", "F32"):
+            result[start : start + count] = sums
+            continue
+        out = np.empty(count * STORAGE_DTYPES[dtype].bits // 8 + 8, np.uint8)
+        out = out[: out.size & ~7]
         for first in range(0, count, TILE):
-            tile = result[first : first + TILE]
-            encode(CODES[job.output.dtype], tile, tile.size, out, first)
-        target.write(job.name, start * width, out[: count * width])
+            encode(CODES[dtype], sums[first : first + TILE], min(TILE, count - first), out, first)
+        result[start : start + count] = out[: count * result.itemsize].view(result.dtype)

@@ -3,8 +3,8 @@
 Eight bases (two qualities, four sizes), an expert of every base for every held-in category, and multitask models of any
 categories together. All of it is known from the data alone; nothing here trains anything (`making` does).
 
-The label texts of all tasks are embedded by the whole pretrained base, whatever model is trained or scored: smaller ones
-are distilled onto its embeddings, and those that a model itself gives to labels would drift away while it is tuned.
+The label texts of all tasks are embedded by the whole pretrained base, whatever model is trained or scored: smaller
+ones are distilled onto its embeddings, and those that a model gives to labels would drift away while it is tuned.
 """
 
 from __future__ import annotations
