@@ -31,7 +31,7 @@ from mergewise.zoo.store import is_whole, load_tasks
 from mergewise.zoo.tasks import Task
 from mergewise.zoo.training import train_expert, write_checkpoint
 
-STEPS = 12
+STEPS = 8
 TIMED_TASKS = ("film_review", "newsgroup")  # of sentences and of documents
 RESAMPLES = 1000
 COUNTS = (2, 4, 6, 8)
