@@ -52,11 +52,11 @@ sync "$out/model.safetensors"
 
 @dataclass(frozen=True)
 class Caches:
-    """Where mergewise keeps digests of inputs, and numba compiled kernels.
+    """Where mergewise keeps digests of inputs, and compiled kernels.
 
     Attributes:
         digests: ``MERGEWISE_CACHE``.
-        kernels: ``NUMBA_CACHE_DIR``.
+        kernels: ``MERGEWISE_KERNELS``.
     """
 
     digests: Path
@@ -64,7 +64,7 @@ class Caches:
 
     def environment(self) -> dict[str, str]:
         """Return the variables that say so."""
-        return {"MERGEWISE_CACHE": str(self.digests), "NUMBA_CACHE_DIR": str(self.kernels)}
+        return {"MERGEWISE_CACHE": str(self.digests), "MERGEWISE_KERNELS": str(self.kernels)}
 
 
 @dataclass(frozen=True)

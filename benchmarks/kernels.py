@@ -6,13 +6,21 @@ from collections.abc import Callable  # noqa: TC003 - annotates a local variable
 import ml_dtypes
 import numpy as np
 
-from mergewise.kernels.gram import gram
-from mergewise.kernels.linear import combine_linear
-from mergewise.kernels.magnitude import collect_between, count_magnitudes
-from mergewise.kernels.norms import sparsified_l1
-from mergewise.kernels.sparsify import keep_by_rank, keep_by_row_rank, keep_random
-from mergewise.kernels.storage import CODES, ENCODE_LIMIT
-from mergewise.kernels.voting import NORMALIZE, combine_voting
+from mergewise.kernels import (
+    chances_by_row_rank,
+    collect_between,
+    combine_linear,
+    combine_voting,
+    count_magnitudes,
+    gram,
+    keep_by_rank,
+    keep_by_row_rank,
+    keep_random,
+    row_room,
+    sparsified_l1,
+    tiles,
+)
+from mergewise.kernels.constants import CODES, ENCODE_LIMIT, NORMALIZE, TILE, VOTING_TILE
 
 EXPERTS, COUNT, RUNS = 4, 1 << 18, 25
 
@@ -35,12 +43,16 @@ def main() -> None:
     keys, keep_below = np.arange(EXPERTS, dtype=np.uint64), np.full(EXPERTS, int(0.3 * 2**32), np.uint64)
     marks = np.empty((EXPERTS, COUNT), np.uint8)
     keep_random(keys, keep_below, 0, 0, COUNT, marks)
+    chances, no_chances = np.empty((EXPERTS, COUNT)), np.empty((EXPERTS, 0))
     code, limit = CODES["BF16"], ENCODE_LIMIT["BF16"]
+
+    tau, room = tiles(EXPERTS, VOTING_TILE), tiles(EXPERTS, TILE)
+    narrow, wide = row_room(4096)
 
     def vote(*, sparse: bool, elect: bool) -> None:
         combine_voting(
-            raw, codes, 0, COUNT, weights, sparse, marks, ones, elect, ones, NORMALIZE["agreeing" if elect else "none"],
-            1.0, 0.0, 1.0, out, code, limit,
+            raw, codes, 0, COUNT, weights, sparse, marks, no_chances, ones, elect, ones,
+            NORMALIZE["agreeing" if elect else "none"], 1.0, 0.0, 1.0, tau, out, code, limit,
         )  # fmt: skip
 
     lower = np.full(EXPERTS, np.float32(0.00249).view(np.uint32), np.uint32)
@@ -67,10 +79,13 @@ def main() -> None:
         ),
         "keep at random": lambda: keep_random(keys, keep_below, 0, 0, COUNT, other_marks),
         "keep by rank in the row": lambda: keep_by_row_rank(
-            raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, other_marks
+            raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, narrow, wide, other_marks
+        ),
+        "chances by rank in the row": lambda: chances_by_row_rank(
+            raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, narrow, wide, chances
         ),
         "L1 norms": lambda: sparsified_l1(raw, codes, blocks, marks, whole, kept),
-        "inner products": lambda: gram(raw, codes, True, bounds, products),
+        "inner products": lambda: gram(raw, codes, True, bounds, room, products),
     }
     for name, run in measured.items():
         run()

@@ -42,7 +42,7 @@ recipes are in `benchmarks/recipes.py`, the same file for mergewise and mergekit
 - *The floor* is what no merge can do without: `cat` all weight files that the recipe reads to `/dev/null`, then write
   one output of the size of one input, with bytes of an input that was just read, and `sync` it. mergewise syncs its
   output too; the peers do not.
-- mergewise keeps the SHA-256 of its inputs and numba's compiled kernels between runs. Unless a table says otherwise,
+- mergewise keeps the SHA-256 of its inputs and compiled kernels between runs. Unless a table says otherwise,
   both were there, as they are for every merge but the first: see *The first merge*.
 - *Anonymous* memory is the sampled peak of `RssAnon` over the process and its descendants; *resident* counts pages of
   mapped files too.

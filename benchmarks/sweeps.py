@@ -2,8 +2,8 @@
 
     python benchmarks/sweeps.py SPEC [--base NAME] [--experts 8] [--runs 3]
 
-Uses the models that a study has trained already (`mergewise study run SPEC`), on one thread, from the page cache; checks
-that both ways give the same bytes. Seconds are the least of the runs.
+Uses the models that a study has trained already (`mergewise study run SPEC`), on one thread, from the page cache, and
+checks that both ways give the same bytes. Seconds are the least of the runs.
 """
 
 import argparse

@@ -1,11 +1,11 @@
 """Servers that several folders of tests read from, and kernels as their sources are now."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 import servers
-from mergewise import kernels
 from mergewise.checkpoint import Access
 
 QUICK = Access(offline=False, cache=None, attempts=3, pause=0.01, timeout=0.7)
@@ -60,9 +60,5 @@ def hub(tmp_path, monkeypatch):
 
 
 def pytest_configure():
-    """Forget kernels that were compiled before any of their sources changed: numba looks at one file each."""
-    folder = Path(kernels.__file__).parent
-    newest = max(path.stat().st_mtime for path in folder.glob("*.py"))
-    for path in folder.glob("__pycache__/*.nb[ic]"):
-        if path.stat().st_mtime < newest:
-            path.unlink(missing_ok=True)
+    """Keep compiled kernels from one run to the next, whatever cache a test has for everything else."""
+    os.environ.setdefault("MERGEWISE_KERNELS", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))

@@ -308,6 +308,12 @@ def merge(
         ]
     else:
         raise NotImplementedError(f"write the formula of {method} here, from its paper")
+    if method.startswith("della") and how == "expected":
+        how = "none"
+        sparse = [
+            {k: a / row_probabilities(t[k], d, e) for k, a in s.items()}
+            for s, t, d, e in zip(sparse, tau, rho, spread, strict=True)
+        ]
     merged = {}
     for name, start in theta_0.items():
         x = [_rescale(s[name], t[name], d, how) for s, t, d in zip(sparse, tau, rho, strict=True)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mergewise.engine.merge import MergeReport, merge, merge_arrays, merge_to_arrays
     from mergewise.engine.plan import plan
     from mergewise.engine.verify import diff, verify
-    from mergewise.method import Array, Choices, PerModel, Range, merge_method, methods
+    from mergewise.method import Array, Choices, Masks, PerModel, Range, merge_method, methods
     from mergewise.recipe import Expert, Recipe
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Expert",
     "Explanation",
     "ExtractReport",
+    "Masks",
     "MergeError",
     "MergeReport",
     "MergewiseError",
@@ -54,6 +55,7 @@ _HOMES = {
     "Expert": "mergewise.recipe",
     "Explanation": "mergewise.engine.explain",
     "ExtractReport": "mergewise.engine.adapters.extract",
+    "Masks": "mergewise.method",
     "MergeReport": "mergewise.engine.merge",
     "PerModel": "mergewise.method",
     "Plan": "mergewise.engine.jobs",

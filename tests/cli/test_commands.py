@@ -187,7 +187,8 @@ class TestMerge:
         method = mw.methods()[name]
         experts = ["e1"] if method.base_is_first or method.max_experts == 1 else ["e1", "e2"]
         options = [option for expert in experts for option in ("--expert", expert)]
-        outcome = run("merge", "--method", name, "--base", "base", *options, "out", "--json")
+        base = () if method.base_joins else ("--base", "base")
+        outcome = run("merge", "--method", name, *base, *options, "out", "--json")
         assert outcome.code == 0
         assert outcome.json["method"] == name
         assert support.load_model(world.folder / "out").keys() == world.base.keys()
@@ -511,6 +512,11 @@ class TestWhatIsLoaded:
     def test_a_merge_loads_no_torch(self, world):
         arguments = ["merge", world.recipe(), "out"]
         assert not loaded_by(COMMAND.format(arguments=arguments)) & {"torch", "transformers", "pandas", "plotly"}
+
+    def test_a_merge_loads_no_numba_once_its_kernels_are_compiled(self, world):
+        recipe = world.recipe()
+        loaded_by(COMMAND.format(arguments=["merge", recipe, "first"]))
+        assert not loaded_by(COMMAND.format(arguments=["merge", recipe, "second"])) & {"numba"}
 
     def test_the_module_is_a_command_too(self):
         ran = subprocess.run(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
+import reference_elementwise as formulas
 from engine.models import BLOCK, CASES, arguments, assert_identical, digest, integer_model, large_family
 from mergewise.engine import gather
 from mergewise.engine.layout import Layout, sum_elements
@@ -134,7 +135,8 @@ def test_folders_and_arrays_hold_the_same_tensors(case, threads, memory, shard_s
 
 # The inputs are integers over powers of two, so no value here depends on a random generator or a library; if one
 # changes, merges made earlier cannot be repeated. All were equal to the formulas of ``reference.py``, rounded once.
-# ``PYTHONPATH=tests python -m engine.test_determinism`` prints them anew.
+# ``PYTHONPATH=tests python -m engine.test_determinism`` prints them anew; those of the elementwise methods come from
+# the formulas of ``reference_elementwise.py`` alone, in plain Python floats.
 GOLDEN = {
     "sce": "84b1814cd1b603376970270c8d60e4c249e6e1476ca48d50a04dc87707006f60",
     "consensus": "5309d8f6f9872e0a2f8450a0fd73476df1f1089e9121ddb3cdd1dbc370c01794",
@@ -185,6 +187,21 @@ GOLDEN = {
 }
 
 
+ELEMENTWISE = [case for case in CASES if CASES[case][0] in
+               {"sce", "consensus", "nearswap", "ram", "ramplus_tl", "arcee_fusion"}]  # fmt: skip
+
+
+def golden_by_formula(case):
+    name, experts, chosen = arguments(case)
+    models = [integer_model(i + 1) for i in range(experts)]
+    return digest(formulas.merged_model(name, integer_model(0), models, **chosen))
+
+
+@pytest.mark.parametrize("case", ELEMENTWISE)
+def test_golden_bytes_of_elementwise_methods_are_those_of_their_formulas(case):
+    assert golden_by_formula(case) == GOLDEN[case]
+
+
 def golden(case):
     name, experts, chosen = arguments(case)
     return digest(mw.merge_arrays(name, integer_model(0), [integer_model(i + 1) for i in range(experts)], **chosen))
@@ -213,7 +230,7 @@ def print_golden():
     """Print the golden values, for a change that is meant to change them."""
     print("GOLDEN = {")
     for case in CASES:
-        print(f'    "{case}": "{golden(case)}",')
+        print(f'    "{case}": "{golden_by_formula(case) if case in ELEMENTWISE else golden(case)}",')
     print("}\nGOLDEN_INPUTS = [")
     for number in range(4):
         print(f'    "{digest(integer_model(number))}",')

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import mergewise as mw
 from mergewise.engine import pieces
 from mergewise.engine.ties import TieShares
-from mergewise.kernels.storage import CODES
+from mergewise.kernels.constants import CODES
 from mergewise.statistics.magnitude import MagnitudeSearch
 
 PATIENCE = 30  # seconds until a test says that something hangs; no test is meant to take them

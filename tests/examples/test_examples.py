@@ -39,6 +39,27 @@ def test_a_method_in_ten_lines_keeps_the_contract_and_merges():
     assert found == str([[0.05000000074505806] * 2] * 2)
 
 
+def test_an_elementwise_method_keeps_the_contract_and_merges():
+    done = run(str(EXAMPLES / "elementwise_method.py"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([[0.25] * 2] * 2)
+
+
+def test_a_method_with_random_masks_keeps_the_contract_and_merges():
+    done = run(str(EXAMPLES / "random_masks.py"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "kept 0.75, mean 0.0030, the same with other threads and memory: True"
+
+
+def test_a_device_merges_as_the_kernels_do():
+    pytest.importorskip("torch")
+    done = run(str(EXAMPLES / "device_merge.py"), "cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"{method} on cpu: the same but for a rounding step" for method in ("dare_ties", "iso_c")
+    ]
+
+
 def test_a_package_brings_its_method_to_the_command_line(installed):
     done = run("-m", "mergewise", "methods", "middle", path=installed)
     assert done.returncode == 0, done.stderr

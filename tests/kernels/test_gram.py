@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from mergewise.kernels.gram import gram
-from mergewise.kernels.intrinsics import LANES, as_bits, as_single, dot
-from mergewise.kernels.storage import CODES, TILE
+from mergewise.kernels import gram, tiles
+from mergewise.kernels.constants import CODES, LANES, TILE
+from mergewise.kernels.intrinsics import as_bits, as_single, dot
 
 
 @njit
@@ -87,7 +87,7 @@ def test_gram_matrices_are_sums_of_tiles_in_lanes(delta, bounds):
     out = np.full((len(bounds) - 1, 3 if delta else 4, 3 if delta else 4), np.nan)
     raw = np.zeros((4, 2500 * 8 + 32), np.uint8)
     raw[:, : 2500 * 8] = models.view(np.uint8)
-    gram(raw, np.full(4, CODES["F64"]), delta, np.array(bounds), out)
+    gram(raw, np.full(4, CODES["F64"]), delta, np.array(bounds), tiles(len(models), TILE), out)
     x = models[1:] - models[0] if delta else models
     for s, matrix in enumerate(out):
         for i in range(len(x)):

@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.loops import called
 from mergewise.engine.marks import mask_keys
-from mergewise.kernels.random import random_words
-from mergewise.kernels.storage import TILE
+from mergewise.kernels import random
+from mergewise.kernels.constants import TILE
 from mergewise.method import VotingProgram, mask_limit
 from reference import mask_key, philox4x32, random_mask, random_word
 
 ONES = 0xFFFFFFFF
+
+random_words = called(random.random_words)
 
 
 def words(key, start, count=TILE):

@@ -6,12 +6,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mergewise.kernels.random import random_words
-from mergewise.kernels.sparsify import keep_by_rank, keep_by_row_rank, keep_random
-from mergewise.kernels.storage import CODES, TILE
+from kernels.loops import called
+from mergewise.kernels import chances_by_row_rank, keep_by_rank, keep_by_row_rank, keep_random, random, row_room
+from mergewise.kernels.constants import CODES, TILE
 from mergewise.statistics.magnitude import KEEP_ALL, KEEP_NONE, MagnitudeSearch
 
 STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+random_words = called(random.random_words)
 
 
 def rows_of(models, code="F32"):
@@ -179,7 +181,7 @@ def test_chances_grow_with_the_rank_in_the_row(kind, row, offset):
         raw, codes, stored = rows_of([np.zeros(count), *(np.minimum(row_values(rng, kind, count), 3e38) for _ in "ab")])
     lows, spreads, keys = np.array([0.15, 0.4]), np.array([0.3, 0.59]), np.array([77, 2**63 + 5], np.uint64)
     marks = marks_for(2, count)
-    keep_by_row_rank(raw, codes, offset * row, 0, count, row, lows, spreads, keys, marks)
+    keep_by_row_rank(raw, codes, offset * row, 0, count, row, lows, spreads, keys, *row_room(row), marks)
     for i, kept in enumerate(taken(marks, count)):
         assert np.array_equal(kept, slow_row_rank(stored[1 + i], offset * row, row, lows[i], spreads[i], keys[i]))
 
@@ -200,17 +202,35 @@ def test_any_rows_of_any_dtype_are_ranked_as_sorting_ranks_them(seed, row, rows,
     marks = marks_for(1, row * rows)
     keep_by_row_rank(
         raw, codes, offset * row, 0, row * rows, row, np.array([density - epsilon]), np.array([2 * epsilon]),
-        np.array([seed], np.uint64), marks,
+        np.array([seed], np.uint64), *row_room(row), marks,
     )  # fmt: skip
     expected = slow_row_rank(stored[1] - stored[0], offset * row, row, density - epsilon, 2 * epsilon, seed)
     assert np.array_equal(taken(marks, row * rows)[0], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("row", [1, 2, 7, 1000, 5000])
+def test_chances_are_those_that_elements_were_kept_with(kind, row):
+    rng = np.random.default_rng(row)
+    count = 3 * row
+    with np.errstate(over="ignore"):
+        raw, codes, stored = rows_of([np.zeros(count), np.minimum(row_values(rng, kind, count), 3e38), np.ones(count)])
+    lows, spreads, keys = np.array([0.15, 1.0]), np.array([0.7, 0.0]), np.array([77, 5], np.uint64)
+    marks, chances = marks_for(2, count), np.full((2, count), -1.0)
+    keep_by_row_rank(raw, codes, 0, 0, count, row, lows, spreads, keys, *row_room(row), marks)
+    chances_by_row_rank(raw, codes, 0, 0, row, row, lows, spreads, keys, *row_room(row), chances)  # in two blocks
+    chances_by_row_rank(raw, codes, 0, row, count - row, row, lows, spreads, keys, *row_room(row), chances)
+    ranks = np.concatenate([np.argsort(descending(part)[::-1]) for part in stored[1].reshape(3, row)])
+    expected = np.where(taken(marks, count)[0], 0.15 + 0.7 * ranks / max(1, row - 1), np.inf)
+    assert np.array_equal(chances[0], expected)
+    assert (chances[1] == 1.0).all()
 
 
 def test_rows_come_out_the_same_whatever_is_dealt_with_at_once():
     rng = np.random.default_rng(3)
     row, rows = 150, 20
     raw, codes, stored = rows_of([np.zeros(row * rows), rng.normal(size=row * rows)])
-    settings_ = (np.array([0.2]), np.array([0.5]), np.array([4], np.uint64))
+    settings_ = (np.array([0.2]), np.array([0.5]), np.array([4], np.uint64), *row_room(row))
     whole = marks_for(1, row * rows)
     keep_by_row_rank(raw, codes, 0, 0, row * rows, row, *settings_, whole)
     blocks = marks_for(1, row * rows)
@@ -232,7 +252,8 @@ def test_the_largest_of_all_words_is_kept_where_everything_is():
     raw, codes, _ = rows_of([np.zeros(2 * row), np.arange(2.0 * row)])
     marks = marks_for(1, 2 * row)
     keep_by_row_rank(
-        raw, codes, offset, 0, 2 * row, row, np.array([1.0]), np.array([0.0]), np.array([key], np.uint64), marks
+        raw, codes, offset, 0, 2 * row, row, np.array([1.0]), np.array([0.0]), np.array([key], np.uint64),
+        *row_room(row), marks,
     )  # fmt: skip
     assert taken(marks, 2 * row).all()
     keep_random(

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mergewise.kernels.storage import (
-    CODES,
-    ENCODE_LIMIT,
-    TILE,
-    decode,
-    decode_add,
-    decode_difference,
-    difference_keys,
-    encode,
-    within,
-)
+from kernels.loops import called
+from mergewise.kernels import encode_all, storage
+from mergewise.kernels.constants import CODES, ENCODE_LIMIT, TILE
 from reference import DTYPES, round_once
+
+decode, decode_add, decode_difference, difference_keys, encode, within = (
+    called(loop)
+    for loop in (
+        storage.decode, storage.decode_add, storage.decode_difference, storage.difference_keys,
+        storage.encode, storage.within,
+    )
+)  # fmt: skip
 
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 HALVES = ["F16", "BF16"]
@@ -105,6 +105,17 @@ def test_encoding_starts_and_stops_where_it_is_told_and_leaves_the_rest_alone(co
     encode(CODES[code], tile, 11, out, 13)
     assert (out.view(dtype)[13:24].astype(float) == 3.0).all()
     assert (np.delete(out.reshape(40, -1), np.s_[13:24], axis=0) == 0xAB).all()
+
+
+@pytest.mark.parametrize("code", list(CODES))
+@pytest.mark.parametrize("count", [0, 11, 1024, 5000])
+def test_any_number_of_values_is_encoded_and_the_rest_left_alone(code, count):
+    value = np.random.default_rng(count).normal(size=6000)
+    dtype = DTYPES[NAMES[code]]
+    out = np.full(7000 * dtype.itemsize, 0xAB, np.uint8)
+    encode_all(CODES[code], value, count, out, 500)
+    assert same_bits(out.view(dtype)[500 : 500 + count], round_once(value[:count], NAMES[code]))
+    assert (np.delete(out.reshape(7000, -1), np.s_[500 : 500 + count], axis=0) == 0xAB).all()
 
 
 @pytest.mark.parametrize("code", HALVES)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mergewise as mw
-from reference import random_mask
+from reference import random_mask, row_probabilities
 
 SIZE = 40_000
 
@@ -49,6 +49,19 @@ def test_expected_rescaling_divides_by_the_density(name, density, tau):
     mask = random_mask(0, 0, "w", tau.shape, density)
     np.testing.assert_allclose(found, np.where(mask, tau / density, 0.0), rtol=1e-15)
     assert found.sum() == pytest.approx(tau.sum(), abs=5 * math.sqrt((tau**2).sum() * (1 - density) / density))
+
+
+@pytest.mark.parametrize("name", ["della_linear", "della"])
+def test_expected_rescaling_of_della_divides_each_change_by_its_own_probability(name, tau):
+    rows = tau.reshape(100, -1)
+    base = {"w": np.zeros(rows.shape)}
+    chosen = {"density": 0.5, "epsilon": 0.4, "rescale": "expected", "normalize": False}
+    found = mw.merge_arrays(name, base, [{"w": rows}], **chosen)["w"]
+    chance = row_probabilities(rows, 0.5, 0.4)
+    mask = random_mask(0, 0, "w", rows.shape, chance)
+    np.testing.assert_allclose(found, np.where(mask, rows / chance, 0.0), rtol=1e-15)
+    spread = (rows**2 * (1 - chance) / chance).sum()
+    assert found.sum() == pytest.approx(tau.sum(), abs=5 * math.sqrt(spread))
 
 
 @pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])

@@ -213,3 +213,105 @@ def test_a_misspelt_packaged_method_is_suggested_without_loading_it(package):
     with pytest.raises(mw.RecipeError, match="Did you mean 'packaged'"):
         mw.merge_arrays("packagd", BASE, EXPERTS)
     assert module not in sys.modules
+
+
+# ---- element by element, and at random ------------------------------------------------------------------------------
+
+
+def test_an_elementwise_function_sees_blocks_of_a_tensor():
+    shapes = []
+
+    @mw.merge_method(summary="For a test.", elementwise=True)
+    def blockwise(taus, by: mw.PerModel[float] = 1.0):
+        shapes.append([tau.shape for tau in taus])
+        return taus[0] * by[0]
+
+    rng = np.random.default_rng(0)
+    base, expert = ({"t": rng.normal(size=(500, 300)).astype(np.float32)} for _ in "ab")
+    found = mw.merge_arrays("blockwise", base, [expert], by=0.5, threads=1)
+    expected = (base["t"] + (expert["t"].astype(np.float64) - base["t"]) * 0.5).astype(np.float32)
+    assert np.array_equal(found["t"], expected)
+    assert shapes == [[(65536,)], [(65536,)], [(18928,)]]
+
+
+def test_an_elementwise_function_of_weights_needs_no_base():
+    @mw.merge_method(summary="For a test.", space="weight", elementwise=True)
+    def largest(models):
+        return np.maximum(*models)
+
+    found = mw.merge_arrays("largest", None, EXPERTS, dtype="float64")
+    assert found["t"].tolist() == [0.5, 0.25, 0.25]
+    with pytest.raises(mw.MergeError, match=r"'t' of expert 2 holds nan at \[1\]"):
+        mw.merge_arrays("largest", None, [EXPERTS[0], {"t": np.array([1, np.nan, 2], np.float32)}])
+
+
+def test_an_elementwise_function_needs_no_more_memory_for_larger_tensors():
+    from mergewise.checkpoint import TensorInfo
+    from mergewise.engine.layout import lay_out
+    from mergewise.engine.plan import build_plan
+
+    class Headers:  # of a checkpoint that nobody reads
+        location, files, folder, costly = "m", (), None, False
+
+        def __init__(self, elements):
+            self.tensors = {"t": TensorInfo("t", "F32", (elements,), 0, 4 * elements)}
+
+        def config(self):
+            return {}
+
+    def peak(name, elements):
+        recipe = mw.Recipe(method=name, base="m", experts=["e"])
+        planned = build_plan(recipe, [Headers(elements), Headers(elements)])
+        return lay_out(planned, 1, 1 << 60).peak_bytes(planned)
+
+    declared(lambda taus: taus[0], name="streamed", elementwise=True)
+    declared(lambda taus: taus[0], name="whole")
+    assert peak("streamed", 10**9) == peak("streamed", 10**7)
+    assert peak("whole", 10**9) > 8 * 10**9
+
+
+def _at_random(taus, masks: mw.Masks, density: mw.PerModel[float] = 0.5):
+    return sum(np.where(masks(i, p), tau / p, 0.0) for i, (tau, p) in enumerate(zip(taus, density, strict=True)))
+
+
+@pytest.mark.parametrize("elementwise", [True, False])
+def test_random_masks_are_those_of_the_methods_of_this_package(elementwise):
+    declared(_at_random, name="dropped", elementwise=elementwise)
+    assert [p.name for p in mw.methods()["dropped"].parameters] == ["density", "seed"]
+    rng = np.random.default_rng(1)
+    base = {"a": rng.normal(size=(300, 400)), "b": rng.normal(size=7), "c": np.array(2.0), "d": np.empty((0, 3))}
+    experts = [{k: v + rng.normal(size=v.shape) for k, v in base.items()} for _ in range(2)]
+    for seed in (0, 5):
+        found = mw.merge_arrays("dropped", base, experts, density=[0.3, 0.9], seed=seed)
+        dare = mw.merge_arrays("dare_linear", base, experts, density=[0.3, 0.9], seed=seed, rescale="expected")
+        for name, values in dare.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-13, atol=1e-13)
+
+
+def test_a_mask_may_have_a_density_for_every_element():
+    def by_size(taus, masks: mw.Masks):
+        return np.where(masks(0, np.where(np.abs(taus[0]) > 1.0, 1.0, 0.0)), taus[0], 0.0)
+
+    declared(by_size, elementwise=True)
+    tau = np.random.default_rng(2).normal(size=100_000)
+    found = mw.merge_arrays("by_size", {"t": np.zeros(tau.size)}, [{"t": tau}])
+    assert np.array_equal(found["t"], np.where(np.abs(tau) > 1.0, tau, 0.0))
+
+
+def test_a_seed_beside_random_masks_is_refused():
+    def twice(taus, masks: mw.Masks, seed: int = 0):
+        return taus[0]
+
+    with pytest.raises(mw.MethodError, match="'seed' of merge method 'twice' comes with 'masks'"):
+        declared(twice)
+
+
+def test_a_seed_may_differ_by_tensor():
+    declared(_at_random, name="dropped", elementwise=True)
+    tau = np.random.default_rng(3).normal(size=1000)
+    base, expert = {"a": np.zeros(1000), "b": np.zeros(1000)}, {"a": tau, "b": tau}
+    seeds = [{"filter": "a", "value": 1}, {"value": 2}]
+    found = mw.merge_arrays("dropped", base, [expert], seed=seeds)
+    for name, seed in [("a", 1), ("b", 2)]:
+        assert np.array_equal(found[name], mw.merge_arrays("dropped", base, [expert], seed=seed)[name])
+    assert not np.array_equal(found["a"], mw.merge_arrays("dropped", base, [expert], seed=2)["a"])

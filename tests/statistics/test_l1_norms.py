@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergewise.kernels.norms import sparsified_l1
-from mergewise.kernels.storage import CODES
+from mergewise.kernels import sparsified_l1
+from mergewise.kernels.constants import CODES
 from mergewise.statistics.gram import segment_bounds
 from mergewise.statistics.norms import L1Norms
 

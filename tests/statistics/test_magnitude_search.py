@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mergewise.kernels.magnitude import collect_between, count_equal, count_magnitudes, sample_keys
-from mergewise.kernels.storage import CODES
+from mergewise.kernels import collect_between, count_equal, count_magnitudes, sample_keys
+from mergewise.kernels.constants import CODES
 from mergewise.statistics.magnitude import (
     KEEP_ALL,
     KEEP_NONE,

@@ -34,6 +34,19 @@ def test_a_typed_function_passes():
     check_method(declared(largest, space="weight"), symmetric=True, idempotent=True)
 
 
+def test_an_elementwise_function_with_random_masks_passes():
+    def dropped(taus, masks: mw.Masks, density: mw.PerModel[float] = 1.0, lambda_: float = 1.0):
+        xp = array_api_compat.array_namespace(*taus)
+        kept = [xp.where(masks(i, p), t, xp.zeros_like(t)) for i, (t, p) in enumerate(zip(taus, density, strict=True))]
+        return xp.sum(xp.stack(kept), axis=0) * lambda_
+
+    check_method(declared(dropped, elementwise=True))
+
+
+def _of_the_neighbours(taus):
+    return taus[0] - taus[0].mean()
+
+
 def _with_a_change(taus):
     return taus[0] + 1.0
 
@@ -65,13 +78,15 @@ def _moody(taus):
         (_writing, {}, "wrote to an array"),
         (_moody, {}, "two results for the same arguments"),
         (_first, {"symmetric": True}, "order of the experts"),
+        (_of_the_neighbours, {"elementwise": True}, "same on parts of a tensor"),
         (_halved, {"idempotent": True, "space": "weight"}, "equal models give that model"),
     ],
 )
 def test_what_breaks_the_contract_is_said(function, options, said):
-    space = options.pop("space", "delta")
+    declaring = {option: options[option] for option in ("space", "elementwise") if option in options}
+    options = {option: value for option, value in options.items() if option not in declaring}
     name = function.__name__.strip("_")
-    mw.merge_method(space=space, name=name, summary="For a test.")(function)
+    mw.merge_method(name=name, summary="For a test.", **declaring)(function)
     with pytest.raises(AssertionError, match=said) as caught:
         check_method(name, **options)
     assert f"'{name}'" in str(caught.value)

@@ -117,8 +117,8 @@ class AdaptedCheckpoint(WrappedCheckpoint):
 
     def _read_run(self, name: str, first: int, out: NDArray[np.uint8]) -> None:
         """Fill a buffer with the elements of a changed tensor from one on."""
-        from mergewise.kernels.lowrank import add_low_rank  # noqa: PLC0415 - compiled kernels, as late as possible
-        from mergewise.kernels.storage import CODES  # noqa: PLC0415
+        from mergewise.kernels import add_low_rank  # noqa: PLC0415
+        from mergewise.kernels.constants import CODES  # noqa: PLC0415
 
         stored, shown = self._under.tensors[name], self.tensors[name]
         width = STORAGE_DTYPES[stored.dtype].bits // 8

@@ -11,6 +11,7 @@ from mergewise.cli.recipe import (
     AdapterOption,
     BaseOption,
     CacheOption,
+    DeviceOption,
     DtypeOption,
     ExpertOption,
     MemoryOption,
@@ -40,6 +41,7 @@ def merge(
     rank: RankOption = None,
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
+    device: DeviceOption = None,
     shard_size: Annotated[str, typer.Option(help="Largest file of the result.")] = "5GB",
     stages: Annotated[
         Path | None, typer.Option(help="Folder for what earlier stages of a recipe make; OUT.stages by default.")
@@ -80,7 +82,7 @@ def merge(
         place = local_path(out) if destination is None else destination.folder
         if destination is None:
             require_free(place)
-        print_plans(recipe, place, threads, memory, access(offline, cache), as_json=json)
+        print_plans(recipe, place, threads, memory, access(offline, cache), device, as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:
         report = merge.merge(
@@ -92,12 +94,14 @@ def merge(
             stages=stages,
             progress=progress,
             access=access(offline, cache),
+            device=device,
         )
     if json:
         print_json(report.summary())
         return
     print_remarks(report.remarks)
     error = [] if report.relative_error is None else [("lost", f"{report.relative_error:.2%} of its norm")]
+    where = f"with {report.threads} threads" if report.device is None else f"on {report.device}"
     print_pairs(
         [
             ("merged", f"{report.experts} models with {report.method}"),
@@ -105,6 +109,6 @@ def merge(
             ("tensors", f"{report.tensors} ({figure(report.parameters)} parameters, {size(report.bytes_out)})"),
             *error,
             ("read", size(report.bytes_in)),
-            ("took", f"{report.seconds:.1f} s with {report.threads} threads"),
+            ("took", f"{report.seconds:.1f} s {where}"),
         ]
     )

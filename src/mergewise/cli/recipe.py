@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdapterOption",
     "BaseOption",
+    "DeviceOption",
     "DtypeOption",
     "ExpertOption",
     "MemoryOption",
@@ -43,6 +44,10 @@ RankOption = Annotated[
 DtypeOption = Annotated[str | None, typer.Option(help="Quick form: dtype of the result, as in bfloat16.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Workers; by default one per available processor.")]
 MemoryOption = Annotated[str, typer.Option(help="Memory budget of the whole process.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(metavar="cuda|mps|cpu", help="Merge with torch on a device; by default with compiled kernels."),
+]
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="Reach no other machine; models of the Hub come from its local cache.")
 ]

@@ -1,19 +1,21 @@
 """One piece through the method: rows in, kernel, merged bytes out."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, location_of
+from mergewise.checkpoint import STORAGE_DTYPES, Source, Target
 from mergewise.engine.elementwise import Selected, combine_elementwise
+from mergewise.engine.faults import does_not_fit, not_finite
 from mergewise.engine.gather import coefficients
 from mergewise.engine.marks import Gathered, marked_blocks
+from mergewise.engine.masks import random_masks
 from mergewise.engine.pieces import Piece, Workspace, stored_values
 from mergewise.errors import MergeError
-from mergewise.kernels.linear import combine_linear
-from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
-from mergewise.kernels.voting import NORMALIZE, combine_voting
+from mergewise.kernels import combine_linear, combine_voting, encode_all, tiles
+from mergewise.kernels.constants import CODES, ENCODE_LIMIT, NORMALIZE, VOTING_TILE
 from mergewise.method import ElementwiseProgram, GeometricProgram, LinearProgram, VotingProgram, WholeProgram
 
 __all__ = ["Known", "combine", "copy_exact"]
@@ -98,26 +100,30 @@ def _combine_voting(
     dtype, rescale = piece.job.output.dtype, known.rescale[piece.job.name]
     weights, ballots = np.array(program.weights), np.array(program.ballots(rescale.tolist()))
     width = STORAGE_DTYPES[dtype].bits // 8
+    tau = tiles(weights.size, VOTING_TILE)
+    no_marks, no_chances = np.empty((weights.size, 0), np.uint8), np.empty((weights.size, 0))
     finite = True
 
     def vote(
-        rows: NDArray[np.uint8], of_rows: NDArray[np.int64], first: int, count: int, marks: NDArray[np.uint8],
+        rows: NDArray[np.uint8], of_rows: NDArray[np.int64], first: int, count: int, found: NDArray[Any],
         to: NDArray[np.uint8],
     ) -> bool:  # fmt: skip
+        marks, chances = (no_marks, found) if program.by_chance else (found, no_chances)
         return bool(
             combine_voting(
-                rows, of_rows, first, count, weights, program.sparse, marks, rescale, program.elect != "none", ballots,
-                NORMALIZE[program.normalize], program.total, program.tiny, program.scale,
-                to, CODES[dtype], ENCODE_LIMIT[dtype],
+                rows, of_rows, first, count, weights, program.sparse, marks, chances, rescale,
+                program.elect != "none", ballots, NORMALIZE[program.normalize], program.total, program.tiny,
+                program.scale, tau, to, CODES[dtype], ENCODE_LIMIT[dtype],
             )
         )  # fmt: skip
 
-    for first, count, marks in marked_blocks(workspace, index, piece, known):
+    for first, count, found in marked_blocks(workspace, index, piece, known):
         if not piece.job.change_only:
-            finite &= vote(raw, codes, first, count, marks, out)
+            finite &= vote(raw, codes, first, count, found, out)
             continue
         for start, size, rows, of_rows in _differences(raw, piece, first, count):
-            finite &= vote(rows, of_rows, 0, size, marks[:, start : start + size], out[start * width :])
+            block = np.ascontiguousarray(found[:, start : start + size])
+            finite &= vote(rows, of_rows, 0, size, block, out[start * width :])
     return finite
 
 
@@ -171,19 +177,14 @@ def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, 
         with np.errstate(all="ignore"):
             arrays = [array - base for array in arrays]
     with np.errstate(all="ignore"):
-        merged = np.asarray(program.definition(arrays, program.settings, _no_masks), np.float64)
+        masks = random_masks(program.settings, job.name, job.output.shape)
+        merged = np.asarray(program.definition(arrays, program.settings, masks), np.float64)
     merged = merged * program.scale
     result = merged.reshape(-1) if base is None or job.change_only else (base + merged).reshape(-1)
     if not np.all(np.abs(result) < ENCODE_LIMIT[job.output.dtype]):
         return False
-    for start in range(0, piece.count, TILE):
-        tile = result[start : start + TILE]
-        encode(CODES[job.output.dtype], tile, tile.size, out, start)
+    encode_all(CODES[job.output.dtype], np.ascontiguousarray(result), piece.count, out, 0)
     return True
-
-
-def _no_masks(expert: int, density: float) -> NDArray[np.bool_]:
-    raise NotImplementedError(f"no mask of density {density} for expert {expert}: whole definitions draw none yet")
 
 
 def copy_exact(workspace: Workspace, piece: Piece, target: Target) -> bool:
@@ -207,12 +208,5 @@ def _not_finite(raw: NDArray[np.uint8], piece: Piece, sources: tuple[Source, ...
         values = stored_values(row, info, piece.count)
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
-            at = [int(i) for i in np.unravel_index(piece.start + int(bad[0]), info.shape)] if info.shape else []
-            return MergeError(
-                f"Tensor '{job.name}' of {location_of(source, job.name)} holds {values[bad[0]]} at {at}; expected "
-                "finite weights, so the merge stopped."
-            )
-    return MergeError(
-        f"Tensor '{job.name}' merges to values that do not fit {job.output.dtype}; choose a wider 'out_dtype' or "
-        "smaller weights."
-    )
+            return not_finite(source, info, job.name, piece.start + int(bad[0]), values[bad[0]])
+    return does_not_fit(job)

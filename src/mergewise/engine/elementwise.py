@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.engine.layout import BLOCK
+from mergewise.engine.masks import random_masks
 from mergewise.engine.pieces import Piece, Runner, Workspace, stored_values
-from mergewise.kernels.storage import CODES, ENCODE_LIMIT, encode
+from mergewise.kernels import encode_all
+from mergewise.kernels.constants import CODES, ENCODE_LIMIT
 from mergewise.method import ElementwiseProgram
 
 __all__ = ["Selected", "combine_elementwise", "gather_elementwise"]
@@ -19,7 +21,7 @@ _DIGIT = 16  # bits of a key that one pass settles
 _LANES = 16
 _ALL, _NONE = 0, (1 << 64) - 1
 
-Blocks = Iterator[tuple[int, NDArray[np.float64], list[NDArray[np.float64]]]]
+Blocks = Iterator[tuple[int, NDArray[np.float64] | None, list[NDArray[np.float64]]]]
 
 
 @dataclass(frozen=True)
@@ -71,27 +73,28 @@ def combine_elementwise(
     program, dtype = piece.job.program, piece.job.output.dtype
     assert isinstance(program, ElementwiseProgram)
     finite = True
-    for first, base, taus in _kept_blocks(workspace, index, piece, known):
+    for first, base, arrays in _kept_blocks(workspace, index, piece, known):
+        masks = random_masks(program.settings, piece.job.name, arrays[0].shape, piece.start + first)
         with np.errstate(all="ignore"):
-            delta = np.asarray(program.rule(taus, program.settings, known.totals), np.float64)
-            result = delta if piece.job.change_only else base + delta * program.scale
+            merged = np.asarray(program.rule(arrays, program.settings, known.totals, masks), np.float64) * program.scale
+            result = merged if base is None or piece.job.change_only else base + merged
         # the base is part of every difference
-        finite &= bool(np.all(np.abs(result) < ENCODE_LIMIT[dtype])) and all(np.isfinite(tau).all() for tau in taus)
+        finite &= bool(np.all(np.abs(result) < ENCODE_LIMIT[dtype])) and all(np.isfinite(a).all() for a in arrays)
         if finite:
-            encode(CODES[dtype], result, result.size, out, first)
+            encode_all(CODES[dtype], result, result.size, out, first)
     return finite
 
 
 def _blocks(workspace: Workspace, piece: Piece) -> Blocks:
-    """Yield the first element of each block of a piece, its base, and its task vectors."""
+    """Yield the first element of each block of a piece, its base, and its task vectors; or no base, and its models."""
     raw, _ = workspace.rows(piece)
+    delta = isinstance(piece.job.program, ElementwiseProgram) and piece.job.program.delta
     for first in range(0, piece.count, BLOCK):
         count = min(BLOCK, piece.count - first)
-        base, *arrays = (
-            stored_values(row, info, count, first) for row, info in zip(raw, piece.job.inputs, strict=True)
-        )
+        arrays = [stored_values(row, info, count, first) for row, info in zip(raw, piece.job.inputs, strict=True)]
+        base = arrays.pop(0) if delta else None
         with np.errstate(all="ignore"):  # what is not finite is found, and named, when pieces are combined
-            yield first, base, [array - base for array in arrays]
+            yield first, base, arrays if base is None else [array - base for array in arrays]
 
 
 def _keys(taus: list[NDArray[np.float64]], piece: Piece) -> NDArray[np.uint64]:

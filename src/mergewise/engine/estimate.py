@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from mergewise.checkpoint import AdaptedCheckpoint
+from mergewise.engine.devices.layout import DeviceLayout
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
 from mergewise.method import ElementwiseProgram, GeometricProgram, LinearProgram, MatrixProgram, VotingProgram
@@ -22,9 +23,11 @@ _ADAPTING = 4.0e9  # elements times rank of an adapter
 _FACTORING = 6.0e9  # outputs and inputs of a module times its vectors squared
 
 
-def seconds(plan: Plan, layout: Layout) -> float:
-    """Return the estimated wall time of a merge."""
+def seconds(plan: Plan, layout: Layout | DeviceLayout) -> float:
+    """Return the estimated wall time of a merge; on a device, of which nothing is known, that of the disk."""
     disk = (plan.bytes_in + plan.bytes_out) / DISK_BYTES_PER_SECOND
+    if isinstance(layout, DeviceLayout):
+        return _START_SECONDS + disk
     compute = sum(map(_compute_seconds, plan.jobs)) + _adapter_seconds(plan)
     return _START_SECONDS + max(disk, compute / layout.threads)
 

@@ -14,9 +14,8 @@ from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, COUNT_BI
 from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.pieces import Piece, Runner, Workspace
 from mergewise.engine.ties import TieShares
-from mergewise.kernels.gram import gram
-from mergewise.kernels.magnitude import collect_between, count_magnitudes, sample_keys
-from mergewise.kernels.norms import sparsified_l1
+from mergewise.kernels import collect_between, count_magnitudes, gram, sample_keys, sparsified_l1, tiles
+from mergewise.kernels.constants import TILE
 from mergewise.method import GeometricProgram, VotingProgram
 from mergewise.statistics.gram import GramRows, segment_bounds
 from mergewise.statistics.magnitude import MagnitudeCounts, MagnitudeKeys, MagnitudeSearch, kept_count, kept_ranks
@@ -72,7 +71,7 @@ def gather(program: VotingProgram, pieces: Sequence[Piece], runner: Runner, surv
     for job in {piece.job.name: piece.job for piece in pieces}.values():
         own = job.program
         assert isinstance(own, VotingProgram)
-        by_density = own.rescale == "expected" and own.sparse
+        by_density = own.rescale == "expected" and own.sparse and not own.by_chance
         rescale[job.name] = np.array([1.0 / d if by_density and d > 0 else 1.0 for d in own.densities])
     gathered = Gathered(search, ties, rescale)
     if any(isinstance(piece.job.program, VotingProgram) and piece.job.program.by_norm for piece in pieces):
@@ -114,7 +113,7 @@ def _products(
     experts = len(piece.job.inputs) - (1 if program.delta else 0)
     bounds = segment_bounds(piece.start, piece.count, piece.job.row, BLOCK)
     part = np.empty((bounds.size - 1, experts, experts))
-    gram(raw, codes, program.delta, bounds, part)
+    gram(raw, codes, program.delta, bounds, tiles(experts, TILE), part)
     return piece.start + bounds[:-1], part
 
 

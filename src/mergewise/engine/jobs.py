@@ -52,6 +52,13 @@ class TensorJob:
         return isinstance(self.program, VotingProgram) and self.program.sparse
 
     @property
+    def mark_bytes(self) -> int:
+        """Bytes that say of one element whether an expert keeps it: a mark, a probability, or none if all is kept."""
+        if not self.sparse:
+            return 0
+        return 8 if isinstance(self.program, VotingProgram) and self.program.by_chance else 1
+
+    @property
     def ranked_over_model(self) -> bool:
         """Whether its magnitudes are ranked together with those of other tensors."""
         program = self.program

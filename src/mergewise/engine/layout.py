@@ -16,6 +16,7 @@ __all__ = [
     "Layout",
     "bytes_per_element",
     "default_threads",
+    "fetching_bytes",
     "lay_out",
     "parse_size",
     "sum_elements",
@@ -78,7 +79,7 @@ class Layout:
     def peak_bytes(self, plan: Plan) -> int:
         """Return the most memory that the process takes, in bytes."""
         largest = max(map(self._held_bytes, plan.jobs), default=0)
-        return FIXED_BYTES + _fetching_bytes(plan) + self.threads * (largest + _beside_the_rows(plan))
+        return FIXED_BYTES + fetching_bytes(plan) + self.threads * (largest + _beside_the_rows(plan))
 
     def holds(self, job: TensorJob) -> bool:
         """Return whether a worker keeps the stored bytes of a matrix in memory, rather than read them every time."""
@@ -108,7 +109,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     beside = _beside_the_rows(plan)
     largest = max(plan.jobs, key=_least_bytes, default=None)
     least = (_least_bytes(largest) if largest else 0) + beside
-    fixed = FIXED_BYTES + _fetching_bytes(plan)
+    fixed = FIXED_BYTES + fetching_bytes(plan)
     room = budget - fixed
     if room < least:
         raise RecipeError(
@@ -120,7 +121,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int) -> Layout:
     return Layout(workers, room // workers - beside, _COSTLY_WINDOW_ELEMENTS if costly else _WINDOW_ELEMENTS)
 
 
-def _fetching_bytes(plan: Plan) -> int:
+def fetching_bytes(plan: Plan) -> int:
     """Return what reading from other machines takes, for all workers together."""
     return reserved_bytes(file for source in plan.sources for file in source.files)
 
@@ -135,7 +136,7 @@ def bytes_per_element(job: TensorJob) -> int:
         # a definition sees float64 arrays, and makes about as many on its way
         return stored + (2 * inputs + 4) * 8
     if job.sparse:
-        return stored + inputs  # a byte per expert for what is kept
+        return stored + inputs * job.mark_bytes  # for each expert what is kept
     if _by_row(job):
         # Gram matrices, and what is made of them on the way to coefficients
         return stored + -(-(6 * inputs * inputs + 24 * inputs) * 8 // max(1, job.row))

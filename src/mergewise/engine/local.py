@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
-from threadpoolctl import threadpool_limits
-
 from mergewise.checkpoint import StoppedError, Target, let_go
 from mergewise.engine.combine import Known, combine, copy_exact
 from mergewise.engine.elementwise import Selected, gather_elementwise
@@ -19,7 +17,6 @@ from mergewise.engine.marks import Gathered
 from mergewise.engine.matrices import merge_matrix
 from mergewise.engine.pieces import Piece, Workspace, cut
 from mergewise.engine.readahead import ReadAhead
-from mergewise.kernels.compilation import announced_compilation
 from mergewise.method import ElementwiseProgram, GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
 if TYPE_CHECKING:
@@ -69,7 +66,7 @@ def run_local(
     apart = [job for job in merged if not job.ranked_over_model]
     fair_share = plan.parameters // (2 * layout.threads)
     large = {job.name for job in apart if len(pieces[job.name]) > 1 and job.numel > fair_share}
-    with announced_compilation(), _one_blas_thread(plan), _Crew(plan, layout) as crew:
+    with _one_blas_thread(plan), _Crew(plan, layout) as crew:
         merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
         for group in [ranked_together, *([job] for job in apart if job.name in large)]:
             scope = [piece for job in group for piece in pieces[job.name]]
@@ -135,7 +132,12 @@ class _Merge:
 def _one_blas_thread(plan: Plan) -> AbstractContextManager[object]:
     """Keep BLAS to one thread where workers take whole matrices or modules: sums keep their order then."""
     whole = plan.adapter or any(isinstance(job.program, MatrixProgram | WholeProgram) for job in plan.jobs)
-    return threadpool_limits(1, user_api="blas") if whole else nullcontext()
+    if not whole:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - looks at every loaded library
+
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def _gathers(pieces: Sequence[Piece]) -> bool:

@@ -1,20 +1,21 @@
 """Which elements of each task vector a piece keeps: marks, made block by block so that they stay in the caches."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mergewise.engine.masks import mask_key
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.ties import TieShares
-from mergewise.kernels import sparsify
-from mergewise.kernels.storage import TILE
+from mergewise.kernels import chances_by_row_rank, keep_by_rank, keep_by_row_rank, keep_random, row_room
+from mergewise.kernels.constants import TILE
 from mergewise.method import VotingProgram, mask_limit
 from mergewise.statistics.magnitude import KEEP_NONE, MagnitudeSearch
 
-__all__ = ["Gathered", "marked_blocks", "mask_key", "mask_keys"]
+__all__ = ["Gathered", "marked_blocks", "mask_keys"]
 
 _CACHE_BYTES = 1 << 22
 
@@ -41,7 +42,7 @@ class Gathered:
 
 def marked_blocks(
     workspace: Workspace, index: int, piece: Piece, gathered: Gathered, step: int | None = None
-) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+) -> Iterator[tuple[int, int, NDArray[Any]]]:
     """Cut a piece into blocks, and give each with what it keeps.
 
     Args:
@@ -53,7 +54,7 @@ def marked_blocks(
 
     Yields:
         The first element of a block, their number, and marks of the piece, (experts, ≥ elements) uint8, one or nought,
-        filled as far as the block's end.
+        filled as far as the block's end; for programs that divide by chances, those in float64, infinite for nought.
     """
     program = piece.job.program
     assert isinstance(program, VotingProgram)
@@ -72,20 +73,23 @@ def marked_blocks(
     experts = len(program.weights)
     keys = mask_keys(program, piece.job.name)
     limits = np.array([mask_limit(d) for d in program.densities], np.uint64)
-    low, spread = _chances(program, piece.job.row)
+    row = piece.job.row
+    low, spread = _chances(program, row)
     if gathered.search is not None and allowance is not None:
         floors, ceilings = gathered.search.thresholds[:experts], np.full(experts, KEEP_NONE, np.uint32)
         floor_ties, ceiling_ties = allowance[:experts], np.zeros(experts, np.int64)
         if program.outliers:
             ceilings, ceiling_ties = gathered.search.thresholds[experts:], allowance[experts:]
+    if program.row:  # room for ranking one
+        narrow, wide = row_room(row)
     for first, count in blocks:
         if program.sparsify == "magnitude":
-            sparsify.keep_by_rank(raw, codes, first, count, floors, floor_ties, ceilings, ceiling_ties, marks)
+            keep_by_rank(raw, codes, first, count, floors, floor_ties, ceilings, ceiling_ties, marks)
         elif program.sparsify == "row_rank":
-            row = piece.job.row
-            sparsify.keep_by_row_rank(raw, codes, piece.start, first, count, row, low, spread, keys, marks)
+            mark = chances_by_row_rank if program.by_chance else keep_by_row_rank
+            mark(raw, codes, piece.start, first, count, row, low, spread, keys, narrow, wide, marks)
         else:
-            sparsify.keep_random(keys, limits, piece.start, first, count, marks)
+            keep_random(keys, limits, piece.start, first, count, marks)
         yield first, count, marks
     if gathered.ties and allowance is not None:
         gathered.ties.left(index, allowance)
@@ -93,7 +97,8 @@ def marked_blocks(
 
 def _block_elements(piece: Piece, program: VotingProgram, step: int) -> int:
     """Return how many elements of a piece stay in the caches from one stage to the next."""
-    row_bytes = sum(info.nbytes for info in piece.job.inputs) // max(1, piece.job.numel) + len(program.weights) + 8
+    marks = len(program.weights) * max(1, piece.job.mark_bytes)
+    row_bytes = sum(info.nbytes for info in piece.job.inputs) // max(1, piece.job.numel) + marks + 8
     return max(1, _CACHE_BYTES // row_bytes // step) * step
 
 
@@ -108,9 +113,3 @@ def _chances(program: VotingProgram, row: int) -> tuple[NDArray[np.float64], NDA
 def mask_keys(program: VotingProgram, tensor: str) -> NDArray[np.uint64]:
     """Return each expert's mask key: from seed, tensor name and expert index."""
     return np.array([mask_key(program.seed, i, tensor) for i in range(len(program.densities))], np.uint64)
-
-
-def mask_key(seed: int, expert: int, tensor: str) -> int:
-    """Return the key of one expert's mask for one tensor."""
-    digest = hashlib.blake2b(f"{seed}\0{expert}\0{tensor}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source, Target, TensorInfo, numpy_dtype
+from mergewise.engine.faults import does_not_fit, not_finite
 from mergewise.engine.jobs import TensorJob
-from mergewise.errors import MergeError
-from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
+from mergewise.kernels import encode_all
+from mergewise.kernels.constants import CODES, ENCODE_LIMIT
 from mergewise.method import MatrixProgram
 from mergewise.method.matrix import panel_rows
 
@@ -90,10 +91,8 @@ class _Stored:
         values = stored.astype(np.float64)
         if not np.isfinite(values).all():
             row, column = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
-            raise MergeError(
-                f"Tensor '{self._job.name}' of {self._source.location} holds {values[row, column]} at "
-                f"{[rows[row], columns[column]]}; expected finite weights, so the merge stopped."
-            )
+            element = rows[row] * self._info.shape[1] + columns[column]
+            raise not_finite(self._source, self._info, self._job.name, element, values[row, column])
         return values
 
     def _read(self, rows: slice) -> NDArray[np.generic]:
@@ -148,13 +147,8 @@ class _Output:
     def _encoded(self, values: NDArray[np.float64]) -> NDArray[np.uint8]:
         dtype = self._job.output.dtype
         if not np.all(np.abs(values) < ENCODE_LIMIT[dtype]):
-            raise MergeError(
-                f"Tensor '{self._job.name}' merges to values that do not fit {dtype}; choose a wider 'out_dtype' or "
-                "smaller weights."
-            )
+            raise does_not_fit(self._job)
         flat = np.ascontiguousarray(values).reshape(-1)
         raw = np.empty((flat.size * self._width + 7) & ~7, np.uint8)
-        for start in range(0, flat.size, TILE):
-            tile = flat[start : start + TILE]
-            encode(CODES[dtype], tile, tile.size, raw, start)
+        encode_all(CODES[dtype], flat, flat.size, raw, 0)
         return raw[: flat.size * self._width]

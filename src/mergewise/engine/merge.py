@@ -28,6 +28,8 @@ from mergewise.checkpoint import (
     require_free,
 )
 from mergewise.engine.adapters.core_target import CoreTarget, merge_target
+from mergewise.engine.devices.device import Device, open_device
+from mergewise.engine.devices.layout import DeviceLayout, lay_out_on
 from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, lay_out, parse_size
 from mergewise.engine.plan import build_plan, plan
@@ -45,7 +47,7 @@ from mergewise.errors import RecipeError
 from mergewise.method import find_method
 from mergewise.recipe import Expert, Recipe, placed
 
-__all__ = ["MergeReport", "merge", "merge_arrays", "merge_to_arrays"]
+__all__ = ["MergeReport", "lay_out_for", "merge", "merge_arrays", "merge_to_arrays", "run"]
 
 Progress = Callable[[int, int], None]
 """Called with the output bytes that are done and those that will be, from any thread, one call at a time."""
@@ -69,6 +71,7 @@ class MergeReport:
         inputs: SHA-256 of every input file, or what a server says of its version, by path or URL.
         relative_error: Of an adapter of lower rank than the merge: Frobenius norm of what was lost over that of the
             merge, over all modules; ``None`` if a model was written, or nothing was merged but only sent.
+        device: The device that merged; ``None`` for the kernels.
     """
 
     out: str
@@ -83,6 +86,7 @@ class MergeReport:
     remarks: tuple[str, ...]
     inputs: dict[str, str]
     relative_error: float | None = None
+    device: str | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -99,10 +103,12 @@ def merge(
     stages: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     access: Access | None = None,
+    device: str | None = None,
 ) -> MergeReport:
     """Merge checkpoints into a folder that ``transformers`` and others load.
 
-    The same recipe and inputs give the same bytes, whatever the threads and the memory.
+    The same recipe and inputs give the same bytes, whatever the threads and the memory; other devices give the same up
+    to one rounding step.
 
     Args:
         recipe: A recipe, or the file that holds one, or several that build on each other.
@@ -116,11 +122,13 @@ def merge(
         stages: The folder for what stages before the last make, kept for the next time; ``None`` for ``OUT.stages``.
         progress: Told how far the merge is.
         access: How other machines may be reached; by default as the environment says.
+        device: ``cuda``, ``mps`` or ``cpu``, to merge with torch by the methods' definitions; ``None`` for the kernels.
 
     Raises:
-        MergewiseError: The recipe, a checkpoint or the output folder does not allow the merge.
+        MergewiseError: The recipe, a checkpoint, the output folder or the device does not allow the merge.
     """
     began = time.perf_counter()
+    on = None if device is None else open_device(device)
     shard_bytes = parse_size(shard_size, "shard size")
     destination = Destination.of(out, access)
     if destination is None:
@@ -133,9 +141,11 @@ def merge(
         commits |= planned.revisions  # what a name on the Hub stood for at first holds for all stages
     try:
         for planned in plans:
-            lay_out(planned, threads, memory)  # a budget that is too small for a later stage is better known now
+            lay_out_for(
+                planned, on, threads, memory
+            )  # a budget that is too small for a later stage is better known now
         if len(steps) == 1:
-            return _merge(plans[0], out, destination, threads, memory, shard_bytes, progress)
+            return _merge(plans[0], out, destination, lay_out_for(plans[0], on, threads, memory), shard_bytes, progress)
     finally:
         for planned in plans:
             _let_go(planned)
@@ -147,13 +157,15 @@ def merge(
             if is_finished(planned, Path(folder)):
                 remarks.append(f"Stage '{step.name}' was taken over from {folder}.")
                 continue
-            done = _merge(planned, folder, None, threads, memory, shard_bytes, progress)
+            layout = lay_out_for(planned, on, threads, memory)
+            done = _merge(planned, folder, None, layout, shard_bytes, progress)
         finally:
             _let_go(planned)
         remarks += [f"Stage '{step.name}': {remark}" for remark in done.remarks]
     last = plan(placed(steps[-1].recipe, folders), access, commits)
     try:
-        report = _merge(last, out, destination, threads, memory, shard_bytes, progress)
+        layout = lay_out_for(last, on, threads, memory)
+        report = _merge(last, out, destination, layout, shard_bytes, progress)
     finally:
         _let_go(last)
     return replace(report, remarks=(*remarks, *report.remarks), seconds=time.perf_counter() - began)
@@ -169,17 +181,17 @@ def _merge(
     planned: Plan,
     out: str | os.PathLike[str],
     destination: Destination | None,
-    threads: int | None,
-    memory: str | int,
+    layout: Layout | DeviceLayout,
     shard_bytes: int,
     progress: Progress | None,
 ) -> MergeReport:
     """Carry one plan out."""
     began = time.perf_counter()
-    layout = lay_out(planned, threads, memory)
+    device = layout.device if isinstance(layout, DeviceLayout) else None
     identities = input_identities(planned.sources)
     revision = find_method(planned.recipe.method).revision
-    work = fingerprint([__version__, planned.recipe.canonical(), revision, identities, shard_bytes])
+    facts = [__version__, planned.recipe.canonical(), revision, identities, shard_bytes]
+    work = fingerprint(facts if device is None else [*facts, device.record()])
     place = local_path(out) if destination is None else destination.staged(work)
     if destination is not None and place.is_dir():
         return _sent(destination, planned, place, layout, began)
@@ -194,20 +206,28 @@ def _merge(
                 raise
             records = recording.result()
         require_unchanged(planned.sources, identities)
-        folder.commit(provenance_texts(planned, records), companion_files(planned))
+        folder.commit(provenance_texts(planned, records, device.record() if device else None), companion_files(planned))
     if destination is not None:
         destination.send(place)
     resumed = [f"{len(folder.resumed)} tensors were taken over from an interrupted merge."] if folder.resumed else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
     error = target.relative_error if isinstance(target, CoreTarget) else None
-    return _report(os.fspath(out), planned, began, layout.threads, remarks, records, error)
+    report = _report(os.fspath(out), planned, began, layout.threads, remarks, records, error)
+    return report if device is None else replace(report, device=device.name)
+
+
+def lay_out_for(planned: Plan, device: Device | None, threads: int | None, memory: str | int) -> Layout | DeviceLayout:
+    """Divide a memory budget for a merge on a device, or by the kernels; raises as ``lay_out`` and ``lay_out_on``."""
+    return lay_out(planned, threads, memory) if device is None else lay_out_on(planned, device, threads, memory)
 
 
 def _let_go(planned: Plan) -> None:
     let_go(file for source in planned.sources for file in source.files)
 
 
-def _sent(destination: Destination, planned: Plan, folder: Path, layout: Layout, began: float) -> MergeReport:
+def _sent(
+    destination: Destination, planned: Plan, folder: Path, layout: Layout | DeviceLayout, began: float
+) -> MergeReport:
     """Send a merge that was finished before, but could not be sent then."""
     records = record_inputs(planned.sources)
     destination.send(folder)
@@ -246,6 +266,7 @@ def merge_to_arrays(
     threads: int | None = None,
     memory: str | int = "1GiB",
     access: Access | None = None,
+    device: str | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Merge checkpoints into memory: the same tensors that ``merge`` would write.
 
@@ -254,6 +275,7 @@ def merge_to_arrays(
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the process without the result, in bytes or as in ``"1GiB"``.
         access: How other machines may be reached; by default as the environment says.
+        device: As for ``merge``.
 
     Returns:
         Merged tensors by name; bfloat16 as ml_dtypes has it.
@@ -261,7 +283,7 @@ def merge_to_arrays(
     Raises:
         MergewiseError: As ``merge``.
     """
-    return _into_arrays(plan(recipe, access), threads, memory)
+    return _into_arrays(plan(recipe, access), threads, memory, device)
 
 
 def merge_arrays(
@@ -272,6 +294,7 @@ def merge_arrays(
     dtype: str | None = None,
     threads: int | None = None,
     memory: str | int = "1GiB",
+    device: str | None = None,
     **parameters: Any,
 ) -> dict[str, NDArray[Any]]:
     """Merge dictionaries of arrays: ``merge_arrays("ties", base, [e1, e2], weight=[0.5, 0.5], density=0.2)``.
@@ -283,6 +306,7 @@ def merge_arrays(
         dtype: Everyday name of the dtype of the result; ``None`` keeps each array's own.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the process without inputs and result.
+        device: As for ``merge``.
         parameters: Of the method. A list of values gives one per expert, a list of ``{filter, value}`` chooses by the
             tensor's name; ``lambda_`` stands for ``lambda``.
 
@@ -305,7 +329,7 @@ def merge_arrays(
             shared[name] = value
     recipe = Recipe(
         method=method,
-        base=None if base is None else "base",
+        base=None if base is None or find_method(method).base_joins else "base",
         experts=[Expert(model=f"expert {i}", parameters=mine) for i, mine in enumerate(own, 1)],
         parameters=shared,
         dtype=dtype,
@@ -315,12 +339,15 @@ def merge_arrays(
     sources = [ArrayCheckpoint(labelled[expert.model], expert.model) for expert in recipe.merged]
     if recipe.in_delta_space and base is not None:
         sources.insert(0, ArrayCheckpoint(base, "base"))
-    return _into_arrays(build_plan(recipe, sources), threads, memory)
+    return _into_arrays(build_plan(recipe, sources), threads, memory, device)
 
 
-def _into_arrays(planned: Plan, threads: int | None, memory: str | int) -> dict[str, NDArray[Any]]:
+def _into_arrays(
+    planned: Plan, threads: int | None, memory: str | int, device: str | None = None
+) -> dict[str, NDArray[Any]]:
+    layout = lay_out_for(planned, None if device is None else open_device(device), threads, memory)
     arrays = ArrayTarget((output.name, output.dtype, output.shape) for output in planned.outputs)
-    _run(planned, lay_out(planned, threads, memory), merge_target(planned, arrays), None)
+    _run(planned, layout, merge_target(planned, arrays), None)
     return arrays.arrays
 
 
@@ -331,11 +358,26 @@ def _folder(planned: Plan, out: str | os.PathLike[str], shard_bytes: int, work: 
     return FolderTarget(out, planned.outputs, sys.maxsize, uuid4().hex, single=ADAPTER_WEIGHTS)
 
 
-def _run(
-    planned: Plan, layout: Layout, target: Target, progress: Progress | None, skip: Container[str] = ()
+def run(
+    planned: Plan,
+    layout: Layout | DeviceLayout,
+    target: Target,
+    skip: Container[str] = (),
+    advance: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
+    """Carry a plan out where its layout is for; as ``run_local`` and ``run_on_device``."""
+    if isinstance(layout, DeviceLayout):
+        from mergewise.engine.devices.run import run_on_device  # noqa: PLC0415 - as below
+
+        return run_on_device(planned, layout, target, advance, skip)
     from mergewise.engine.local import run_local  # noqa: PLC0415 - brings in the compiled kernels, so as late as possible
 
+    return run_local(planned, layout, target, advance, skip)
+
+
+def _run(
+    planned: Plan, layout: Layout | DeviceLayout, target: Target, progress: Progress | None, skip: Container[str] = ()
+) -> list[str]:
     done, whole = 0, sum(job.output.nbytes for job in planned.jobs)
     lock = threading.Lock()
 
@@ -346,7 +388,7 @@ def _run(
             if progress is not None:
                 progress(done, whole)
 
-    return run_local(planned, layout, target, advance, skip)
+    return run(planned, layout, target, skip, advance)
 
 
 def _disagreement(name: str, planned: Plan) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mergewise.checkpoint import STORAGE_DTYPES, Source, TensorInfo, numpy_dtype
 from mergewise.engine.jobs import TensorJob
 from mergewise.engine.layout import Layout
-from mergewise.kernels.storage import CODES
+from mergewise.kernels.constants import CODES
 
 __all__ = ["Piece", "Runner", "Workspace", "cut", "stored_values"]
 
@@ -52,6 +52,8 @@ def cut(job: TensorJob, layout: Layout) -> list[Piece]:
 class Workspace:
     """The working memory of one worker: a row of raw bytes per source, an output row, and a row of marks per expert.
 
+    Marks are bytes, one for what is kept; or probabilities in float64, where a program divides by them.
+
     Args:
         sources: The checkpoints of the plan.
         before_read: Told of every piece that is about to be read.
@@ -92,7 +94,7 @@ class Workspace:
         """Return the row that the merged bytes of a piece in hand go to."""
         return self._in_hand(piece).output
 
-    def marks(self, piece: Piece) -> tuple[NDArray[np.uint8], bool]:
+    def marks(self, piece: Piece) -> tuple[NDArray[Any], bool]:
         """Return rows for what is kept of each expert, (experts, ≥ count), and whether they were filled already.
 
         Whoever is told that they were not is to fill them; they are good until another piece is read.
@@ -112,7 +114,7 @@ class Workspace:
         row_bytes = _aligned(piece.count * max(bits) // 8)
         inputs = len(bits) * row_bytes
         output = inputs + _aligned(piece.count * STORAGE_DTYPES[job.output.dtype].bits // 8)
-        end = output + (experts * _aligned(piece.count) if job.sparse else 0)
+        end = output + experts * _aligned(piece.count * job.mark_bytes)
         if self._arena.nbytes < end:
             self._arena = np.empty(0, np.uint8)  # let go of the old one first
             self._arena = np.empty(end, np.uint8)
@@ -121,7 +123,9 @@ class Workspace:
             self._arena[:inputs].reshape(len(bits), row_bytes),
             np.array([CODES.get(info.dtype, -1) for info in job.inputs], np.int64),
             self._arena[inputs:output],
-            self._arena[output:end].reshape(experts, -1) if job.sparse else self._arena[:0].reshape(experts, 0),
+            self._arena[output:end].view(np.float64 if job.mark_bytes == 8 else np.uint8).reshape(experts, -1)
+            if job.sparse
+            else self._arena[:0].reshape(experts, 0),
         )
 
 
@@ -133,7 +137,7 @@ class _Rows:
     raw: NDArray[np.uint8]
     codes: NDArray[np.int64]
     output: NDArray[np.uint8]
-    marks: NDArray[np.uint8]
+    marks: NDArray[Any]
 
 
 class Runner(Protocol):

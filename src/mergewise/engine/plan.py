@@ -1,13 +1,10 @@
 """From checkpoint headers alone to a list of jobs: what is read, how it is merged, what is written."""
 
-import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
-
-import numpy as np
 
 from mergewise.checkpoint import (
     FLOAT_NAMES,
@@ -30,9 +27,11 @@ from mergewise.engine.references import open_models
 from mergewise.engine.vocabulary import gathered, tokenizer_files, tokenizer_models
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import (
+    ElementwiseProgram,
     GeometricProgram,
     LinearProgram,
-    Program,
+    Masks,
+    Settings,
     VotingProgram,
     WholeProgram,
     find_method,
@@ -141,6 +140,10 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
     used = {s.location for s in sources} | {s.own.location for s in sources if isinstance(s, AdaptedCheckpoint)}
     if recipe.base is not None and recipe.base not in used:
         remarks.append(f"{recipe.method} averages weights, so the base '{recipe.base}' takes no part in it.")
+    if find_method(recipe.method).base_joins and recipe.whole and len(recipe.merged) > len(recipe.experts):
+        remarks.append(f"The base '{recipe.base}' is merged too, as the last of the models.")
+    twice = [name for name, count in Counter(expert.model for expert in recipe.merged).items() if count > 1]
+    remarks += [f"'{name}' is listed more than once, and counts as often." for name in twice]
     sources, done = align(sources, recipe)
     return _plan(recipe, sources, None, (*remarks, *done))
 
@@ -169,7 +172,7 @@ def _whole_members(recipe: Recipe, reference: Source) -> dict[str, Member]:
 def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
     """Plan a merge of adapters into one: the recipe is carried out on their cores."""
     merge = open_adapters(recipe, connections)
-    in_core: dict[str, Any] = {"dtype": None, "out_dtype": None, "adapter": None}
+    in_core: dict[str, Any] = {"dtype": None, "out_dtype": None}  # "adapter" stays: its base is never merged too
     planned = build_plan(recipe.model_copy(update=in_core), merge.sources)
     changed = changes(merge.space)
     jobs = []
@@ -205,29 +208,28 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member) -
         program = method.program(settings.values, len(member.section.merged), first.shape)
         if recipe.post:
             steps = [(n, find_post_step(n).resolve(given, "post")) for step in recipe.post for n, given in step.items()]
-            masks = partial(_random_mask, program, name, first.shape)
+            masks = _masks(settings.values, name, first.shape)
             program = with_post_steps(
                 program, method, settings.values, len(member.section.merged), steps, member.position, first.shape, masks
             )
     except ValueError as error:
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
-    if isinstance(program, GeometricProgram | WholeProgram):
+    if isinstance(program, ElementwiseProgram | GeometricProgram | WholeProgram):
         program = replace(program, delta=recipe.in_delta_space)
     dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else _own_dtype(sources[0], name)
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))
 
 
-def _random_mask(program: Program, name: str, shape: tuple[int, ...], expert: int, density: Any) -> Any:
-    """Return the mask that the voting kernel would draw for an expert; the density may differ by element."""
-    from mergewise.engine.marks import mask_keys  # noqa: PLC0415 - here too
-    from mergewise.kernels.random import words_of  # noqa: PLC0415 - brings in the compiled kernels
+def _masks(settings: Settings, name: str, shape: tuple[int, ...]) -> Masks:
+    """Return the masks that kernels would draw for a tensor."""
 
-    if not isinstance(program, VotingProgram):
-        raise TypeError(f"no mask of density {density} for expert {expert} of {program}")
-    words = words_of(mask_keys(program, name)[expert], math.prod(shape)).reshape(shape)
-    limits: Any = np.clip(np.rint(np.asarray(density, np.float64) * 2.0**32), 0.0, 2.0**32)
-    return words < limits
+    def mask(number: int, density: Any, /) -> Any:
+        from mergewise.engine.masks import random_masks  # noqa: PLC0415 - brings in the compiled kernels
+
+        return random_masks(settings, name, shape)(number, density)
+
+    return mask
 
 
 def _own_dtype(source: Source, name: str) -> str:

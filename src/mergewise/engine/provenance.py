@@ -139,12 +139,15 @@ def _companions(template: Source) -> list[Place]:
     return sorted(found, key=lambda path: path.name)
 
 
-def provenance_texts(plan: Plan, records: Mapping[str, InputRecord]) -> dict[str, str]:
+def provenance_texts(
+    plan: Plan, records: Mapping[str, InputRecord], device: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the small files that tell a merged checkpoint's story, by name.
 
     Args:
         plan: The merge.
         records: What is recorded of every input file, by its place.
+        device: What is recorded of the device that merged; ``None`` for the kernels.
     """
     recipe = yaml.safe_dump(plan.recipe.canonical(), sort_keys=False, allow_unicode=True)
     record = {
@@ -154,6 +157,7 @@ def provenance_texts(plan: Plan, records: Mapping[str, InputRecord]) -> dict[str
         "inputs": [{"file": path, **record} for path, record in records.items()],
         "tensors": len(plan.outputs),
         "parameters": plan.parameters,
+        **({"device": dict(device)} if device else {}),
     }
     texts = {
         RECIPE_NAME: recipe,

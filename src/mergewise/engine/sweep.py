@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, ArrayTarget, Connections, OutputTensor, numpy_dtype
+from mergewise.engine.faults import does_not_fit
 from mergewise.engine.gather import Survey
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import lay_out
@@ -21,8 +22,8 @@ from mergewise.engine.local import run_local
 from mergewise.engine.merge import merge_to_arrays
 from mergewise.engine.plan import plan_models, wanted_models
 from mergewise.engine.references import open_models
-from mergewise.errors import MergeError
-from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode
+from mergewise.kernels import encode_all
+from mergewise.kernels.constants import CODES, ENCODE_LIMIT
 from mergewise.method import (
     ElementwiseProgram,
     LinearProgram,
@@ -105,7 +106,7 @@ def _same(one: Program | None, other: Program | None) -> bool:
 
 def _scalable(program: Program) -> bool:
     """Whether a program adds its scaled change to a base; a negative scale would turn the sign of noughts."""
-    if isinstance(program, LinearProgram) and not program.delta:
+    if isinstance(program, LinearProgram | ElementwiseProgram) and not program.delta:
         return False
     known = isinstance(program, LinearProgram | VotingProgram | ElementwiseProgram | MatrixProgram)
     return known and math.isfinite(program.scale) and program.scale >= 0
@@ -162,15 +163,10 @@ def _add_scaled(planned: Plan, job: TensorJob, change: NDArray[np.float64], resu
             sums += raw[: count * width].view(numpy_dtype(info.dtype))
             largest = np.abs(sums, out=magnitudes).max()
         if not largest < ENCODE_LIMIT[dtype]:
-            raise MergeError(
-                f"Tensor '{job.name}' merges to values that do not fit {dtype}; choose a wider 'out_dtype' or smaller "
-                "weights."
-            )
+            raise does_not_fit(job)
         if dtype in ("F64", "F32"):
             result[start : start + count] = sums
             continue
-        out = np.empty(count * STORAGE_DTYPES[dtype].bits // 8 + 8, np.uint8)
-        out = out[: out.size & ~7]
-        for first in range(0, count, TILE):
-            encode(CODES[dtype], sums[first : first + TILE], min(TILE, count - first), out, first)
+        out = np.empty((count * result.itemsize + 7) & ~7, np.uint8)
+        encode_all(CODES[dtype], sums, count, out, 0)
         result[start : start + count] = out[: count * result.itemsize].view(result.dtype)

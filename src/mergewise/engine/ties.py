@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.engine.pieces import Piece, Workspace
-from mergewise.kernels.magnitude import count_equal
+from mergewise.kernels import count_equal
 from mergewise.statistics.magnitude import MagnitudeSearch
 
 __all__ = ["TieShares"]

@@ -4,5 +4,104 @@ Every kernel takes its inputs as one ``uint8`` matrix with a row per model, and 
 float64, compute, encode once. float64 inside is what makes one rounding step of *any* storage dtype hold; on
 half-precision checkpoints the loops stay bound by memory, not by arithmetic.
 
-Importing this package compiles nothing; the first call of each kernel does, once per machine (numba's disk cache).
+This is the table of those that are called from Python; each is documented where it is written, in the module that its
+name begins with. Importing the package compiles nothing, the first call of a kernel does, once per machine.
 """
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mergewise.kernels.constants import APART, LINE
+from mergewise.kernels.native import Array, Kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "add_low_rank",
+    "chances_by_row_rank",
+    "collect_between",
+    "combine_linear",
+    "combine_voting",
+    "count_equal",
+    "count_magnitudes",
+    "encode_all",
+    "gram",
+    "keep_by_rank",
+    "keep_by_row_rank",
+    "keep_random",
+    "row_room",
+    "sample_keys",
+    "sparsified_l1",
+    "tiles",
+    "words_of",
+]
+
+_BYTES, _BYTE_ROWS = Array("uint8", 1), Array("uint8", 2)
+_WORDS, _WORD_ROWS, _KEYS = Array("uint32", 1), Array("uint32", 2), Array("uint64", 1)
+_INTEGERS, _INTEGER_ROWS = Array("int64", 1), Array("int64", 2)
+_REALS, _REAL_ROWS, _MATRICES = Array("float64", 1), Array("float64", 2), Array("float64", 3)
+_MODELS = (_BYTE_ROWS, _INTEGERS)  # raw bytes and codes of their dtypes
+_OUTPUT = (_BYTES, int, float)  # bytes, the code of their dtype, and what it cannot hold
+
+combine_linear = Kernel(
+    "linear.combine_linear", [*_MODELS, bool, int, int, int, _REAL_ROWS, float, float, *_OUTPUT], tells=True
+)
+combine_voting = Kernel(
+    "voting.combine_voting",
+    [
+        *_MODELS, int, int, _REALS, bool, _BYTE_ROWS, _REAL_ROWS, _REALS, bool, _REALS, int, float, float, float,
+        _REAL_ROWS, *_OUTPUT,
+    ],
+    tells=True,
+)  # fmt: skip
+gram = Kernel("products.gram", [*_MODELS, bool, _INTEGERS, _REAL_ROWS, _MATRICES])
+sparsified_l1 = Kernel("norms.sparsified_l1", [*_MODELS, _INTEGERS, _BYTE_ROWS, _REAL_ROWS, _REAL_ROWS])
+sample_keys = Kernel("magnitude.sample_keys", [*_MODELS, int, int, int, _WORD_ROWS])
+collect_between = Kernel(
+    "magnitude.collect_between", [*_MODELS, int, _INTEGERS, _WORDS, _WORDS, _WORD_ROWS, _INTEGERS, _INTEGERS]
+)
+count_magnitudes = Kernel(
+    "magnitude.count_magnitudes", [*_MODELS, int, _INTEGERS, _WORDS, _WORDS, _INTEGER_ROWS, _INTEGERS]
+)
+count_equal = Kernel("magnitude.count_equal", [*_MODELS, int, _INTEGERS, _WORDS, _INTEGERS])
+keep_by_rank = Kernel("sparsify.keep_by_rank", [*_MODELS, int, int, _WORDS, _INTEGERS, _WORDS, _INTEGERS, _BYTE_ROWS])
+keep_random = Kernel("sparsify.keep_random", [_KEYS, _KEYS, int, int, int, _BYTE_ROWS])
+keep_by_row_rank = Kernel(
+    "sparsify.keep_by_row_rank",
+    [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _INTEGER_ROWS, _BYTE_ROWS],
+)
+chances_by_row_rank = Kernel(
+    "sparsify.chances_by_row_rank",
+    [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _INTEGER_ROWS, _REAL_ROWS],
+)
+add_low_rank = Kernel("lowrank.add_low_rank", [_BYTES, int, _REAL_ROWS, _REAL_ROWS, int, int, int, int, _BYTES, int])
+encode_all = Kernel("storage.encode_all", [int, _REALS, int, _BYTES, int])
+_fill_words = Kernel("random.fill_words", [int, _WORDS, int])
+
+
+def tiles(experts: int, elements: int) -> "NDArray[np.float64]":
+    """Return room for a tile per expert, (experts, ≥ elements) float64, at the start of cache lines.
+
+    Rows a power of two apart would be at the same place in their pages, and wait for each other.
+    """
+    row = elements + APART // 8
+    room = np.empty(experts * row + LINE // 8)
+    first = -room.__array_interface__["data"][0] % LINE // 8
+    return room[first : first + experts * row].reshape(experts, row)
+
+
+def row_room(row: int) -> "tuple[NDArray[np.uint32], NDArray[np.int64]]":
+    """Return what ranking rows of ``row`` elements takes: (3, row) uint32 and (3, row + 1) int64."""
+    return np.empty((3, row), np.uint32), np.empty((3, row + 1), np.int64)
+
+
+def words_of(key: int, count: int, first: int = 0) -> "NDArray[np.uint32]":
+    """Return the random words of ``count`` elements from the ``first`` on, a multiple of ``TILE``, (count,) uint32.
+
+    The key is one of 64 bits.
+    """
+    words = np.empty(count, np.uint32)
+    _fill_words(key, words, first)
+    return words

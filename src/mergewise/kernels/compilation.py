@@ -1,33 +1,51 @@
-"""Saying that kernels are compiled, which takes seconds but happens once per machine."""
+"""Compiling a kernel with numba: seconds, once per machine; nothing else imports numba."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
-from numba.core import event
+import llvmlite.binding as llvm
+from numba import types
 
-__all__ = ["announced_compilation"]
+from mergewise.kernels.native import Argument, Array, Kernel, runtime_symbols
+
+__all__ = ["compiled"]
 
 _LOG = logging.getLogger("mergewise")
+_SAID: list[bool] = []
 
 
-class _Announcement(event.Listener):
-    """Says so at the first compilation; what is loaded from the cache is not compiled."""
+def compiled(kernel: Kernel) -> bytes:
+    """Compile a kernel, and say so at the first one.
 
-    said = False
+    Returns:
+        The name of its entry point, a zero byte, and object code that needs nothing of Python and numba.
 
-    def on_start(self, event: Any) -> None:  # noqa: ARG002 - numba's signature
-        if not self.said:
-            self.said = True
-            _LOG.info("Compiling kernels for this machine; this takes a few seconds, once.")
+    Raises:
+        RuntimeError: It does, because a kernel allocates arrays or may raise what is not known in advance.
+    """
+    if not _SAID:
+        _SAID.append(True)
+        _LOG.info("Compiling kernels for this machine; this takes a few seconds, once.")
+    module, _, name = kernel.source.partition(".")
+    loop = getattr(import_module(f"mergewise.kernels.{module}"), name)
+    signature = tuple(_kind(argument) for argument in kernel.arguments)
+    loop.compile(signature)
+    overload = loop.overloads[signature]
+    missing = [
+        function.name
+        for function in llvm.parse_assembly(overload.library.get_llvm_str()).functions
+        if function.is_declaration and not function.name.startswith("llvm.") and function.name not in runtime_symbols()
+    ]
+    if missing:
+        raise RuntimeError(f"The kernel {kernel.source} needs {', '.join(missing)}, which only numba has.")
+    _, _, (code, _) = overload.library.serialize_using_object_code()
+    symbol: str = overload.fndesc.llvm_func_name
+    return symbol.encode() + b"\0" + bytes(code)
 
-    def on_end(self, event: Any) -> None:
-        """Nothing is said."""
 
-
-@contextmanager
-def announced_compilation() -> Iterator[None]:
-    """Log a line, at level INFO to ``mergewise``, if a kernel must be compiled within the context."""
-    with event.install_listener("numba:compile", _Announcement()):
-        yield
+def _kind(argument: Argument) -> Any:
+    """Return numba's type of an argument."""
+    if isinstance(argument, Array):
+        return types.Array(getattr(types, argument.dtype), argument.dimensions, "C")
+    return {bool: types.boolean, int: types.int64, float: types.float64}[argument]

@@ -1,4 +1,4 @@
-"""What loops need and numba's Python has no word for: bits as numbers, and sums in lanes that stay in registers."""
+"""What loops need and numba's Python has no word for: bits as numbers, sums in lanes that stay in registers, tiles."""
 
 from typing import Any
 
@@ -6,12 +6,11 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 
-__all__ = ["LANES", "as_bits", "as_double", "as_single", "as_wide_bits", "dot"]
+from mergewise.kernels.constants import APART, LANES, LINE
+
+__all__ = ["as_bits", "as_double", "as_single", "as_wide_bits", "dot", "tile"]
 
 _intrinsic: Any = extending.intrinsic  # what it decorates is called without its first argument
-
-LANES = 16
-"""Sums are taken in this many lanes, whatever the width of a machine's registers, so that they are equal everywhere."""
 
 
 def _reinterpret(given: Any, wanted: Any, llvm: Any) -> Any:
@@ -74,3 +73,30 @@ def dot(context: Any, x: Any, y: Any, count: Any) -> Any:  # noqa: ARG001
         return total
 
     return types.float64(x, y, types.intp), generate
+
+
+_literal_intrinsic: Any = extending.intrinsic(prefer_literal=True)
+
+
+@_literal_intrinsic
+def tile(context: Any, count: Any, dtype: Any) -> Any:  # noqa: ARG001
+    """Return an array of ``count`` elements, a constant, that lives on the stack until the kernel returns.
+
+    Arrays of NumPy's come from numba's allocator, which compiled kernels are to do without.
+    """
+    size: int = count.literal_value
+    kind = types.Array(dtype.dtype, 1, "C")
+
+    def generate(context: Any, builder: Any, _: Any, __: Any) -> Any:
+        element = context.get_data_type(kind.dtype)
+        width = context.get_abi_sizeof(element)
+        whole = context.get_constant(types.intp, size)
+        stride = context.get_constant(types.intp, width)
+        array = context.make_array(kind)(context, builder)
+        padded = context.get_constant(types.intp, size + APART // width)
+        data = cgutils.alloca_once(builder, element, size=padded)
+        data.align = LINE
+        context.populate_array(array, data=data, shape=[whole], strides=[stride], itemsize=stride, meminfo=None)
+        return array._getvalue()
+
+    return kind(count, dtype), generate

@@ -3,7 +3,9 @@
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.storage import COMPILE, TILE, decode, decode_add, encode, within
+from mergewise.kernels.constants import TILE
+from mergewise.kernels.intrinsics import tile
+from mergewise.kernels.storage import COMPILE, decode, decode_add, encode, within
 
 __all__ = ["combine_linear"]
 
@@ -29,8 +31,9 @@ def combine_linear(raw, codes, delta, offset, count, row, weights, divisor, scal
     Returns:
         Whether every result is finite in the output dtype.
     """
-    base = np.zeros(TILE, np.float64)
-    acc = np.empty(TILE, np.float64)
+    base = tile(TILE, np.float64)
+    base[:] = 0.0
+    acc = tile(TILE, np.float64)
     first = 1 if delta else 0
     finite = True
     start = 0

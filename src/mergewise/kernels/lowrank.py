@@ -3,12 +3,11 @@
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.storage import COMPILE, TILE, decode, encode
+from mergewise.kernels.constants import COLUMNS, TILE
+from mergewise.kernels.intrinsics import tile
+from mergewise.kernels.storage import COMPILE, decode, encode
 
-__all__ = ["COLUMNS", "add_low_rank"]
-
-COLUMNS = 512
-"""Columns taken at once: their part of the right factor stays in the second-level cache while rows go by."""
+__all__ = ["add_low_rank"]
 
 
 @njit(**COMPILE)
@@ -30,17 +29,18 @@ def add_low_rank(raw, code, left, right, strip, columns, first, count, out, out_
         out_code: Kernel code of the output dtype.
     """
     rank, width = right.shape
-    base = np.empty(TILE, np.float64)
-    for tile in range(strip, strip + width, COLUMNS):
+    base = tile(TILE, np.float64)
+    total = tile(COLUMNS, np.float64)
+    for block in range(strip, strip + width, COLUMNS):
         for row in range(left.shape[0]):
-            start = max(tile, first if row == 0 else 0)
-            stop = min(tile + COLUMNS, strip + width, first + count - row * columns)
+            start = max(block, first if row == 0 else 0)
+            stop = min(block + COLUMNS, strip + width, first + count - row * columns)
             size = stop - start
             if size <= 0:
                 continue
             at = row * columns + start - first
             decode(code, raw, at, size, base)
-            total = np.zeros(size, np.float64)
+            total[:] = 0.0
             whole = rank // 4 * 4
             for k in range(0, whole, 4):
                 l0, l1, l2, l3 = left[row, k], left[row, k + 1], left[row, k + 2], left[row, k + 3]

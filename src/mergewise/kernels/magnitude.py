@@ -5,10 +5,13 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.storage import COMPILE, TILE, difference_keys
+from mergewise.kernels.constants import TILE
+from mergewise.kernels.intrinsics import tile
+from mergewise.kernels.storage import COMPILE, difference_keys
 
 __all__ = ["collect_between", "count_equal", "count_magnitudes", "sample_keys"]
 
+_SOME = TILE + 1  # keys are written before it is known whether they are inside
 _BLOCK = 16 * TILE  # stays in the caches while one expert after another is counted
 
 
@@ -73,9 +76,9 @@ def collect_between(raw, codes, count, owners, lower, widths, found, filled, abo
         filled: (brackets,) int64, how many keys are inside, whether or not there was room; added to.
         above: (brackets,) int64, added to.
     """
-    keys = np.empty(TILE, np.uint32)
-    inside = np.empty(TILE, np.uint8)
-    some = np.empty(TILE + 1, np.uint32)
+    keys = tile(TILE, np.uint32)
+    inside = tile(TILE, np.uint8)
+    some = tile(_SOME, np.uint32)
     for block in range(0, count, _BLOCK):
         for r in range(owners.size):
             for start in range(block, min(block + _BLOCK, count), TILE):
@@ -105,9 +108,9 @@ def count_magnitudes(raw, codes, count, owners, lower, shift, histogram, above):
         histogram: (brackets, bins) int64, added to.
         above: (brackets,) int64, added to.
     """
-    keys = np.empty(TILE, np.uint32)
-    inside = np.empty(TILE, np.uint8)
-    some = np.empty(TILE + 1, np.uint32)
+    keys = tile(TILE, np.uint32)
+    inside = tile(TILE, np.uint8)
+    some = tile(_SOME, np.uint32)
     bins = np.uint64(histogram.shape[1])
     for block in range(0, count, _BLOCK):
         for r in range(owners.size):
@@ -133,7 +136,7 @@ def count_equal(raw, codes, count, owners, thresholds, ties):
         thresholds: (thresholds,) uint32.
         ties: (thresholds,) int64, added to.
     """
-    keys = np.empty(TILE, np.uint32)
+    keys = tile(TILE, np.uint32)
     for start in range(0, count, TILE):
         size = min(TILE, count - start)
         for r in range(owners.size):

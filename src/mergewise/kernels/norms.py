@@ -3,8 +3,9 @@
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.intrinsics import dot
-from mergewise.kernels.storage import COMPILE, TILE, decode, decode_difference
+from mergewise.kernels.constants import TILE
+from mergewise.kernels.intrinsics import dot, tile
+from mergewise.kernels.storage import COMPILE, decode, decode_difference
 
 __all__ = ["sparsified_l1"]
 
@@ -21,10 +22,11 @@ def sparsified_l1(raw, codes, bounds, keep, whole, kept):
         whole: (segments, experts) float64, written.
         kept: (segments, experts) float64, written.
     """
-    base = np.empty(TILE, np.float64)
-    tau = np.empty(TILE, np.float64)
-    kept_or_not = np.empty(TILE, np.float64)
-    ones = np.ones(TILE, np.float64)
+    base = tile(TILE, np.float64)
+    tau = tile(TILE, np.float64)
+    kept_or_not = tile(TILE, np.float64)
+    ones = tile(TILE, np.float64)
+    ones[:] = 1.0
     whole[:] = 0.0
     kept[:] = 0.0
     for s in range(bounds.size - 1):

@@ -8,9 +8,11 @@ element e reads word (e mod 1024) // 256 of counter (e // 1024) · 256 + e mod 2
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.storage import COMPILE, TILE
+from mergewise.kernels.constants import TILE
+from mergewise.kernels.intrinsics import tile
+from mergewise.kernels.storage import COMPILE
 
-__all__ = ["random_words", "words_of"]
+__all__ = ["fill_words", "random_words"]
 
 _LANES = TILE // 4
 _MULTIPLIER_0 = np.uint64(0xD2511F53)
@@ -54,19 +56,17 @@ def random_words(key, start, words):
         words[3 * _LANES + lane] = c3
 
 
-@njit(cache=True, nogil=True)
-def words_of(key, count):
-    """Return the random words of the first ``count`` elements, (count,) uint32.
+@njit(**COMPILE)
+def fill_words(key, words, first):
+    """Write the random words of a run of a tensor's elements.
 
     Args:
         key: 64-bit key.
-        count: Number of elements.
+        words: (elements,) uint32, written.
+        first: Index of the first element, a multiple of ``TILE``.
     """
-    found = np.empty(count, np.uint32)
-    words = np.empty(TILE, np.uint32)
-    for start in range(0, count, TILE):
-        random_words(key, start, words)
-        size = min(TILE, count - start)
-        for j in range(size):
-            found[start + j] = words[j]
-    return found
+    some = tile(TILE, np.uint32)
+    for start in range(0, words.size, TILE):
+        random_words(np.uint64(key), first + start, some)
+        for j in range(min(TILE, words.size - start)):
+            words[start + j] = some[j]

@@ -1,7 +1,8 @@
 """Which elements of a task vector survive sparsification: a byte per element, one or nought.
 
 By exact magnitude rank over a tensor or a model, by a coin with one probability for all elements, or by a coin whose
-probability grows with the element's rank in its row.
+probability grows with the element's rank in its row; where elements are divided by that probability, it is written in
+place of the byte.
 """
 
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.intrinsics import as_single
+from mergewise.kernels.constants import TILE
+from mergewise.kernels.intrinsics import as_single, tile
 from mergewise.kernels.random import random_words
-from mergewise.kernels.storage import COMPILE, TILE, difference_keys
+from mergewise.kernels.storage import COMPILE, difference_keys
 
-__all__ = ["keep_by_rank", "keep_by_row_rank", "keep_random"]
+__all__ = ["chances_by_row_rank", "keep_by_rank", "keep_by_row_rank", "keep_random"]
 
 _KEEP_NONE = np.uint32(0xFFFFFFFF)
 _ROW_BINS = 1024
+_BIN_BOUNDS = _ROW_BINS + 1
 _FEW = 48  # elements of a row whose ranks are counted one by one
 
 
@@ -61,7 +64,7 @@ def keep_by_rank(raw, codes, first, count, floors, floor_ties, ceilings, ceiling
         ceiling_ties: (experts,) int64, how many elements at the ceiling are too large; updated.
         keep: (experts, ≥ first + count) uint8, written.
     """
-    keys = np.empty(TILE, np.uint32)
+    keys = tile(TILE, np.uint32)
     for i in range(floors.size):
         for start in range(first, first + count, TILE):
             size = min(TILE, first + count - start)
@@ -84,7 +87,7 @@ def keep_random(keys, keep_below, offset, first, count, keep):
         count: Number of elements.
         keep: (experts, ≥ first + count) uint8, written.
     """
-    words = np.empty(TILE, np.uint32)
+    words = tile(TILE, np.uint32)
     for i in range(keys.size):
         limit = np.uint32(min(keep_below[i], np.uint64(0xFFFFFFFF)))
         for start in range(first, first + count, TILE):
@@ -101,21 +104,27 @@ def keep_random(keys, keep_below, offset, first, count, keep):
 @njit(**COMPILE)
 def _random_run(key, first, words):
     """Write the random words of a run of elements that may begin anywhere."""
-    tile = np.empty(TILE, np.uint32)
+    some = tile(TILE, np.uint32)
     done = 0
     while done < words.size:
         skip = (first + done) % TILE
         size = min(TILE - skip, words.size - done)
-        random_words(key, first + done - skip, tile)
+        random_words(key, first + done - skip, some)
         for j in range(size):
-            words[done + j] = tile[skip + j]
+            words[done + j] = some[skip + j]
         done += size
+
+
+@njit(**COMPILE)
+def _chance(rank, low, spread, last):
+    """Return the probability that an element is kept with at this rank, counted from zero."""
+    return low + spread * rank / last
 
 
 @njit(**COMPILE)
 def _limit(rank, low, spread, last):
     """Return below which random word an element is kept at this rank, counted from zero."""
-    return np.uint32(min(np.rint((low + spread * rank / last) * 2.0**32), 4294967295.0))
+    return np.uint32(min(np.rint(_chance(rank, low, spread, last) * 2.0**32), 4294967295.0))
 
 
 @njit(**COMPILE)
@@ -165,7 +174,7 @@ def _sort_members(keys, members):
 
 
 @njit(**COMPILE)
-def _rank_by_sort(slots, keys, uncertain, counts, ranks):
+def _rank_by_sort(slots, keys, uncertain, counts, order, ranks):
     """Write the exact rank of every element that shares a bin with an uncertain one.
 
     Args:
@@ -173,17 +182,18 @@ def _rank_by_sort(slots, keys, uncertain, counts, ranks):
         keys: (row,) uint32.
         uncertain: Positions of uncertain elements.
         counts: (bins + 1,) int64, where bins begin; changed.
+        order: (row,) int64, room to work in.
         ranks: (row,) int64, written.
     """
-    order = np.empty(keys.size, np.int64)
-    wanted = np.zeros(counts.size, np.bool_)
+    wanted = tile(_BIN_BOUNDS, np.uint8)
+    wanted[:] = np.uint8(0)
     for j in uncertain:
-        wanted[slots[j]] = True
+        wanted[slots[j]] = np.uint8(1)
     for j in range(keys.size - 1, -1, -1):
         order[counts[slots[j]]] = j
         counts[slots[j]] += 1  # afterwards: where the next bin begins
     for b in range(counts.size - 1):
-        if wanted[b]:
+        if wanted[b] != np.uint8(0):
             first = counts[b - 1] if b > 0 else 0
             members = order[first : counts[b]]
             _sort_members(keys, members)
@@ -198,8 +208,8 @@ def _keep_row(keys, words, low, spread, scratch, mark):
     Where an element's bin begins and ends bounds its rank, and so the probability that it is kept with. Only if its
     random word lies between the two limits is its exact rank counted.
     """
-    slots, counts, limits, uncertain, ranks = scratch
-    bins = limits.shape[1]
+    slots, counts, certain, possible, uncertain, order, ranks = scratch
+    bins = certain.size
     size = keys.size
     last = max(1, size - 1)
     _slots(keys, slots, bins)
@@ -208,7 +218,6 @@ def _keep_row(keys, words, low, spread, scratch, mark):
         counts[slots[j] + 1] += 1
     for b in range(bins):
         counts[b + 1] += counts[b]
-    certain, possible = limits[0], limits[1]
     for b in range(bins):
         certain[b] = _limit(counts[b], low, spread, last)
     for b in range(bins):
@@ -220,7 +229,7 @@ def _keep_row(keys, words, low, spread, scratch, mark):
         uncertain[found] = j
         found += np.int64((words[j] >= limit) & (words[j] < possible[slots[j]]))
     if found > _FEW:
-        _rank_by_sort(slots, keys, uncertain[:found], counts, ranks)
+        _rank_by_sort(slots, keys, uncertain[:found], counts, order, ranks)
     for i in range(found):
         j = uncertain[i]
         rank = ranks[j] if found > _FEW else _rank_by_scan(keys, j)
@@ -228,7 +237,7 @@ def _keep_row(keys, words, low, spread, scratch, mark):
 
 
 @njit(**COMPILE)
-def keep_by_row_rank(raw, codes, offset, first, count, row, lows, spreads, keys, keep):
+def keep_by_row_rank(raw, codes, offset, first, count, row, lows, spreads, keys, narrow, wide, keep):
     """Keep elements at random, the larger magnitudes of each row with the larger probability.
 
     The r-th smallest of the m magnitudes of a row, from zero, is kept with probability low + spread · r / (m - 1).
@@ -243,15 +252,14 @@ def keep_by_row_rank(raw, codes, offset, first, count, row, lows, spreads, keys,
         lows: (experts,) float64, ρ - ε.
         spreads: (experts,) float64, 2ε.
         keys: (experts,) uint64 keys of the random masks.
+        narrow: (3, row) uint32, room to work in.
+        wide: (3, row + 1) int64, room to work in.
         keep: (experts, ≥ first + count) uint8, written.
     """
-    magnitudes = np.empty(row, np.uint32)
-    words = np.empty(row, np.uint32)
+    magnitudes, words, slots = narrow[0], narrow[1], narrow[2].view(np.int32)
     bins = min(_ROW_BINS, max(2, row))
-    scratch = (
-        np.empty(row, np.int32), np.empty(bins + 1, np.int64), np.empty((2, bins), np.uint32),
-        np.empty(row + 1, np.int64), np.empty(row, np.int64),
-    )  # fmt: skip
+    counts, certain, possible = tile(_BIN_BOUNDS, np.int64), tile(_ROW_BINS, np.uint32), tile(_ROW_BINS, np.uint32)
+    scratch = (slots, counts[: bins + 1], certain[:bins], possible[:bins], wide[0], wide[1], wide[2])
     for i in range(lows.size):
         for start in range(first, first + count, row):
             for part in range(0, row, TILE):
@@ -263,3 +271,51 @@ def keep_by_row_rank(raw, codes, offset, first, count, row, lows, spreads, keys,
                 mark[:] = np.uint8(1)
                 continue
             _keep_row(magnitudes, words, lows[i], spreads[i], scratch, mark)
+
+
+@njit(**COMPILE)
+def chances_by_row_rank(raw, codes, offset, first, count, row, lows, spreads, keys, narrow, wide, chances):
+    """Keep the elements that ``keep_by_row_rank`` keeps; of each, write what it was kept with.
+
+    Args:
+        raw: As there, and so is what follows it.
+        codes: See there.
+        offset: See there.
+        first: See there.
+        count: See there.
+        row: See there.
+        lows: See there.
+        spreads: See there.
+        keys: See there.
+        narrow: See there.
+        wide: See there.
+        chances: (experts, ≥ first + count) float64, written: the probability of an element that is kept, and infinity
+            for others, so that dividing by it drops them.
+    """
+    magnitudes, words, slots = narrow[0], narrow[1], narrow[2].view(np.int32)
+    everything, order, ranks = wide[0, :row], wide[1], wide[2]
+    for j in range(row):
+        everything[j] = j
+    bins = min(_ROW_BINS, max(2, row))
+    counts = tile(_BIN_BOUNDS, np.int64)[: bins + 1]
+    last = max(1, row - 1)
+    for i in range(lows.size):
+        for start in range(first, first + count, row):
+            chance = chances[i, start : start + row]
+            if lows[i] >= 1.0:  # 2**32 is more than a limit holds
+                chance[:] = 1.0
+                continue
+            for part in range(0, row, TILE):
+                size = min(TILE, row - part)
+                difference_keys(raw, codes, i, start + part, size, magnitudes[part : part + size])
+            _random_run(keys[i], offset + start, words)
+            _slots(magnitudes, slots, bins)
+            counts[:] = 0
+            for j in range(row):
+                counts[slots[j] + 1] += 1
+            for b in range(bins):
+                counts[b + 1] += counts[b]
+            _rank_by_sort(slots, magnitudes, everything, counts, order, ranks)
+            for j in range(row):
+                kept = words[j] < _limit(ranks[j], lows[i], spreads[i], last)
+                chance[j] = _chance(ranks[j], lows[i], spreads[i], last) if kept else np.inf

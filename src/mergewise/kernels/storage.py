@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.intrinsics import as_bits, as_double, as_single, as_wide_bits
+from mergewise.kernels.constants import BF16, ENCODE_LIMIT, F16, F32, F64, TILE
+from mergewise.kernels.intrinsics import as_bits, as_double, as_single, as_wide_bits, tile
 
 __all__ = [
-    "CODES",
     "COMPILE",
-    "ENCODE_LIMIT",
-    "TILE",
     "all_finite",
     "decode",
     "decode_add",
@@ -24,30 +22,14 @@ __all__ = [
     "decode_single",
     "difference_keys",
     "encode",
+    "encode_all",
     "within",
 ]
 
-COMPILE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
-
-TILE = 1024
-"""Elements per tile: a handful of float64 tiles stay in the first-level caches."""
-
-F64, F32, F16, BF16 = 0, 1, 2, 3
-
-CODES = {"F64": F64, "F32": F32, "F16": F16, "BF16": BF16}
-"""Kernel code of each floating storage dtype, by its safetensors name."""
+COMPILE: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 _16 = np.uint32(16)
 _F16_SCALE = np.float32(2.0**112)  # between the exponent biases of float32 and float16
-
-# The smallest magnitude that rounds to infinity, per code (for F64 itself: infinity).
-ENCODE_LIMIT = {
-    "F64": float("inf"),
-    "F32": float.fromhex("0x1.ffffffp+127"),
-    "F16": 65520.0,
-    "BF16": float.fromhex("0x1.ffp+127"),
-}
-
 
 _BF16_LEAST = np.uint64((1023 - 126) << 52)  # 2**-126, the smallest normal number, as float64
 _BF16_RANGE = np.float64(ENCODE_LIMIT["BF16"]).view(np.uint64) - _BF16_LEAST
@@ -185,8 +167,8 @@ def difference_keys(raw, codes, expert, start, count, keys):
     code = codes[1 + expert]
     row = raw[1 + expert]
     if codes[0] == F64 or code == F64:
-        base = np.empty(TILE, np.float64)
-        tau = np.empty(TILE, np.float64)
+        base = tile(TILE, np.float64)
+        tau = tile(TILE, np.float64)
         decode(codes[0], raw[0], start, count, base)
         decode_difference(code, row, start, count, base, tau)
         for j in range(count):
@@ -197,8 +179,8 @@ def difference_keys(raw, codes, expert, start, count, keys):
         for j in range(count):
             keys[j] = as_bits(abs(_from_bf16(mine[j]) - _from_bf16(theirs[j])))
     else:
-        own = np.empty(TILE, np.float32)
-        other = np.empty(TILE, np.float32)
+        own = tile(TILE, np.float32)
+        other = tile(TILE, np.float32)
         decode_single(code, row, start, count, own)
         decode_single(codes[0], raw[0], start, count, other)
         for j in range(count):
@@ -233,7 +215,7 @@ def encode(code, value, count, raw, start):
         if not _encode_regular_bf16(value, count, half):
             _encode_bf16(value, count, half)
     elif code == F16:
-        bits = np.empty(TILE, np.uint32)
+        bits = tile(TILE, np.uint32)
         _round_to_odd(value, count, bits)
         _encode_f16(bits, count, raw.view(np.uint16)[start : start + count])
     elif code == F32:
@@ -244,6 +226,14 @@ def encode(code, value, count, raw, start):
         wide = raw.view(np.float64)[start : start + count]
         for j in range(count):
             wide[j] = value[j]
+
+
+@njit(**COMPILE)
+def encode_all(code, value, count, raw, start):
+    """Encode any number of values: as ``encode``, a tile at a time."""
+    for first in range(0, count, TILE):
+        size = min(TILE, count - first)
+        encode(code, value[first : first + size], size, raw, start + first)
 
 
 @njit(**COMPILE)

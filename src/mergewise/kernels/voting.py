@@ -3,13 +3,12 @@
 import numpy as np
 from numba import njit
 
+from mergewise.kernels.constants import NORMALIZE, VOTING_TILE
+from mergewise.kernels.intrinsics import tile
 from mergewise.kernels.storage import COMPILE, all_finite, decode, decode_difference, encode, within
 
-__all__ = ["NORMALIZE", "combine_voting"]
+__all__ = ["combine_voting"]
 
-NORMALIZE = {"none": 0, "weights": 1, "agreeing": 2, "count": 3}
-
-_TILE = 512  # with a row per expert, what is worked on stays in the first-level cache
 _BY_WEIGHTS, _BY_AGREEING, _BY_COUNT = NORMALIZE["weights"], NORMALIZE["agreeing"], NORMALIZE["count"]
 
 
@@ -17,6 +16,12 @@ _BY_WEIGHTS, _BY_AGREEING, _BY_COUNT = NORMALIZE["weights"], NORMALIZE["agreeing
 def _drop(tau, mark, count):
     for j in range(count):
         tau[j] = tau[j] if mark[j] != np.uint8(0) else 0.0
+
+
+@njit(**COMPILE)
+def _divide_by_chance(tau, chance, count):
+    for j in range(count):
+        tau[j] /= chance[j]
 
 
 @njit(**COMPILE)
@@ -50,8 +55,8 @@ def _divide(acc, share, mode, total, tiny, count):
 
 @njit(**COMPILE)
 def combine_voting(
-    raw, codes, first, count, weights, sparse, keep, rescale, elect, ballots, normalize, total, tiny, scale,
-    out, out_code, limit,
+    raw, codes, first, count, weights, sparse, keep, chances, rescale, elect, ballots, normalize, total, tiny, scale,
+    tau, out, out_code, limit,
 ):  # fmt: skip
     """Write ``θ_0 + scale · normalise(Σ w_i s(τ_i) A_i)`` for one piece of a tensor.
 
@@ -63,6 +68,8 @@ def combine_voting(
         weights: (experts,) float64.
         sparse: Whether ``keep`` has a say.
         keep: (experts, ≥ first + count) uint8, one for what is kept of each task vector, nought for the rest.
+        chances: (experts, ≥ first + count) float64, divides each task vector, by infinity what is dropped; without
+            columns if ``keep`` says what is kept.
         rescale: (experts,) float64, multiplies what is kept.
         elect: Whether a sign is elected.
         ballots: (experts,) float64, what an element of each expert counts in the election.
@@ -70,6 +77,7 @@ def combine_voting(
         total: Divisor for ``NORMALIZE["weights"]``.
         tiny: Weights of those that agree divide by one if they sum to no more than this.
         scale: Multiplies the merged delta (λ).
+        tau: (experts, ≥ VOTING_TILE) float64, room to work in.
         out: (out_row_bytes,) uint8, written.
         out_code: Kernel code of the output dtype.
         limit: Magnitudes from here on do not fit the output dtype.
@@ -78,23 +86,24 @@ def combine_voting(
         Whether all inputs and results are finite.
     """
     experts = weights.size
-    base = np.empty(_TILE, np.float64)
-    tau = np.empty((experts, _TILE), np.float64)
-    acc = np.empty(_TILE, np.float64)
-    side = np.empty(_TILE, np.float64)
-    share = np.empty(_TILE, np.float64)
+    base = tile(VOTING_TILE, np.float64)
+    acc = tile(VOTING_TILE, np.float64)
+    side = tile(VOTING_TILE, np.float64)
+    share = tile(VOTING_TILE, np.float64)
     for i in range(1 + experts):
         if not all_finite(codes[i], raw[i], first, count):  # a mask may hide them
             return False
     finite = True
-    for start in range(first, first + count, _TILE):
-        size = min(_TILE, first + count - start)
+    for start in range(first, first + count, VOTING_TILE):
+        size = min(VOTING_TILE, first + count - start)
         decode(codes[0], raw[0], start, size, base)
         acc[:] = 0.0
         for i in range(experts):
             t = tau[i]
             decode_difference(codes[1 + i], raw[1 + i], start, size, base, t)
-            if sparse:
+            if chances.shape[1] > 0:
+                _divide_by_chance(t, chances[i, start : start + size], size)
+            elif sparse:
                 _drop(t, keep[i, start : start + size], size)
             if elect:
                 _add(t, ballots[i], 1.0, acc, size)

@@ -14,9 +14,11 @@ from mergewise.method.base import (
     row_elements,
 )
 from mergewise.method.declare import Array, Choices, PerModel, Range, merge_method
+from mergewise.method.masks import Masks, masks_like
 from mergewise.method.parameters import Parameter
 from mergewise.method.post import POST_STEPS, PostStep, find_post_step, with_post_steps
 from mergewise.method.registry import find_method, methods
+from mergewise.method.whole import carry_out, sees_changes
 
 __all__ = [
     "POST_STEPS",
@@ -25,6 +27,7 @@ __all__ = [
     "ElementwiseProgram",
     "GeometricProgram",
     "LinearProgram",
+    "Masks",
     "MatrixProgram",
     "Method",
     "Parameter",
@@ -35,11 +38,14 @@ __all__ = [
     "Settings",
     "VotingProgram",
     "WholeProgram",
+    "carry_out",
     "find_method",
     "find_post_step",
     "mask_limit",
+    "masks_like",
     "merge_method",
     "methods",
     "row_elements",
+    "sees_changes",
     "with_post_steps",
 ]

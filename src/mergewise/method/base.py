@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mergewise.method.masks import Masks
 from mergewise.method.parameters import Parameter
 
 __all__ = [
@@ -16,7 +17,6 @@ __all__ = [
     "ElementwiseProgram",
     "GeometricProgram",
     "LinearProgram",
-    "Masks",
     "MatrixProgram",
     "Merging",
     "Method",
@@ -31,12 +31,6 @@ __all__ = [
 
 Settings = Mapping[str, Any]
 """Parameters of one tensor: a tuple with a value per expert for per-model parameters, the value itself for others."""
-
-Masks = Callable[[int, Any], Any]
-"""``masks(i, density)`` gives expert i's boolean keep-mask in the shape of the tensor, as an array of its library.
-
-The density is a number, or an array of the tensor's shape.
-"""
 
 Merging = Callable[[Sequence[Any], Settings], Iterator[tuple[tuple[slice, slice], Any]]]
 """``merging(arrays, settings)``: a method on matrices, which gives the merged delta in panels, each with its place.
@@ -83,7 +77,8 @@ class VotingProgram:
         densities: ρ, the share of elements that sparsification keeps, one per expert.
         sparsify: By magnitude rank, by a random mask, by a random mask that favours the larger magnitudes of each row,
             or not at all.
-        rescale: Multiply what is kept by the ratio of the L1 norms, by 1/ρ, or not at all.
+        rescale: Multiply what is kept by the ratio of the L1 norms, by one over the probability that it is kept with
+            (over ρ where ranks decide), or not at all.
         elect: Sign of the weighted or the unweighted sum, or no election.
         normalize: Divide by Σw, by the Σw of those that agree, by their number, or not at all.
         scale: λ.
@@ -119,6 +114,11 @@ class VotingProgram:
     def by_norm(self) -> bool:
         """Whether what is kept is rescaled by the ratio of the L1 norms."""
         return self.sparse and self.rescale == "l1"
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether each element that is kept is divided by a probability of its own."""
+        return self.sparsify == "row_rank" and self.rescale == "expected"
 
     @property
     def gathers(self) -> bool:
@@ -174,25 +174,27 @@ class GeometricProgram:
 
 @dataclass(frozen=True)
 class ElementwiseProgram:
-    """A method that sees one element of all task vectors at a time, and sums over the tensor.
+    """A method that sees one element of all models or task vectors at a time, and sums over the tensor.
 
     Its functions take arrays of any array-API library, and are run on blocks of a tensor, in float64.
 
     Attributes:
-        rule: ``rule(arrays, settings, totals)`` gives the merged delta.
+        rule: ``rule(arrays, settings, totals, masks)`` gives the merge.
         settings: Its parameters, resolved.
         sums: ``sums(arrays, settings)`` gives what is to be added up over the tensor; ``totals`` are the sums.
         rank: ``rank(arrays)`` gives numbers of at least zero; before all else, elements of small ones are zeroed.
         share: Of the elements that ``rank`` does not call zero, how many are kept; among equals the lower position.
-        scale: Multiplies the merged delta.
+        scale: Multiplies what the rule gives.
+        delta: Whether it sees task vectors, and the base is added to what it gives.
     """
 
-    rule: Callable[[Sequence[Any], Settings, Sequence[float]], Any]
+    rule: Callable[[Sequence[Any], Settings, Sequence[float], Masks], Any]
     settings: Settings
     sums: Callable[[Sequence[Any], Settings], Sequence[Any]] | None = None
     rank: Callable[[Sequence[Any]], Any] | None = None
     share: float = 1.0
     scale: float = 1.0
+    delta: bool = True
 
     @property
     def gathers(self) -> bool:
@@ -272,6 +274,7 @@ class Method:
         min_experts: Fewest experts it makes sense for.
         max_experts: Most experts it is defined for; ``None`` for any number.
         base_is_first: Whether the base is one of the models that are merged, and comes first.
+        base_joins: Whether a base that a recipe names without listing it is merged too, as the last of the models.
         flat: Whether all singular values of a merged matrix are equal.
         lower_shaped: As ``lower``, where the program depends on the shape of the tensor too.
         revision: Of a definition that does not come with this package: changes when it does.
@@ -288,6 +291,7 @@ class Method:
     min_experts: int = 1
     max_experts: int | None = None
     base_is_first: bool = False
+    base_joins: bool = False
     flat: bool = False
     lower_shaped: Callable[[Settings, int, tuple[int, ...]], Program] | None = None
     revision: str = ""

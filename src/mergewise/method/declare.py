@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from typing_extensions import TypeAliasType
 
 from mergewise.errors import MergeError, MergewiseError, MethodError
-from mergewise.method.base import Masks, Method, Program, Settings, WholeProgram
+from mergewise.method.base import ElementwiseProgram, Method, Program, Settings, WholeProgram
+from mergewise.method.masks import SEED, Masks
 from mergewise.method.parameters import Parameter
 from mergewise.method.registry import register
 
@@ -56,6 +57,7 @@ def merge_method(
     name: str | None = None,
     min_experts: int = 1,
     max_experts: int | None = None,
+    elementwise: bool = False,
 ) -> Callable[[F], F]:
     """Make a merge method of a typed function, for recipes, the command line and Python.
 
@@ -65,10 +67,11 @@ def merge_method(
     argument is a parameter of the method, with a type (``float``, ``int``, ``bool``, ``Literal["a", "b"]``) and a
     default; ``PerModel[float]`` lets every expert have its own and hands over a tuple. ``Annotated[float, Range(0, 1),
     "what it means"]`` limits and explains it, as does the ``Args`` section of the docstring. A trailing underscore is
-    left out of its name, so that ``lambda_`` is ``lambda`` in a recipe.
+    left out of its name, so that ``lambda_`` is ``lambda`` in a recipe. An argument of the type ``Masks`` gets random
+    masks, ``masks(i, density)`` the one of expert i; the method then has the parameter ``seed``.
 
     The function must not write to its arrays, and must give the same result for the same arguments. It sees whole
-    tensors, which plans account for in memory.
+    tensors, which plans account for in memory, or blocks of them if it is elementwise.
 
     Args:
         space: What the function sees.
@@ -77,6 +80,8 @@ def merge_method(
         name: Its name in recipes; by default the function's.
         min_experts: Fewest experts it makes sense for.
         max_experts: Most experts it is defined for; ``None`` for any number.
+        elementwise: Whether an element of the result depends on no other elements than those in its own place. The
+            function is then given one-dimensional blocks, one after the other, so that memory stays bounded.
 
     Returns:
         A decorator, which registers the method and returns the function as it is.
@@ -86,7 +91,8 @@ def merge_method(
     """
 
     def declare(function: F) -> F:
-        register(_method(function, name, space, summary, source, min_experts, max_experts), function.__module__)
+        method = _method(function, name, space, summary, source, min_experts, max_experts, elementwise=elementwise)
+        register(method, function.__module__)
         return function
 
     return declare
@@ -100,6 +106,8 @@ def _method(
     source: str | None,
     min_experts: int,
     max_experts: int | None,
+    *,
+    elementwise: bool,
 ) -> Method:
     name = name or function.__name__
     where = f"{function.__module__}.{function.__qualname__}"
@@ -118,23 +126,30 @@ def _method(
         raise MethodError(
             f"Merge method '{name}' needs a line of what it does; give {where} a docstring or a 'summary'."
         )
-    parameters = _parameters(function, name, words)
-    definition = _definition(function, name, parameters)
+    parameters, drawn = _parameters(function, name, words)
+    definition = _definition(function, name, parameters, drawn)
+
+    def rule(arrays: Sequence[Any], settings: Settings, totals: Sequence[float], masks: Masks) -> Any:  # noqa: ARG001
+        return definition(arrays, settings, masks)
 
     def lower(settings: Settings, experts: int) -> Program:  # noqa: ARG001 - one signature for all
+        if elementwise:
+            return ElementwiseProgram(rule, settings, delta=space == "delta")
         return WholeProgram(delta=space == "delta", definition=definition, settings=settings)
 
     return Method(
         name, "custom", space, summary if summary.endswith(".") else f"{summary}.", source or where,
-        tuple(parameters.values()), definition, lower, min_experts, max_experts, revision=_revision(function),
+        (*parameters.values(), *([SEED] if drawn else [])), definition, lower, min_experts, max_experts,
+        revision=_revision(function),
     )  # fmt: skip
 
 
-def _definition(function: Callable[..., Any], name: str, parameters: dict[str, Parameter]) -> Any:
+def _definition(function: Callable[..., Any], name: str, parameters: dict[str, Parameter], drawn: Sequence[str]) -> Any:
     """Return a function as a definition: arrays, settings, masks."""
 
-    def definition(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:  # noqa: ARG001 - draws none
+    def definition(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:
         chosen = {argument: settings[parameter.name] for argument, parameter in parameters.items()}
+        chosen |= dict.fromkeys(drawn, masks)
         try:
             merged = function(list(arrays), **chosen)
         except MergewiseError:
@@ -155,8 +170,8 @@ def _definition(function: Callable[..., Any], name: str, parameters: dict[str, P
     return definition
 
 
-def _parameters(function: Callable[..., Any], method: str, words: str) -> dict[str, Parameter]:
-    """Return the parameters by the function's names for them, in order."""
+def _parameters(function: Callable[..., Any], method: str, words: str) -> tuple[dict[str, Parameter], list[str]]:
+    """Return the parameters by the function's names for them, in order, and its arguments that get random masks."""
     where = f"merge method '{method}'"
     try:
         hints = get_type_hints(function, include_extras=True)
@@ -168,9 +183,13 @@ def _parameters(function: Callable[..., Any], method: str, words: str) -> dict[s
     if not arguments or arguments[0].kind not in (arguments[0].POSITIONAL_ONLY, arguments[0].POSITIONAL_OR_KEYWORD):
         raise MethodError(f"The function of {where} must take the arrays to merge as its first argument.")
     found: dict[str, Parameter] = {}
+    drawn: list[str] = []
     for argument in arguments[1:]:
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD, argument.POSITIONAL_ONLY):
             raise MethodError(f"The parameters of {where} must be named one by one, found '{argument}'.")
+        if hints.get(argument.name) is Masks:
+            drawn.append(argument.name)
+            continue
         if argument.name not in hints or argument.default is argument.empty:
             missing = "a type" if argument.name not in hints else "a default"
             raise MethodError(f"Parameter '{argument.name}' of {where} needs {missing}, as in 'weight: float = 1.0'.")
@@ -179,7 +198,9 @@ def _parameters(function: Callable[..., Any], method: str, words: str) -> dict[s
         raise MethodError(
             f"Two parameters of {where} have one name in a recipe, where trailing underscores are left out."
         )
-    return found
+    if drawn and any(parameter.name == SEED.name for parameter in found.values()):
+        raise MethodError(f"Parameter 'seed' of {where} comes with '{drawn[0]}', its random masks; leave it out.")
+    return found, drawn
 
 
 def _parameter(argument: str, hint: Any, default: Any, method: str, words: str) -> Parameter:

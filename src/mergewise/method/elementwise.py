@@ -1,20 +1,23 @@
 """Methods that look at one element of all task vectors at a time: the experts' spread, votes and overlaps."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import array_api_compat
 
-from mergewise.method.base import Definition, ElementwiseProgram, Masks, Method, Settings
+from mergewise.method.base import Definition, ElementwiseProgram, Method, Settings
 from mergewise.method.linear import LAMBDA, WEIGHT, inert, weighted_sum
+from mergewise.method.masks import Masks
 from mergewise.method.parameters import Parameter
 
 __all__ = ["METHODS", "elementwise"]
 
 
-def elementwise(arrays: Sequence[Any], program: ElementwiseProgram) -> Any:
-    """Carry a program out on whole task vectors; return the merged delta."""
+def elementwise(arrays: Sequence[Any], program: ElementwiseProgram, masks: Masks) -> Any:
+    """Carry a program out on whole tensors; return what it gives, without the base."""
     xp = array_api_compat.array_namespace(*arrays)
     if program.rank is not None:
         spread = xp.reshape(program.rank(arrays), (-1,))
@@ -24,29 +27,38 @@ def elementwise(arrays: Sequence[Any], program: ElementwiseProgram) -> Any:
         kept = xp.reshape(order < program.kept_of(int(xp.sum(spread != 0))), arrays[0].shape)
         arrays = [xp.where(kept, tau, xp.zeros_like(tau)) for tau in arrays]
     sums = program.sums(arrays, program.settings) if program.sums is not None else ()
-    totals = [float(xp.sum(xp.astype(part, xp.float64))) for part in sums]
-    return program.rule(arrays, program.settings, totals) * program.scale
+    totals = [float(xp.sum(xp.astype(part, arrays[0].dtype))) for part in sums]
+    return program.rule(arrays, program.settings, totals, masks) * program.scale
 
 
 def _definition(lower: Any) -> Definition:
     """Return the definition on whole arrays of the method that ``lower`` belongs to."""
 
-    def definition(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:  # noqa: ARG001
-        return elementwise(arrays, lower(settings, len(arrays)))
+    def definition(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:
+        return elementwise(arrays, lower(settings, len(arrays)), masks)
 
     return definition
 
 
 def _added(arrays: Sequence[Any]) -> Any:
-    """Return Σ x_i, added in the order of the experts; of conditions the number that hold."""
-    xp = array_api_compat.array_namespace(*arrays)
-    total = xp.astype(arrays[0], xp.float64)
+    """Return Σ x_i, added in the order of the experts."""
+    total = arrays[0]
     for array in arrays[1:]:
-        total = total + xp.astype(array, xp.float64)
+        total = total + array
     return total
 
 
+def _number(conditions: Sequence[Any], like: Any) -> Any:
+    """Return how many of the conditions hold, as an array of a dtype like another's."""
+    xp = array_api_compat.array_namespace(like)
+    return _added([xp.astype(condition, like.dtype) for condition in conditions])
+
+
 # ---- sce ------------------------------------------------------------------------------------------------------------
+
+
+_LEAST_ENERGY = 1e-6
+"""Mean squared change of all experts together below which mergekit, and so the recipes that are known, weigh alike."""
 
 
 def _variance(arrays: Sequence[Any]) -> Any:
@@ -59,10 +71,11 @@ def _squares(arrays: Sequence[Any], settings: Settings) -> Sequence[Any]:  # noq
     return [tau * tau for tau in arrays]
 
 
-def _sce(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> Any:  # noqa: ARG001
+def _sce(arrays: Sequence[Any], _settings: Settings, totals: Sequence[float], _masks: Masks, *, size: int) -> Any:
     xp = array_api_compat.array_namespace(*arrays)
     energy = sum(totals)
-    weights = [total / energy if energy > 0 else 1.0 / len(totals) for total in totals]
+    told = energy > 0 and energy >= _LEAST_ENERGY * size
+    weights = [total / energy if told else 1.0 / len(totals) for total in totals]
     positive = _added(arrays) >= 0  # a zero sum elects +
     merged = share = xp.zeros_like(arrays[0])
     for tau, weight in zip(arrays, weights, strict=True):
@@ -72,22 +85,27 @@ def _sce(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> 
     return merged / xp.clip(share, 1e-6, None)
 
 
-def _lower_sce(settings: Settings, experts: int) -> ElementwiseProgram:  # noqa: ARG001 - one signature for all
-    program = ElementwiseProgram(_sce, settings, sums=_squares)
+def _lower_sce(settings: Settings, experts: int, shape: tuple[int, ...] = ()) -> ElementwiseProgram:  # noqa: ARG001
+    program = ElementwiseProgram(partial(_sce, size=math.prod(shape)), settings, sums=_squares)
     if settings["select_topk"] < 1:
         program = replace(program, rank=_variance, share=settings["select_topk"])
     return program
 
 
+def _sce_definition(arrays: Sequence[Any], settings: Settings, masks: Masks) -> Any:
+    return elementwise(arrays, _lower_sce(settings, len(arrays), tuple(arrays[0].shape)), masks)
+
+
 # ---- consensus ------------------------------------------------------------------------------------------------------
 
 
-def _consensus(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> Any:  # noqa: ARG001
+def _consensus(arrays: Sequence[Any], settings: Settings, totals: Sequence[float], masks: Masks) -> Any:  # noqa: ARG001
     xp = array_api_compat.array_namespace(*arrays)
     together = _added(arrays)
-    wanted = _added(
-        [xp.abs(tau) > part * xp.abs(together - tau) for tau, part in zip(arrays, settings["lambda_t"], strict=True)]
-    )
+    stands_out = [
+        xp.abs(tau) > part * xp.abs(together - tau) for tau, part in zip(arrays, settings["lambda_t"], strict=True)
+    ]
+    wanted = _number(stands_out, together)
     return xp.where(wanted >= 2, weighted_sum(arrays, settings["weight"]), xp.zeros_like(together))
 
 
@@ -98,7 +116,7 @@ def _lower_consensus(settings: Settings, experts: int) -> ElementwiseProgram:  #
 # ---- nearswap -------------------------------------------------------------------------------------------------------
 
 
-def _nearswap(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> Any:  # noqa: ARG001
+def _nearswap(arrays: Sequence[Any], settings: Settings, totals: Sequence[float], masks: Masks) -> Any:  # noqa: ARG001
     xp = array_api_compat.array_namespace(*arrays)
     (tau,) = arrays
     return tau * xp.clip(settings["t"] / xp.clip(xp.abs(tau), 1e-6, None), None, 1.0)
@@ -115,7 +133,7 @@ def _changed(arrays: Sequence[Any], settings: Settings) -> tuple[list[Any], Any]
     """Return where each expert changed the base, and how many did."""
     xp = array_api_compat.array_namespace(*arrays)
     changed = [xp.abs(tau) > settings["epsilon"] for tau in arrays]
-    return changed, _added(changed)
+    return changed, _number(changed, arrays[0])
 
 
 def _overlaps(arrays: Sequence[Any], settings: Settings) -> Sequence[Any]:
@@ -124,7 +142,7 @@ def _overlaps(arrays: Sequence[Any], settings: Settings) -> Sequence[Any]:
     return [own & (number > 1) for own in changed] + [own & (number == 1) for own in changed]
 
 
-def _ram(arrays: Sequence[Any], settings: Settings, totals: Sequence[float]) -> Any:
+def _ram(arrays: Sequence[Any], settings: Settings, totals: Sequence[float], masks: Masks) -> Any:  # noqa: ARG001
     xp = array_api_compat.array_namespace(*arrays)
     experts = len(arrays)
     alone = [1.0] * experts
@@ -157,7 +175,7 @@ METHODS = (
             Parameter("select_topk", 1.0, "share of the elements on which experts differ, to keep", low=0.0, high=1.0),
             inert("int8_mask", False),
         ),
-        _definition(_lower_sce), _lower_sce,
+        _sce_definition, _lower_sce, lower_shaped=_lower_sce,
     ),
     Method(
         "consensus", "voting", "delta", "Add up task vectors where at least two experts stand out from the others.",

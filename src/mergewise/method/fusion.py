@@ -6,7 +6,8 @@ from typing import Any
 
 import array_api_compat
 
-from mergewise.method.base import Masks, Method, Settings, WholeProgram
+from mergewise.method.base import Method, Settings, WholeProgram
+from mergewise.method.masks import Masks
 
 __all__ = ["METHODS"]
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from mergewise.method.base import (
     Definition,
     GeometricProgram,
-    Masks,
     Method,
     Program,
     Settings,
@@ -23,9 +22,10 @@ from mergewise.method.base import (
     row_elements,
 )
 from mergewise.method.linear import WEIGHT, weighted_sum
+from mergewise.method.masks import Masks
 from mergewise.method.parameters import Parameter
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "combine"]
 
 Grams = NDArray[np.float64]  # (rows, experts, experts)
 Coefficients = NDArray[np.float64]  # (rows, experts)
@@ -98,7 +98,7 @@ def _karcher(gram: Grams, max_iter: int, tol: float) -> Coefficients:
         moved = _exponential(mean, tangent, units, 0.0)
         length = _length(moved, units)
         mean = np.where(moving[:, None], moved / np.where(length > 0.0, length, 1.0)[:, None], mean)
-    size = np.sum(share * norms, axis=1, keepdims=True)
+    size = np.mean(norms, axis=1, keepdims=True)  # also of vectors of zeros, which have no direction
     merged: Coefficients = mean * size / lengths
     return merged
 
@@ -129,17 +129,17 @@ def _exponential(mean: Coefficients, tangent: Coefficients, units: Grams, eps: f
     return np.where(still[:, None], mean, moved)
 
 
-def _combine(arrays: Sequence[Any], program: GeometricProgram) -> Any:
-    """Carry a program out on whole arrays."""
+def combine(arrays: Sequence[Any], program: GeometricProgram) -> Any:
+    """Carry a program out on whole arrays, without the base and its scale."""
     xp = array_api_compat.array_namespace(*arrays)
     rows = [xp.reshape(a, (-1, max(1, row_elements(a.shape, program.row)))) for a in arrays]
     gram = np.empty((rows[0].shape[0], len(rows), len(rows)))
     for i, x in enumerate(rows):
         for j, y in enumerate(rows[: i + 1]):
-            products = [float(p) for p in xp.sum(x * y, axis=1)]
-            gram[:, i, j] = gram[:, j, i] = products
+            gram[:, i, j] = gram[:, j, i] = np.asarray(array_api_compat.to_device(xp.sum(x * y, axis=1), "cpu"))
     coefficients = program.solve(gram)  # (rows, experts)
-    columns = [xp.asarray(column[:, None], dtype=rows[0].dtype) for column in coefficients.T]
+    device = array_api_compat.device(rows[0])
+    columns = [xp.asarray(column[:, None], dtype=rows[0].dtype, device=device) for column in coefficients.T]
     return xp.reshape(weighted_sum(rows, columns), arrays[0].shape)
 
 
@@ -150,7 +150,7 @@ def _definition(lower: Any) -> Definition:
         program = lower(settings, len(arrays))
         if isinstance(program, WholeProgram):
             return program.definition(arrays, settings, masks)
-        return _combine(arrays, program)
+        return combine(arrays, program)
 
     return definition
 
@@ -169,8 +169,8 @@ def _nuslerp_columns(arrays: Sequence[Any], settings: Settings, masks: Masks) ->
     program = GeometricProgram(delta=False, solve=partial(_nuslerp, t=_nuslerp_t(settings)), row="last")
     xp = array_api_compat.array_namespace(*arrays)
     if arrays[0].ndim < 2:
-        return _combine(arrays, program)
-    return xp.moveaxis(_combine([xp.moveaxis(a, 0, -1) for a in arrays], program), -1, 0)
+        return combine(arrays, program)
+    return xp.moveaxis(combine([xp.moveaxis(a, 0, -1) for a in arrays], program), -1, 0)
 
 
 def _lower_nuslerp(settings: Settings, experts: int) -> Program:  # noqa: ARG001
@@ -180,10 +180,12 @@ def _lower_nuslerp(settings: Settings, experts: int) -> Program:  # noqa: ARG001
     return GeometricProgram(delta=False, solve=partial(_nuslerp, t=_nuslerp_t(settings)), row=row)
 
 
-def _lower_multislerp(settings: Settings, experts: int) -> Program:  # noqa: ARG001
+def _lower_multislerp(settings: Settings, experts: int) -> Program:
     weights = settings["weight"]
     total = sum(weights)
-    if settings["normalize_weights"]:
+    if experts == 1:
+        weights = (1.0,)  # there is nothing to weigh it against
+    elif settings["normalize_weights"]:
         if abs(total) < _TINY:
             raise ValueError("weights that do not sum to zero (they are divided by their sum)")
         weights = tuple(w / total for w in weights)
@@ -223,7 +225,7 @@ METHODS = (
             Parameter("normalize_weights", True, "divide the weights by their sum"),
             Parameter("eps", 1e-8, "added to norms, and below which a length counts as none", low=0.0),
         ),
-        _definition(_lower_multislerp), _lower_multislerp, min_experts=2,
+        _definition(_lower_multislerp), _lower_multislerp,
     ),
     Method(
         "karcher", "geometric", "weight", "The Riemannian mean on the sphere, of mean length.",
@@ -232,7 +234,7 @@ METHODS = (
             Parameter("max_iter", 10, "most steps", low=0),
             Parameter("tol", 1e-5, "angle below which the iteration ends", low=0.0),
         ),
-        _definition(_lower_karcher), _lower_karcher,
+        _definition(_lower_karcher), _lower_karcher, base_joins=True,
     ),
     Method(
         "model_stock", "geometric", "delta", "The mean of the experts, drawn to the base as their angles say.",

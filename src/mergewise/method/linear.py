@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mergewise.method.base import LinearProgram, Masks, Method, Settings
+from mergewise.method.base import LinearProgram, Method, Settings
+from mergewise.method.masks import Masks
 from mergewise.method.parameters import Parameter
 
 __all__ = ["LAMBDA", "METHODS", "WEIGHT", "inert", "weighted_sum"]
@@ -74,7 +75,7 @@ METHODS = (
         "linear", "linear", "weight", "The weighted mean of the experts: Σ w_i θ_i / Σ w_i.",
         "Wortsman et al. 2022, arXiv 2203.05482",
         (WEIGHT, Parameter("normalize", True, "divide by the sum of the weights")),
-        _linear, _lower_linear,
+        _linear, _lower_linear, base_joins=True,
     ),
     Method(
         "task_arithmetic", "linear", "delta", "The base plus the weighted sum of task vectors: θ_0 + λ Σ w_i τ_i.",

@@ -9,8 +9,9 @@ from typing import Any
 
 import array_api_compat
 
-from mergewise.method.base import Cost, LinearProgram, Masks, MatrixProgram, Merging, Method, Program, Settings
+from mergewise.method.base import Cost, LinearProgram, MatrixProgram, Merging, Method, Program, Settings
 from mergewise.method.linear import LAMBDA, weighted_sum
+from mergewise.method.masks import Masks
 from mergewise.method.matrix import PANEL_ELEMENTS, TallMatrices, safe_scale
 from mergewise.method.parameters import Parameter
 

@@ -71,11 +71,13 @@ class Parameter:
         Raises:
             RecipeError: The value is not one that the parameter takes.
         """
+        if type(value).__module__ == "numpy" and hasattr(value, "item"):
+            value = value.item()
+        if (isinstance(self.default, bool) or self.aliases) and isinstance(value, int | float) and value in (0, 1):
+            value = bool(value)  # tools that search for recipes write booleans as 1.0
         for spelling, choice in self.aliases:
             if value is spelling:
                 return choice
-        if type(value).__module__ == "numpy" and hasattr(value, "item"):
-            value = value.item()
         accepted = False
         if self.choices:
             accepted = isinstance(value, str) and value in self.choices

@@ -10,13 +10,13 @@ from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method.base import (
     Cost,
     LinearProgram,
-    Masks,
     MatrixProgram,
     Method,
     Program,
     Settings,
     VotingProgram,
 )
+from mergewise.method.masks import Masks, masks_like
 from mergewise.method.matrix import TallMatrices, right_singular, safe_scale
 from mergewise.method.parameters import Parameter
 
@@ -123,7 +123,7 @@ def with_post_steps(
     def merging(arrays: Sequence[Any], settings: Settings) -> Iterator[tuple[tuple[slice, slice], Any]]:
         whole = (slice(None), slice(None))
         taus = [array[whole] for array in arrays]
-        delta = method.definition(taus, settings, masks)
+        delta = method.definition(taus, settings, masks_like(taus[0], masks))
         for step in factors[: last + 1]:
             delta = delta * step if isinstance(step, float) else calibrated(delta, taus, step["alpha"])
         yield whole, delta

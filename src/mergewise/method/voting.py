@@ -7,8 +7,9 @@ from typing import Any
 
 import array_api_compat
 
-from mergewise.method.base import Definition, Masks, Method, Settings, VotingProgram
+from mergewise.method.base import Definition, Method, Settings, VotingProgram
 from mergewise.method.linear import LAMBDA, WEIGHT, inert, weighted_sum
+from mergewise.method.masks import SEED, Masks
 from mergewise.method.parameters import Parameter
 from mergewise.statistics.magnitude import kept_count, kept_ranks
 
@@ -40,8 +41,8 @@ def row_probabilities(tau: Any, density: float, spread: float) -> Any:
     flat = tau if tau.ndim > 1 else xp.reshape(tau, (1, -1))
     size = flat.shape[-1]
     if size < 2 or density >= 1:
-        return xp.full(tau.shape, density, dtype=xp.float64)
-    ascending = xp.astype(size - 1 - _ranks(flat), xp.float64)
+        return xp.full(tau.shape, density, dtype=tau.dtype, device=array_api_compat.device(tau))
+    ascending = xp.astype(size - 1 - _ranks(flat), tau.dtype)
     return xp.reshape(density - spread + 2.0 * spread * ascending / (size - 1), tau.shape)
 
 
@@ -57,7 +58,7 @@ def rescale_factor(sparse: Any, tau: Any, density: float, rescale: str) -> float
 
 
 def sparsified(tau: Any, program: VotingProgram, expert: int, masks: Masks) -> Any:
-    """Zero the elements of a task vector that a program does not keep."""
+    """Zero the elements of a task vector that a program does not keep; divide others by a chance of their own."""
     density = program.densities[expert]
     if program.sparsify == "magnitude":
         return keep_largest(tau, density, program.outliers[expert] if program.outliers else None)
@@ -66,14 +67,15 @@ def sparsified(tau: Any, program: VotingProgram, expert: int, masks: Masks) -> A
     xp = array_api_compat.array_namespace(tau)
     by_rank = program.sparsify == "row_rank"
     chance = row_probabilities(tau, density, program.spread[expert]) if by_rank else density
-    return xp.where(masks(expert, chance), tau, xp.zeros_like(tau))
+    kept = xp.where(masks(expert, chance), tau, xp.zeros_like(tau))
+    return kept / chance if program.by_chance else kept
 
 
 def vote(arrays: Sequence[Any], program: VotingProgram, masks: Masks) -> Any:
     """Merge whole task vectors as a voting program says, in tensor scope; return the merged delta."""
     xp = array_api_compat.array_namespace(*arrays)
     sparse = [sparsified(tau, program, i, masks) for i, tau in enumerate(arrays)]
-    rescale = program.rescale if program.sparsify != "none" else "none"
+    rescale = "none" if program.sparsify == "none" or program.by_chance else program.rescale
     factors = [
         rescale_factor(kept, tau, density, rescale)
         for kept, tau, density in zip(sparse, arrays, program.densities, strict=True)
@@ -135,11 +137,14 @@ def _lower_breadcrumbs(settings: Settings, experts: int, *, elect: bool) -> Voti
 
 def _lower_della(settings: Settings, experts: int, *, elect: bool) -> VotingProgram:  # noqa: ARG001
     for density, spread in zip(settings["density"], settings["epsilon"], strict=True):
-        if density < 1 and not 0 < density - spread <= density + spread < 1:
-            raise ValueError("0 < density - epsilon and density + epsilon < 1 (they are probabilities), or density 1")
+        if 0 < density < 1 and not 0 < density - spread <= density + spread < 1:
+            raise ValueError(
+                "0 < density - epsilon and density + epsilon < 1 (they are probabilities), or a density of 0 or 1"
+            )
+    spread = tuple(e if d > 0 else 0.0 for d, e in zip(settings["density"], settings["epsilon"], strict=True))
     return VotingProgram(
         settings["weight"], settings["density"],
-        sparsify="none" if min(settings["density"]) >= 1 else "row_rank", spread=settings["epsilon"],
+        sparsify="none" if min(settings["density"]) >= 1 else "row_rank", spread=spread,
         rescale=settings["rescale"], seed=settings["seed"], **_agreement(settings, elect=elect),
     )  # fmt: skip
 
@@ -170,16 +175,9 @@ def _density(default: float, meaning: str) -> Parameter:
     return Parameter("density", default, f"ρ, {meaning}", per_model=True, low=0.0, high=1.0)
 
 
-# 'expected' would divide each change by its own probability (the authors' code), which the voting kernel cannot yet
-_RESCALE_RANKED = Parameter(
-    "rescale", "l1", "after sparsifying: match the L1 norm, or nothing; dividing by probabilities is not offered yet",
-    choices=("l1", "none"), aliases=((True, "l1"), (False, "none")),
-)  # fmt: skip
-
-
-def _rescale(default: str) -> Parameter:
+def _rescale(default: str, divisor: str = "ρ") -> Parameter:
     return Parameter(
-        "rescale", default, "after sparsifying: match the L1 norm, divide by ρ, or nothing",
+        "rescale", default, f"after sparsifying: match the L1 norm, divide by {divisor}, or nothing",
         choices=("l1", "expected", "none"), aliases=((True, "l1"), (False, "none")),
     )  # fmt: skip
 
@@ -187,7 +185,6 @@ def _rescale(default: str) -> Parameter:
 _SCOPE = Parameter(
     "scope", "tensor", "rank magnitudes within each tensor, or over the whole model", choices=("tensor", "model")
 )
-_SEED = Parameter("seed", 0, "of the random masks", low=0)
 _INT8_MASK = inert("int8_mask", False)
 _NORMALIZE = Parameter("normalize", False, "divide by the sum of the weights")
 _NORMALIZE_AGREEING = Parameter("normalize", False, "divide by the weights of the experts that agree")
@@ -213,7 +210,7 @@ def _random(
         name, "voting", "delta", summary, source,
         (
             WEIGHT, _density(1.0, "probability that a change is kept"), *more, LAMBDA, normalize,
-            _RESCALE_RANKED if more else _rescale("l1"), _SEED, _INT8_MASK,
+            _rescale("l1", "each change's own probability" if more else "ρ"), SEED, _INT8_MASK,
         ),
         _definition(lowered), lowered,
     )  # fmt: skip

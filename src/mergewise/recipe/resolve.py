@@ -205,6 +205,7 @@ def setting_origins(
 
 
 def _check_value(parameter: Parameter, value: Any, method: str, where: str) -> None:
+    value = _as_list(value)
     if not isinstance(value, list):
         parameter.check(value, method, where)
         return
@@ -228,18 +229,23 @@ def _check_value(parameter: Parameter, value: Any, method: str, where: str) -> N
         _check_value(parameter, item["value"], method, f"{at}.value")
 
 
+def _as_list(value: Any) -> Any:
+    """Return a single ``{filter, value}`` as a list of one."""
+    return [value] if isinstance(value, dict) and value.keys() & {"filter", "value"} else value
+
+
 def _find(
     given: Mapping[str, Any], parameter: Parameter, method: Method, tensor: str, position: float, place: str
 ) -> Origin | None:
     """Return the canonical value for a tensor, or ``None`` where the place is silent."""
-    value = given.get(parameter.name)
+    value = _as_list(given.get(parameter.name))
     matched, at = None, None
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         item: dict[str, Any] = next((item for item in value if _matches(item.get("filter"), tensor)), {})
         value, matched = item.get("value"), item.get("filter") or "*"
     if isinstance(value, list):
         at = position
-        value = _on_gradient(value, position)
+        value = _on_gradient([parameter.check(one, method.name) for one in value], position)
     if value is None:
         return None
     return Origin(parameter.check(value, method.name), place, matched, at)

@@ -25,7 +25,13 @@ from mergewise.recipe.sections import Places, Section, section_of_models, sectio
 
 __all__ = ["DtypeName", "Recipe", "first_fault"]
 
-DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
+
+def _without_library(value: Any) -> Any:
+    """Read ``torch.bfloat16`` as ``bfloat16``, as mergekit does."""
+    return value.removeprefix("torch.") if isinstance(value, str) else value
+
+
+DtypeName = Annotated[Literal["float64", "float32", "float16", "bfloat16"], BeforeValidator(_without_library)]
 
 
 class Recipe(BaseModel):
@@ -133,7 +139,8 @@ class Recipe(BaseModel):
             )
         if "slices" in self.model_fields_set or "modules" in self.model_fields_set:
             return ()
-        return (section_of_models(method, self.experts, self.base, shared, ""),)
+        # adapters that become an adapter are changes, whatever the method
+        return (section_of_models(method, self.experts, self.base, shared, "", base_joins=self.adapter is None),)
 
     @property
     def whole(self) -> bool:

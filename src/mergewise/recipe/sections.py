@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mergewise.errors import RecipeError
 from mergewise.method import Method
 from mergewise.recipe.parts import Expert, Slice, SliceSource
 
@@ -44,10 +45,25 @@ class Section:
 
 
 def section_of_models(
-    method: Method, models: Sequence[Expert], base: str | None, shared: Places, place: str, module: str | None = None
+    method: Method,
+    models: Sequence[Expert],
+    base: str | None,
+    shared: Places,
+    place: str,
+    module: str | None = None,
+    *,
+    base_joins: bool = True,
 ) -> Section:
-    """Return the section of whole models."""
+    """Return the section of whole models; without ``base_joins`` a base that is not listed is never merged too."""
     merged, places = _merged(method, models, base, place or "models")
+    if base_joins and method.base_joins and base is not None and all(expert.model != base for expert in merged):
+        weighed = method.parameter("weight") is None or any("weight" in given for _, given in shared)
+        if not weighed:
+            raise RecipeError(
+                f"{method.name} merges weights, so the base '{base}' would be merged too, but has no weight; list it "
+                "among the models with its weight, or leave 'base_model' out."
+            )
+        merged, places = (*merged, Expert(model=base)), (*places, "base_model")
     return Section(merged, base, None, places, shared, place, module)
 
 

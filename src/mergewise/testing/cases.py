@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.engine.marks import mask_key
-from mergewise.kernels.random import words_of
-from mergewise.kernels.storage import CODES, TILE, encode
+from mergewise.engine.masks import random_masks
+from mergewise.kernels import encode_all
+from mergewise.kernels.constants import CODES
 from mergewise.method import Parameter, find_method
 
 __all__ = [
@@ -148,7 +148,7 @@ def wrong_values(parameter: Parameter) -> list[Any]:
     if parameter.choices:
         return [*common, 3, 0.5, ""] + ([] if parameter.aliases else [True, False])
     if isinstance(parameter.default, bool):
-        return [*common, 0, 1, 1.0, "true", "yes"]
+        return [*common, 2, 0.5, "true", "yes"]
     numbers: list[Any] = [True, False, "1", "0.5", math.nan, math.inf, -math.inf, 10**400, 1j]
     if isinstance(parameter.default, int):
         numbers += [0.5, 1.0]
@@ -169,9 +169,7 @@ def round_once(values: Any, dtype: str) -> NDArray[Any]:
     flat = np.ascontiguousarray(wide).reshape(-1)
     width = DTYPES[dtype].itemsize
     raw = np.zeros((flat.size * width + 7) & ~7, np.uint8)
-    for start in range(0, flat.size, TILE):
-        tile = flat[start : start + TILE]
-        encode(CODES[_CODES[dtype]], tile, tile.size, raw, start)
+    encode_all(CODES[_CODES[dtype]], flat, flat.size, raw, 0)
     return raw[: flat.size * width].view(DTYPES[dtype]).reshape(wide.shape)
 
 
@@ -210,8 +208,7 @@ def one_family(
 
 def random_mask(seed: int, expert: int, tensor: str, shape: tuple[int, ...], density: Any) -> NDArray[np.bool_]:
     """Return which elements a random mask keeps; a density for all, or for each."""
-    words = words_of(np.uint64(mask_key(seed, expert, tensor)), math.prod(shape)).reshape(shape)
-    kept: NDArray[np.bool_] = words < np.rint(np.asarray(density, np.float64) * 2.0**32).astype(np.uint64)
+    kept: NDArray[np.bool_] = random_masks({"seed": seed}, tensor, shape)(expert, density)
     return kept
 
 

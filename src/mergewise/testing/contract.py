@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from mergewise.engine.masks import random_masks
 from mergewise.engine.merge import merge_arrays
 from mergewise.errors import RecipeError
-from mergewise.method import Method, find_method
+from mergewise.method import ElementwiseProgram, Method, find_method
 from mergewise.testing.cases import (
     DTYPES,
     SHAPES,
@@ -41,8 +42,9 @@ def check_method(method: str | Callable[..., Any], *, symmetric: bool = False, i
     Its merges must be what its function gives on whole tensors, rounded once, for every storage dtype, for empty, 0-d,
     1-d, 2-d and 3-d tensors, for integers beside them, and for tensors larger than what is in hand at once; the same
     bytes for any number of threads and any memory. Experts that equal the base must give the base, if it merges task
-    vectors. Parameters must be documented and refuse what they do not take, in one sentence. Inputs must be left as
-    they are. Where torch is installed, the function must give the same on its tensors.
+    vectors. Elementwise functions must give the same on parts of a tensor. Parameters must be documented and refuse
+    what they do not take, in one sentence. Inputs must be left as they are. Where torch is installed, the function must
+    give the same on its tensors.
 
     Args:
         method: Its name, or the function that ``merge_method`` decorated.
@@ -58,6 +60,7 @@ def check_method(method: str | Callable[..., Any], *, symmetric: bool = False, i
         ("its declaration", _declaration),
         ("its function leaves its inputs alone and gives the same again", _pure),
         ("a merge is its function on whole tensors, rounded once", _definition),
+        ("an elementwise function gives the same on parts of a tensor", _parts),
         ("models may be stored in different dtypes", _mixed_dtypes),
         ("integers and booleans are copied", _integers),
         ("the same bytes for any threads and memory", _threads_and_memory),
@@ -137,6 +140,25 @@ def _definition(method: Method) -> None:
                 expected = by_definition(method.name, start, models, chosen)
                 with _said(f"{method.name} with {chosen}", f"{experts} experts of {dtype}"):
                     assert_close(found, expected, dtype, slack_of(method.name, chosen, dtype))
+
+
+def _parts(method: Method) -> None:
+    rng = np.random.default_rng(4)
+    experts = expert_counts(method.name)[1]
+    arrays = [rng.normal(size=5000) for _ in range(experts)]
+    for draw in range(_DRAWS):
+        chosen = settings_of(rng, method.name, experts) if draw else {}
+        settings = resolved(method.name, chosen, experts)
+        program = method.program(settings, experts, (5000,))
+        if not isinstance(program, ElementwiseProgram) or program.gathers:
+            return
+        whole = np.asarray(method.definition(arrays, settings, random_masks(settings, "t", (5000,))))
+        for start in range(0, 5000, 1024):
+            parts = [array[start : start + 1024] for array in arrays]
+            masks = random_masks(settings, "t", parts[0].shape, start)
+            found = np.asarray(method.definition(parts, settings, masks))
+            same = np.allclose(found, whole[start : start + 1024], rtol=1e-12, atol=0.0)
+            assert same, f"with {chosen} elements {start} to {start + found.size} alone are not as with the others"
 
 
 def _mixed_dtypes(method: Method) -> None:

@@ -57,6 +57,9 @@ def changes_of(folder, adapter):
 def full_changes(folder, asked):
     """The same merge on whole models, less the base."""
     whole = asked.model_copy(update={"adapter": None, "out_dtype": "float64"})
+    if asked.method == "linear":  # of whole models, it would merge the base with the others
+        unchanged = mw.Expert(model=asked.base, parameters={"weight": 0.0})
+        whole = whole.model_copy(update={"experts": (*asked.experts, unchanged)})
     base = load_file(folder / "base" / "model.safetensors")
     return {name: array - base[name] for name, array in mw.merge_to_arrays(whole).items()}
 

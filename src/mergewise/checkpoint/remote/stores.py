@@ -1,6 +1,5 @@
 """Where remote files are: what a server can be asked, for every protocol that fsspec knows."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,6 +191,8 @@ class HttpStore:
         return self.prefix + quote(path, safe="/:%@~[]")
 
     def _sync(self, coroutine: Any) -> Any:
+        import asyncio  # noqa: PLC0415 - as above
+
         return asyncio.run_coroutine_threadsafe(coroutine, self.fs.loop).result()
 
     async def _request(self, path: str, start: int, end: int) -> Any:

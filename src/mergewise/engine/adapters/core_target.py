@@ -92,7 +92,8 @@ def encoded(values: NDArray[np.float64], output: OutputTensor) -> NDArray[np.uin
     Raises:
         MergeError: One of them does not fit.
     """
-    from mergewise.kernels.storage import CODES, ENCODE_LIMIT, TILE, encode  # noqa: PLC0415 - compiled kernels
+    from mergewise.kernels import encode_all  # noqa: PLC0415
+    from mergewise.kernels.constants import CODES, ENCODE_LIMIT  # noqa: PLC0415
 
     if not np.all(np.abs(values) < ENCODE_LIMIT[output.dtype]):
         raise MergeError(
@@ -101,7 +102,5 @@ def encoded(values: NDArray[np.float64], output: OutputTensor) -> NDArray[np.uin
         )
     flat = np.ascontiguousarray(values).reshape(-1)
     raw = np.empty(-(-flat.size * STORAGE_DTYPES[output.dtype].bits // 64) * 8, np.uint8)
-    for start in range(0, flat.size, TILE):
-        tile = flat[start : start + TILE]
-        encode(CODES[output.dtype], tile, tile.size, raw, start)
+    encode_all(CODES[output.dtype], flat, flat.size, raw, 0)
     return raw[: output.nbytes]

@@ -3,14 +3,15 @@
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.intrinsics import LANES, dot
-from mergewise.kernels.storage import COMPILE, TILE, decode, decode_difference
+from mergewise.kernels.constants import LANES, TILE
+from mergewise.kernels.intrinsics import dot, tile
+from mergewise.kernels.storage import COMPILE, decode, decode_difference
 
 __all__ = ["gram"]
 
 
 @njit(**COMPILE)
-def gram(raw, codes, delta, bounds, out):
+def gram(raw, codes, delta, bounds, x, out):
     """Write the Gram matrix of each segment of a piece.
 
     Args:
@@ -18,12 +19,13 @@ def gram(raw, codes, delta, bounds, out):
         codes: (rows,) int64 kernel codes of the storage dtypes.
         delta: Whether row 0 is a base that the others are taken relative to.
         bounds: (segments + 1,) int64, where segments begin and end within the piece.
+        x: (experts, ≥ TILE) float64, room to work in.
         out: (segments, experts, experts) float64, written.
     """
     first = 1 if delta else 0
     experts = out.shape[1]
-    base = np.zeros(TILE, np.float64)
-    x = np.zeros((experts, TILE), np.float64)
+    base = tile(TILE, np.float64)
+    base[:] = 0.0
     out[:] = 0.0
     for s in range(bounds.size - 1):
         for start in range(bounds[s], bounds[s + 1], TILE):

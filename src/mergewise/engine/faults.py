@@ -1,0 +1,34 @@
+"""What stops a merge while it runs, in words that are the same wherever it runs."""
+
+import numpy as np
+
+from mergewise.checkpoint import Source, TensorInfo, location_of
+from mergewise.engine.jobs import TensorJob
+from mergewise.errors import MergeError
+
+__all__ = ["does_not_fit", "not_finite"]
+
+
+def not_finite(source: Source, info: TensorInfo, name: str, element: int, value: float) -> MergeError:
+    """Return the fault of an input that holds NaN or infinity.
+
+    Args:
+        source: The checkpoint.
+        info: The tensor there.
+        name: The tensor in the result.
+        element: Index of the first such element.
+        value: What it is.
+    """
+    at = [int(i) for i in np.unravel_index(element, info.shape)] if info.shape else []
+    return MergeError(
+        f"Tensor '{name}' of {location_of(source, name)} holds {value} at {at}; expected finite weights, so the merge "
+        "stopped."
+    )
+
+
+def does_not_fit(job: TensorJob) -> MergeError:
+    """Return the fault of a result beyond the output dtype."""
+    return MergeError(
+        f"Tensor '{job.name}' merges to values that do not fit {job.output.dtype}; choose a wider 'out_dtype' or "
+        "smaller weights."
+    )
