@@ -31,7 +31,7 @@ from mergewise.zoo.store import is_whole, load_tasks
 from mergewise.zoo.tasks import Task
 from mergewise.zoo.training import train_expert, write_checkpoint
 
-STEPS = 8
+STEPS = 5
 TIMED_TASKS = ("film_review", "newsgroup")  # of sentences and of documents
 RESAMPLES = 1000
 COUNTS = (2, 4, 6, 8)
@@ -193,13 +193,13 @@ def worth(
 ) -> Iterator[str]:
     """Score what the cache has of every base, and say how many items scores of merges need."""
     held_out = [name for name, task in tasks.items() if task.role == "held-out"]
+    scorer = Scorer(plans.sources.base, {**tasks, **mixture})
     rows: list[str] = []
     power: list[str] = []
     for name in BASES:
         base, experts, multitask = cached_models(cache, plans, name)
         if base is None:
             continue
-        scorer = Scorer(plans.sources.base, {**tasks, **mixture})
         own = answers(scorer, base, [*tasks, *mixture], items)
         expert = {t: answers(scorer, path, [t], items)[t] for c, path in experts.items() for t in CATEGORIES[c]}
         several = answers(scorer, multitask, list(tasks), items) if multitask else {}
@@ -209,9 +209,7 @@ def worth(
                 f"| {name} | {task} | " + " | ".join("" if a is None else f"{a.mean():.3f}" for a in found) + " |"
             )
         means = [mean_accuracy(right, held_out) for right in (own, several)]
-        rows.append(
-            f"| {name} | *mean of held-out* | {means[0]:.3f} | | {'' if means[1] is None else f'{means[1]:.3f}'} |"
-        )
+        rows.append(f"| {name} | *mean of held-out* | {means[0]} | | {means[1]} |")
         rows.append(f"| {name} | *mean of the mixture* | {mean_accuracy(own, list(mixture))} | | |")
         if len(experts) == len(HELD_IN):
             power += power_rows(name, scorer, base, list(experts.values()), expert, own, tasks)
