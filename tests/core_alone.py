@@ -15,6 +15,8 @@ import numpy as np
 
 import mergewise as mw
 import support
+from mergewise.checkpoint import open_source
+from mergewise.testing.cases import save_statistics
 
 ABSENT = ("torch", "transformers")
 
@@ -47,15 +49,24 @@ def merge_with_every_method(folder: Path, base: support.Arrays, experts: list[su
         paths = [str(folder / f"e{i}") for i in range(len(chosen))]
         options = [option for path in paths for option in ("--expert", path)]
         shell, api = folder / f"shell-{name}", folder / f"api-{name}"
+        measured = {}
+        if method.statistics:
+            files = [save_statistics(name, open_source(path), Path(f"{path}-{name}.safetensors")) for path in paths]
+            measured = {"statistics": list(map(str, files))}
+            options += ["-p", "statistics=" + ",".join(measured["statistics"])]
         printed = run("merge", "--method", name, "--base", str(folder / "base"), *options, str(shell), "--json")
         require(json.loads(printed)["tensors"] == len(base), f"{name}: a report of other tensors")
-        recipe = mw.Recipe(method=name, base=str(folder / "base"), experts=paths)
+        given = [{"statistics": file} for file in measured.get("statistics", [])] or [{}] * len(paths)
+        models = [mw.Expert(model=path, parameters=own) for path, own in zip(paths, given, strict=True)]
+        recipe = mw.Recipe(method=name, base=str(folder / "base"), experts=models)
         mw.merge(recipe, api)
         merged = support.load_model(shell)
         require(merged.keys() == base.keys(), f"{name}: other tensors than the base")
         require_equal(support.load_model(api), merged, f"{name}, the command and mw.merge")
         require_equal(mw.merge_to_arrays(recipe), merged, f"{name}, the command and mw.merge_to_arrays")
-        require_equal(mw.merge_arrays(name, base, chosen), merged, f"{name}, the command and mw.merge_arrays")
+        require_equal(
+            mw.merge_arrays(name, base, chosen, **measured), merged, f"{name}, the command and mw.merge_arrays"
+        )
     return len(mw.methods())
 
 

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from mergewise.engine.merge import MergeReport, merge, merge_arrays, merge_to_arrays
     from mergewise.engine.plan import plan
     from mergewise.engine.verify import diff, verify
+    from mergewise.learning.adamerging import AdaMergingReport, adamerging
+    from mergewise.learning.collect import StatisticsReport, collect_statistics
     from mergewise.method import Array, Choices, Masks, PerModel, Range, merge_method, methods
     from mergewise.recipe import Expert, Recipe
 
 __all__ = [
+    "AdaMergingReport",
     "Array",
     "CheckpointError",
     "Choices",
@@ -36,7 +39,10 @@ __all__ = [
     "Range",
     "Recipe",
     "RecipeError",
+    "StatisticsReport",
     "__version__",
+    "adamerging",
+    "collect_statistics",
     "diff",
     "explain",
     "extract_lora",
@@ -50,6 +56,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdaMergingReport": "mergewise.learning.adamerging",
     "Array": "mergewise.method",
     "Choices": "mergewise.method",
     "Expert": "mergewise.recipe",
@@ -61,6 +68,9 @@ _HOMES = {
     "Plan": "mergewise.engine.jobs",
     "Range": "mergewise.method",
     "Recipe": "mergewise.recipe",
+    "StatisticsReport": "mergewise.learning.collect",
+    "adamerging": "mergewise.learning.adamerging",
+    "collect_statistics": "mergewise.learning.collect",
     "diff": "mergewise.engine.verify",
     "explain": "mergewise.engine.explain",
     "extract_lora": "mergewise.engine.adapters.extract",

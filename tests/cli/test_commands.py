@@ -10,12 +10,16 @@ import yaml
 
 import mergewise as mw
 import support
-from mergewise.checkpoint import Checkpoint
+from mergewise.checkpoint import Checkpoint, open_source
+from mergewise.testing.cases import save_statistics
 
 QUICK = ["merge", "--method", "task_arithmetic", "--base", "base", "--expert", "e1", "--expert", "e2"]
 WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 METHODS = sorted(mw.methods())
-COMMANDS = ("merge", "plan", "verify", "inspect", "diff", "methods", "demo", "zoo", "zoo list", "zoo build")
+COMMANDS = (
+    "merge", "plan", "verify", "inspect", "diff", "statistics", "adamerging", "methods", "demo", "zoo", "zoo list",
+    "zoo build",
+)  # fmt: skip
 
 
 def weights(folder) -> dict[str, bytes]:
@@ -187,6 +191,10 @@ class TestMerge:
         method = mw.methods()[name]
         experts = ["e1"] if method.base_is_first or method.max_experts == 1 else ["e1", "e2"]
         options = [option for expert in experts for option in ("--expert", expert)]
+        if method.statistics:
+            for expert in experts:
+                save_statistics(name, open_source(expert), world.folder / f"{expert}.statistics.safetensors")
+            options += ["-p", "statistics=" + ",".join(f"{expert}.statistics.safetensors" for expert in experts)]
         base = () if method.base_joins else ("--base", "base")
         outcome = run("merge", "--method", name, *base, *options, "out", "--json")
         assert outcome.code == 0

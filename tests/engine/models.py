@@ -5,6 +5,8 @@ import hashlib
 import numpy as np
 
 import mergewise as mw
+from mergewise.checkpoint import open_source
+from mergewise.testing.cases import save_statistics
 from reference import DTYPES
 
 BLOCK = 65536
@@ -40,11 +42,29 @@ def experts_for(name, most=3):
     return min(most, (method.max_experts or most) - method.base_is_first)
 
 
+TENSOR_SCOPE = [
+    case
+    for case, (name, chosen) in CASES.items()
+    if chosen.get("scope") != "model" and not mw.methods()[name].statistics
+]
+"""Those that a device merges."""
+
+
 def arguments(case, most=3):
     """Method, number of experts, and settings cut to that number."""
     name, chosen = CASES[case]
     experts = experts_for(name, most)
     return name, experts, {k: v[:experts] if isinstance(v, list) else v for k, v in chosen.items()}
+
+
+def file_recipe(name, base, paths, folder, **options):
+    """A recipe of folders, with made-up statistics in files where the method needs some."""
+    experts = [{"model": str(path)} for path in paths]
+    if mw.methods()[name].statistics:
+        for i, expert in enumerate(experts):
+            file = save_statistics(name, open_source(expert["model"]), folder / f"{name}-{i}.safetensors")
+            expert["parameters"] = {"statistics": str(file)}
+    return mw.Recipe(method=name, base=base, experts=experts, **options)
 
 
 def integers(count, seed):

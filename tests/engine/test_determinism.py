@@ -15,6 +15,7 @@ from engine.models import BLOCK, CASES, arguments, assert_identical, digest, int
 from mergewise.engine import gather
 from mergewise.engine.layout import Layout, sum_elements
 from mergewise.method import MatrixProgram, VotingProgram, WholeProgram
+from mergewise.testing.cases import merged
 from support import load_model, save_model
 
 TESTS = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ TESTS = Path(__file__).parents[1]
 def merge(case, models, **options):
     name, experts, chosen = arguments(case)
     base, *rest = models
-    return mw.merge_arrays(name, base, rest[:experts], **options, **chosen)
+    return merged(name, base, rest[:experts], **options, **chosen)
 
 
 def smallest_budget(case, models):
@@ -138,6 +139,8 @@ def test_folders_and_arrays_hold_the_same_tensors(case, threads, memory, shard_s
 # ``PYTHONPATH=tests python -m engine.test_determinism`` prints them anew; those of the elementwise methods come from
 # the formulas of ``reference_elementwise.py`` alone, in plain Python floats.
 GOLDEN = {
+    "fisher": "c027ea5f0ff34e21e3fa8ba156dbd41aacc190634f14edecd25df7411c7f206e",
+    "regmean": "2dd7b1547bfe9e667c6571183f5652c2c0f649fb0e53585a57023ef713c105c8",
     "sce": "84b1814cd1b603376970270c8d60e4c249e6e1476ca48d50a04dc87707006f60",
     "consensus": "5309d8f6f9872e0a2f8450a0fd73476df1f1089e9121ddb3cdd1dbc370c01794",
     "nearswap": "d9362a56fc9dbffc4e7d8dd94007a05d6741803c2201185b66ba35db61d53425",
@@ -204,7 +207,7 @@ def test_golden_bytes_of_elementwise_methods_are_those_of_their_formulas(case):
 
 def golden(case):
     name, experts, chosen = arguments(case)
-    return digest(mw.merge_arrays(name, integer_model(0), [integer_model(i + 1) for i in range(experts)], **chosen))
+    return digest(merged(name, integer_model(0), [integer_model(i + 1) for i in range(experts)], **chosen))
 
 
 @pytest.mark.parametrize("case", CASES)

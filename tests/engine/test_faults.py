@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 import mergewise as mw
-from engine.models import CASES, arguments, large_family
+from engine.models import CASES, arguments, file_recipe, large_family
 from mergewise.checkpoint import Checkpoint
 from mergewise.engine import local
+from mergewise.testing.cases import merged
 from support import load_model, save_model
 
 
 def merge(case, base, experts, **options):
     name, count, chosen = arguments(case)
-    return mw.merge_arrays(name, base, experts[:count], **options, **chosen)
+    return merged(name, base, experts[:count], **options, **chosen)
 
 
 def uses_base(case, base):
@@ -211,7 +212,7 @@ def test_progress_grows_to_the_whole_and_no_further(case, threads, tmp_path):
     paths = [save_model(tmp_path / f"m{i}", m) for i, m in enumerate([base, *experts[:count]])]
     shared = {k: v for k, v in chosen.items() if not isinstance(v, list)}
     seen = []
-    recipe = mw.Recipe(method=name, base=paths[0], experts=paths[1:], parameters=shared)
+    recipe = file_recipe(name, paths[0], paths[1:], tmp_path, parameters=shared)
     report = mw.merge(recipe, tmp_path / "out", threads=threads, progress=lambda *p: seen.append(p))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (report.bytes_out, report.bytes_out)

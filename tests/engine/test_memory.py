@@ -15,6 +15,8 @@ import pytest
 
 import mergewise as mw
 from adapters import factors, save_adapter
+from mergewise.checkpoint import open_source
+from mergewise.testing.cases import merged, save_statistics
 from support import save_model
 
 # VmData counts what is reserved, and file pages are the page cache's; RssAnon is what the process really took.
@@ -49,7 +51,7 @@ def mebibytes_at_the_peak(models, tmp_path, method, parameters, memory, threads=
     """Merge in a process of its own; return its peak in MiB."""
     # compiling a kernel for the first time takes memory that no budget is about
     tiny = {"w": np.ones((2, 2), ml_dtypes.bfloat16)}
-    mw.merge_arrays(method, tiny, [tiny] * (len(models) - 1), **parameters)
+    merged(method, tiny, [tiny] * (len(models) - 1), **parameters)
     recipe = {
         "method": method, "base": str(models[0]), "experts": [str(m) for m in models[1:]], "parameters": parameters,
         **more,
@@ -151,6 +153,27 @@ def test_matrices_keep_to_the_least_budget_that_is_accepted(name, shape, tmp_pat
         mw.merge_to_arrays(recipe, memory=1)
     (least,) = re.findall(r"needs at least (\d+) MiB", str(caught.value))
     assert mebibytes_at_the_peak(models, tmp_path, name, {}, f"{least}MiB") <= int(least)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "parameters"),
+    [
+        ("fisher", (6 << 20,), {}),
+        ("regmean", (12000, 400), {}),
+        ("regmean", (400, 3000), {"off_diagonal": 1.0}),
+        ("regmean", (900, 900), {}),
+    ],
+    ids=str,
+)
+def test_statistics_are_merged_within_the_least_budget_that_is_accepted(name, shape, parameters, tmp_path):
+    models = family(tmp_path, {"w0": shape, "w1": shape, "b": (500,)}, 3)
+    files = [save_statistics(name, open_source(m), tmp_path / f"{m.name}.statistics.safetensors") for m in models[1:]]
+    experts = [{"model": str(m), "parameters": {"statistics": str(f)}} for m, f in zip(models[1:], files, strict=True)]
+    recipe = mw.Recipe(method=name, experts=experts, parameters=parameters)
+    with pytest.raises(mw.RecipeError) as caught:
+        mw.merge_to_arrays(recipe, memory=1)
+    (least,) = re.findall(r"needs at least (\d+) MiB", str(caught.value))
+    assert mebibytes_at_the_peak(models, tmp_path, name, parameters, f"{least}MiB", experts=experts) <= int(least)
 
 
 def test_a_method_that_needs_whole_tensors_keeps_to_the_budget_it_accepted(tmp_path):

@@ -1,6 +1,7 @@
 """The examples run, and the package among them brings its method to the command line."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,10 +12,10 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(*command, path=()):
+def run(*command, path=(), warnings="error"):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(
-        [sys.executable, "-W", "error", *command], env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, "-W", warnings, *command], env=environment, capture_output=True, text=True, timeout=240
     )
 
 
@@ -58,6 +59,18 @@ def test_a_device_merges_as_the_kernels_do():
     assert done.stdout.splitlines() == [
         f"{method} on cpu: the same but for a rounding step" for method in ("dare_ties", "iso_c")
     ]
+
+
+def test_examples_make_better_merges_in_seconds():
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    done = run(str(EXAMPLES / "merge_with_examples.py"), warnings="default")  # those of transformers are not ours
+    assert done.returncode == 0, done.stderr
+    *methods, entropies = done.stdout.splitlines()
+    assert [line.split()[0] for line in methods] == ["average", "fisher", "regmean", "adamerging"]
+    assert all(0.0 <= float(score) <= 1.0 for line in methods for score in line.split()[-2:])
+    before, after = (float(word) for word in re.findall(r"\d\.\d+", entropies))
+    assert after < before
 
 
 def test_a_package_brings_its_method_to_the_command_line(installed):

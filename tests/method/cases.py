@@ -12,19 +12,21 @@ from mergewise.testing.cases import (
     expert_counts,
     identity,
     lowers,
+    merged,
     one_family,
     plain_settings,
     python_name,
     resolved,
     slack_of,
+    statistics_of,
     takes,
 )
 from reference import random_mask, round_once
 
 __all__ = [
     "CHANGES_EQUAL_MATRICES", "METHODS", "SHAPES", "WITH_BASE", "WITH_BASE_IDS", "assert_close", "assert_identical",
-    "by_definition", "expert_counts", "identity", "lowers", "merge_or_skip", "one_family", "plain_settings",
-    "python_name", "resolved", "settings_for", "slack_of", "takes", "values_of",
+    "by_definition", "expert_counts", "identity", "lowers", "merge_or_skip", "merged", "one_family", "plain_settings",
+    "python_name", "resolved", "settings_for", "slack_of", "statistics_of", "takes", "values_of",
 ]  # fmt: skip
 
 METHODS = sorted(mw.methods())
@@ -61,7 +63,7 @@ def settings_for(draw, name, experts, *, without=()):
     """Arguments of ``merge_arrays``: each parameter left out, or given, per expert where that may be."""
     chosen = {}
     for parameter in mw.methods()[name].parameters:
-        if parameter.inert or parameter.name in without or draw(st.booleans()):
+        if parameter.inert or parameter.path or parameter.name in without or draw(st.booleans()):
             continue
         values = values_of(parameter)
         if parameter.per_model:
@@ -83,7 +85,7 @@ def _probabilities(draw, experts):
 
 def merge_or_skip(name, base, experts, chosen, **options):
     assume(lowers(name, chosen, len(experts)))
-    return mw.merge_arrays(name, base, experts, **options, **chosen)
+    return merged(name, base, experts, **options, **chosen)
 
 
 def by_definition(name, base, experts, chosen, as_array=np.asarray):

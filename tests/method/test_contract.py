@@ -23,11 +23,13 @@ from method.cases import (
     identity,
     lowers,
     merge_or_skip,
+    merged,
     one_family,
     plain_settings,
     resolved,
     settings_for,
     slack_of,
+    statistics_of,
     takes,
 )
 from reference import DTYPES
@@ -93,7 +95,7 @@ def test_equal_models_give_that_model(name, with_base, dtype, experts):
     base, (expert,) = one_family(1, 1, dtype, shapes)
     if mw.methods()[name].base_is_first:
         base = expert
-    found = mw.merge_arrays(name, base if with_base else None, [expert] * experts, **identity(name, experts))
+    found = merged(name, base if with_base else None, [expert] * experts, **identity(name, experts))
     slack = slack_of(name, {}, dtype) if mw.methods()[name].family != "voting" or dtype == "float64" else 0.0
     assert_close(found, expert, dtype, slack)
 
@@ -128,7 +130,7 @@ def test_the_order_of_the_experts_does_not_matter(name, with_base, data):
     base = base if with_base else None
     found = merge_or_skip(name, base, models, chosen)
     permuted = {k: [v[i] for i in order] if isinstance(v, list) else v for k, v in chosen.items()}
-    again = mw.merge_arrays(name, base, [models[i] for i in order], **permuted)
+    again = merged(name, base, [models[i] for i in order], **permuted)
     for tensor, values in found.items():
         np.testing.assert_allclose(again[tensor], values, rtol=3e-7, atol=3e-8)
 
@@ -147,7 +149,7 @@ def test_inputs_of_mixed_dtypes_are_merged_as_the_numbers_they_stand_for(name, b
     expert_dtypes = expert_dtypes[: expert_counts(name)[1]]
     base, models = one_family(4, len(expert_dtypes), base_dtype, dtypes=expert_dtypes)
     chosen = plain_settings(name, len(models), density=0.5)
-    found = mw.merge_arrays(name, base, models, dtype=out, **chosen)
+    found = merged(name, base, models, dtype=out, **chosen)
     # tensors keep the dtype of the first model that takes part
     method = mw.methods()[name]
     dtype = out or (base_dtype if method.merges_deltas(base) or method.base_is_first else expert_dtypes[0])
@@ -163,9 +165,9 @@ def test_integer_and_boolean_tensors_are_copied(name):
         "small": np.array(-5, np.int8),
         "none": np.empty((0, 2), np.uint16),
     }
-    found = mw.merge_arrays(name, {**base, **extra}, [{**m, **extra} for m in models])
+    found = merged(name, {**base, **extra}, [{**m, **extra} for m in models])
     assert_identical({k: found[k] for k in extra}, extra)
-    assert_identical({k: v for k, v in found.items() if k not in extra}, mw.merge_arrays(name, base, models))
+    assert_identical({k: v for k, v in found.items() if k not in extra}, merged(name, base, models))
 
 
 @each_method
@@ -176,17 +178,19 @@ def test_a_tensor_merges_the_same_whatever_stands_beside_it(name, data):
     # over the whole model, what stands beside a tensor is what it is ranked against
     chosen = data.draw(settings_for(name, experts, without={"scope"}))
     base, models = one_family(6, experts)
+    if mw.methods()[name].statistics:
+        chosen["statistics"] = [statistics_of(name, model) for model in models]  # those of whole models
     whole = merge_or_skip(name, base, models, chosen)
     order = data.draw(st.permutations(sorted(base)))[: data.draw(st.integers(1, len(base)))]
     some = [{k: m[k] for k in order} for m in (base, *models)]
-    assert_identical(mw.merge_arrays(name, some[0], some[1:], **chosen), {k: whole[k] for k in order})
+    assert_identical(merged(name, some[0], some[1:], **chosen), {k: whole[k] for k in order})
 
 
 @each_method
 def test_the_inputs_are_left_as_they_were(name):
     base, models = one_family(9, expert_counts(name)[0])
     before = [{k: v.copy() for k, v in m.items()} for m in (base, *models)]
-    mw.merge_arrays(name, base, models, **plain_settings(name, len(models), density=0.5))
+    merged(name, base, models, **plain_settings(name, len(models), density=0.5))
     for was, now in zip(before, (base, *models), strict=True):
         assert_identical(now, was)
 
@@ -196,6 +200,8 @@ def test_the_definition_leaves_its_inputs_as_they_were(name):
     numbers = [[1.0, -2.0, 0.0], [0.5, 2.0, 3.0]][: mw.methods()[name].max_experts or 2]
     arrays = [np.array(row) for row in numbers]
     chosen = resolved(name, plain_settings(name, len(arrays), density=0.5), len(arrays))
+    if mw.methods()[name].statistics == "fisher":
+        arrays, numbers = [*arrays, *(a * a for a in arrays)], [*numbers, *([x * x for x in row] for row in numbers)]
     mw.methods()[name].definition(arrays, chosen, lambda i, density: np.array([True, False, True]))
     assert [a.tolist() for a in arrays] == numbers
 
@@ -218,7 +224,7 @@ def test_one_expert_too_few_or_too_many_is_refused_in_one_sentence(name):
     base, (expert,) = one_family(1, 1, shapes=[(3,)])
     for wrong in [fewest - 1] + [most + 1] * (most < 100):
         with pytest.raises(mw.RecipeError, match=rf"^{name} (merges|needs)") as caught:
-            mw.merge_arrays(name, base, [expert] * wrong)
+            merged(name, base, [expert] * wrong)
         assert "\n" not in str(caught.value)
 
 
@@ -228,6 +234,6 @@ def test_a_base_is_asked_for_where_it_is_needed(name):
     _, models = one_family(1, expert_counts(name)[0] + method.base_is_first, shapes=[(3,)])
     if method.space == "delta" or method.base_is_first:
         with pytest.raises(mw.RecipeError, match="the recipe needs 'base_model'"):
-            mw.merge_arrays(name, None, models)
+            merged(name, None, models)
     else:
-        assert mw.merge_arrays(name, None, models).keys() == models[0].keys()
+        assert merged(name, None, models).keys() == models[0].keys()

@@ -16,6 +16,7 @@ import reference
 from mergewise.kernels.constants import ENCODE_LIMIT
 from method.test_elementwise_formulas import CASES as ELEMENTWISE
 from method.test_geometric_formulas import SETTINGS as GEOMETRIC
+from method.test_measured import METHODS as MEASURED
 from method.test_spectral import SETTINGS as SPECTRAL
 from reference import DTYPES, assert_rounded_once, round_once
 
@@ -149,7 +150,7 @@ def chosen_settings(draw, name, experts):
 
 def test_every_method_has_an_independent_formula():
     missing = mw.methods().keys() - SETTINGS.keys() - GEOMETRIC.keys() - SPECTRAL.keys()
-    missing -= {case.split(",")[0] for case in ELEMENTWISE} | {"arcee_fusion"}
+    missing -= {case.split(",")[0] for case in ELEMENTWISE} | {"arcee_fusion"} | MEASURED
     assert not missing, "write their formulas in tests/reference.py, and their settings beside the others"
 
 

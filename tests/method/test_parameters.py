@@ -43,7 +43,7 @@ def test_a_wrong_value_is_refused_in_one_sentence(name, parameter, value):
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS, ids=IDS)
 def test_a_wrong_value_for_one_expert_says_which(name, parameter):
     base, models = one_family(0, expert_counts(name)[1], shapes=[(4,)])
-    values = [parameter.default] * (len(models) - 1) + ["nonsense"]
+    values = [parameter.default] * (len(models) - 1) + [3 if parameter.path else "nonsense"]
     with pytest.raises(mw.RecipeError) as caught:
         mw.merge_arrays(name, base, models, **{python_name(parameter.name): values})
     assert_one_sentence(str(caught.value))
@@ -62,7 +62,8 @@ def test_the_bounds_themselves_are_allowed(name, parameter):
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS, ids=IDS)
 def test_the_kind_of_a_parameter_reads_as_a_phrase(name, parameter):
     assert re.fullmatch(
-        r"true or false|(one of )?'\w+'( or '\w+')+|(an integer|a finite number)( in \[\S+, \S+\]| of at least \S+)?",
+        r"the path of a file|true or false|"
+        r"(one of )?'\w+'( or '\w+')+|(an integer|a finite number)( in \[\S+, \S+\]| of at least \S+)?",
         parameter.kind,
     )
 

@@ -21,6 +21,12 @@ from mergewise.checkpoint.remote.hub import hub_reference
 from mergewise.checkpoint.source import Source, Target
 from mergewise.checkpoint.spill import Spill
 from mergewise.checkpoint.staging import require_free
+from mergewise.checkpoint.statistics_file import (
+    StatisticsFile,
+    StatisticsWriter,
+    model_digest,
+    open_statistics_file,
+)
 from mergewise.checkpoint.writer import FolderTarget, OutputTensor
 
 __all__ = [
@@ -47,6 +53,8 @@ __all__ = [
     "Place",
     "Source",
     "Spill",
+    "StatisticsFile",
+    "StatisticsWriter",
     "StoppedError",
     "StorageDtype",
     "Target",
@@ -61,11 +69,13 @@ __all__ = [
     "let_go",
     "local_path",
     "location_of",
+    "model_digest",
     "natural_dtype",
     "numpy_dtype",
     "open_adapter",
     "open_checkpoint",
     "open_source",
+    "open_statistics_file",
     "read_header",
     "require_free",
     "reserved_bytes",

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from mergewise._version import __version__
+from mergewise.cli.adamerging import adamerging
 from mergewise.cli.demo import demo
 from mergewise.cli.diff import diff
 from mergewise.cli.explain import explain
@@ -20,7 +21,11 @@ from mergewise.cli.inspect import inspect
 from mergewise.cli.merge import merge
 from mergewise.cli.methods import methods
 from mergewise.cli.plan import plan
+<<<<<<< HEAD
 from mergewise.cli.study import study_app
+=======
+from mergewise.cli.statistics import statistics
+>>>>>>> main
 from mergewise.cli.verify import verify
 from mergewise.cli.zoo import zoo_app
 from mergewise.errors import MergewiseError
@@ -52,7 +57,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (merge, plan, explain, verify, inspect, diff, extract_lora, methods, demo):
+for command in (merge, plan, explain, verify, inspect, diff, extract_lora, statistics, adamerging, methods, demo):
     app.command()(_interruptible(command))
 app.add_typer(zoo_app)
 app.add_typer(study_app)

@@ -69,8 +69,8 @@ def figure(count: float) -> str:
 
 
 @contextmanager
-def progress_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show how far a job of bytes is: a bar on a terminal, a line every few seconds otherwise."""
+def progress_bar(label: str, *, quiet: bool, counts: str = "") -> Iterator[Callable[[int, int], None] | None]:
+    """Show how far a job is, of bytes or of what it counts: a bar on a terminal, a line every few seconds otherwise."""
     if quiet:
         yield None
     elif sys.stderr.isatty():
@@ -78,13 +78,15 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], No
         from rich.progress import (
             BarColumn,
             DownloadColumn,
+            MofNCompleteColumn,
             Progress,
             TextColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
 
-        columns = (TextColumn(label), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        how_far = (MofNCompleteColumn(),) if counts else (DownloadColumn(), TransferSpeedColumn())
+        columns = (TextColumn(label), BarColumn(), *how_far, TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -95,6 +97,7 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], No
             nonlocal said
             if time.monotonic() - said >= 5.0:
                 said = time.monotonic()
-                print(f"{label}: {size(done)} of {size(total)}", file=sys.stderr, flush=True)
+                how_far = f"{done} of {total} {counts}" if counts else f"{size(done)} of {size(total)}"
+                print(f"{label}: {how_far}", file=sys.stderr, flush=True)
 
         yield say

@@ -14,9 +14,16 @@ from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.masks import random_masks
 from mergewise.engine.pieces import Piece, Workspace, stored_values
 from mergewise.errors import MergeError
-from mergewise.kernels import combine_linear, combine_voting, encode_all, tiles
+from mergewise.kernels import combine_importance, combine_linear, combine_voting, encode_all, tiles
 from mergewise.kernels.constants import CODES, ENCODE_LIMIT, NORMALIZE, VOTING_TILE
-from mergewise.method import ElementwiseProgram, GeometricProgram, LinearProgram, VotingProgram, WholeProgram
+from mergewise.method import (
+    ElementwiseProgram,
+    GeometricProgram,
+    ImportanceProgram,
+    LinearProgram,
+    VotingProgram,
+    WholeProgram,
+)
 
 __all__ = ["Known", "combine", "copy_exact"]
 
@@ -80,6 +87,11 @@ def combine(
             )
         case VotingProgram(), Gathered():
             finite = _combine_voting(workspace, piece, index, known, program, out)
+        case ImportanceProgram(), _:
+            finite = combine_importance(
+                raw, codes, piece.count, np.array(program.weights, np.float64), np.array(program.plain, np.float64),
+                out, out_code, limit,
+            )  # fmt: skip
         case ElementwiseProgram(), Selected():
             finite = combine_elementwise(workspace, index, piece, known, out)
         case WholeProgram(), _:
@@ -204,9 +216,13 @@ def copy_exact(workspace: Workspace, piece: Piece, target: Target) -> bool:
 def _not_finite(raw: NDArray[np.uint8], piece: Piece, sources: tuple[Source, ...]) -> MergeError:
     """Find out which input holds the first NaN or infinity, or that the result does not fit."""
     job = piece.job
-    for row, source, info in zip(raw, sources, job.inputs, strict=False):  # slices may have fewer inputs
+    models = len(job.program.weights) if isinstance(job.program, ImportanceProgram) else len(job.inputs)
+    for i, (row, source, info) in enumerate(
+        zip(raw, sources, job.inputs, strict=False)
+    ):  # slices may have fewer inputs
         values = stored_values(row, info, piece.count)
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~np.isfinite(values) | ((values < 0.0) & (i >= models)))
         if bad.size:
-            return not_finite(source, info, job.name, piece.start + int(bad[0]), values[bad[0]])
+            expected = "finite weights" if i < models else "finite numbers of at least zero"
+            return not_finite(source, info, job.name, piece.start + int(bad[0]), values[bad[0]], expected)
     return does_not_fit(job)

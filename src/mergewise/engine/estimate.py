@@ -7,7 +7,14 @@ from mergewise.checkpoint import AdaptedCheckpoint
 from mergewise.engine.devices.layout import DeviceLayout
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
-from mergewise.method import ElementwiseProgram, GeometricProgram, LinearProgram, MatrixProgram, VotingProgram
+from mergewise.method import (
+    ElementwiseProgram,
+    GeometricProgram,
+    ImportanceProgram,
+    LinearProgram,
+    MatrixProgram,
+    VotingProgram,
+)
 
 __all__ = ["DISK_BYTES_PER_SECOND", "free_bytes", "seconds"]
 
@@ -17,6 +24,7 @@ DISK_BYTES_PER_SECOND = 1.0e9
 _START_SECONDS = 1.0
 # elements of one expert per second and thread, rounded down from benchmarks/kernels.py
 _LINEAR, _VOTING, _COUNTING, _NORMS = 2.5e9, 1.0e9, 1.2e9, 0.7e9
+_IMPORTANCE = 1.2e9  # of models and their statistics
 _DEFINITIONS = 3.0e7  # of elementwise definitions, which NumPy carries out
 _PRODUCTS = 3.0e10  # floating-point operations of float64 matrix products
 _ADAPTING = 4.0e9  # elements times rank of an adapter
@@ -50,8 +58,8 @@ def _adapter_seconds(plan: Plan) -> float:
 def _compute_seconds(job: TensorJob) -> float:
     elements = job.numel * len(job.inputs)
     match job.program:
-        case LinearProgram():
-            return elements / _LINEAR
+        case LinearProgram() | ImportanceProgram():
+            return elements / (_LINEAR if isinstance(job.program, LinearProgram) else _IMPORTANCE)
         case GeometricProgram():
             return elements / _LINEAR + elements * len(job.inputs) / _LINEAR
         case VotingProgram():

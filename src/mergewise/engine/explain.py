@@ -9,6 +9,7 @@ from mergewise.checkpoint import Access, AlignedCheckpoint, GatheredCheckpoint, 
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.stages import as_stages, plan_stages, stage_folders
 from mergewise.errors import RecipeError, did_you_mean
+from mergewise.method import find_method
 from mergewise.recipe import Origin, Recipe, setting_origins
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class TensorInput:
     """One input of a tensor.
 
     Attributes:
-        role: ``base``, or ``model`` with its number from 1 on.
+        role: ``base``, or ``model`` or ``statistics`` with its number from 1 on.
         model: The checkpoint.
         tensor: Its name there.
         file: The file that holds it; ``None`` for one in memory or one whose rows come from several.
@@ -105,9 +106,10 @@ def explain_job(planned: Plan, tensor: str) -> Explanation:
         hint = did_you_mean(tensor, [job.name for job in planned.jobs]) if len(planned.jobs) < 100_000 else ""
         raise RecipeError(f"There is no tensor '{tensor}' in the result.{hint[:300]}")
     member = planned.members[tensor]
-    method_inputs = len(member.section.merged)
+    models = len(member.section.merged)
+    bases = 0 if find_method(planned.recipe.method).statistics else len(job.inputs) - models
     inputs = tuple(
-        _input(source, tensor, index - (len(job.inputs) - method_inputs))
+        _input(source, tensor, _role(index - bases, models))
         for index, source in enumerate(planned.sources[: len(job.inputs)])
     )
     origins = setting_origins(planned.recipe, tensor, member.position, member.section, member.names)
@@ -125,7 +127,14 @@ def explain_job(planned: Plan, tensor: str) -> Explanation:
     )
 
 
-def _input(source: Source, name: str, number: int) -> TensorInput:
+def _role(number: int, models: int) -> str:
+    """Return what an input is, counted from the first model on."""
+    if number < 0:
+        return "base"
+    return f"model {number + 1}" if number < models else f"statistics {number + 1 - models}"
+
+
+def _input(source: Source, name: str, role: str) -> TensorInput:
     seen = source.tensors[name]
     rows = False
     while True:
@@ -140,7 +149,6 @@ def _input(source: Source, name: str, number: int) -> TensorInput:
                 break
     own = source.tensors[name]
     file = str(source.files[own.file]) if own.file < len(source.files) and not rows else None
-    role = "base" if number < 0 else f"model {number + 1}"
     return TensorInput(role, source.location, name, file, seen.dtype, seen.shape, rows)
 
 

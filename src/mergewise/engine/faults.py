@@ -9,8 +9,10 @@ from mergewise.errors import MergeError
 __all__ = ["does_not_fit", "not_finite"]
 
 
-def not_finite(source: Source, info: TensorInfo, name: str, element: int, value: float) -> MergeError:
-    """Return the fault of an input that holds NaN or infinity.
+def not_finite(
+    source: Source, info: TensorInfo, name: str, element: int, value: float, expected: str = "finite weights"
+) -> MergeError:
+    """Return the fault of an input that holds NaN, infinity, or what its kind cannot be.
 
     Args:
         source: The checkpoint.
@@ -18,10 +20,11 @@ def not_finite(source: Source, info: TensorInfo, name: str, element: int, value:
         name: The tensor in the result.
         element: Index of the first such element.
         value: What it is.
+        expected: What should have been there.
     """
     at = [int(i) for i in np.unravel_index(element, info.shape)] if info.shape else []
     return MergeError(
-        f"Tensor '{name}' of {location_of(source, name)} holds {value} at {at}; expected finite weights, so the merge "
+        f"Tensor '{name}' of {location_of(source, name)} holds {value} at {at}; expected {expected}, so the merge "
         "stopped."
     )
 

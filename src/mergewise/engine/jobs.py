@@ -114,7 +114,7 @@ class Plan:
         return sum(
             source.read_bytes(info.name) if isinstance(source, AdaptedCheckpoint | CoreCheckpoint) else info.nbytes
             for job in self.jobs
-            for source, info in zip(self.sources, job.inputs, strict=True)
+            for source, info in zip(self.sources, job.inputs, strict=False)  # slices may have fewer inputs
         )
 
     @property

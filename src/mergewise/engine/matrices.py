@@ -24,7 +24,7 @@ def merge_matrix(
     """Merge one matrix and write it.
 
     Args:
-        job: The matrix; its first input is the base.
+        job: The matrix; its first input is the base, if the program sees task vectors.
         program: How it is merged.
         sources: The checkpoints, in the order of the inputs.
         target: Takes the merged bytes.
@@ -35,8 +35,14 @@ def merge_matrix(
         CheckpointError: Reading or writing failed.
     """
     stored = [_Stored(job, source, info, hold=hold) for source, info in zip(sources, job.inputs, strict=True)]
-    base, changes = stored[0], [_Change(stored[0], expert) for expert in stored[1:]]
     out = _Output(job, target)
+    if not program.delta:
+        with np.errstate(all="ignore"):
+            for place, values in program.merging(stored, program.settings):
+                out.write(place, np.asarray(values) * program.scale)
+        out.finish()
+        return
+    base, changes = stored[0], [_Change(stored[0], expert) for expert in stored[1:]]
     empty = True
     with np.errstate(all="ignore"):  # what overflows is reported by the output
         for place, delta in program.merging(changes, program.settings):
@@ -52,7 +58,9 @@ def merge_matrix(
 
 
 class _Stored:
-    """A matrix of a checkpoint, decoded slice by slice."""
+    """A matrix of a checkpoint, decoded slice by slice, of which a method may take two-dimensional slices."""
+
+    ndim = 2
 
     def __init__(self, job: TensorJob, source: Source, info: TensorInfo, *, hold: bool) -> None:
         self._job, self._source, self._info = job, source, info
@@ -76,7 +84,7 @@ class _Stored:
             self._last = (place, self._decoded(place))
         return self._last[1]
 
-    def fresh(self, place: Place) -> NDArray[np.float64]:
+    def __getitem__(self, place: Place) -> NDArray[np.float64]:
         """Return a slice in float64 that the caller may write to; raises as ``values``."""
         return self._decoded(place)
 
@@ -114,7 +122,7 @@ class _Change:
         self.shape = base.shape
 
     def __getitem__(self, place: Place) -> NDArray[np.float64]:
-        values = self._expert.fresh(place)
+        values = self._expert[place]
         values -= self._base.values(place)
         return values
 

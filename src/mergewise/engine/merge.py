@@ -19,8 +19,10 @@ from mergewise.checkpoint import (
     Access,
     ArrayCheckpoint,
     ArrayTarget,
+    Connections,
     Destination,
     FolderTarget,
+    StatisticsFile,
     Target,
     fingerprint,
     let_go,
@@ -32,6 +34,7 @@ from mergewise.engine.devices.device import Device, open_device
 from mergewise.engine.devices.layout import DeviceLayout, lay_out_on
 from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, lay_out, parse_size
+from mergewise.engine.measured import in_memory, open_statistics, require_measured
 from mergewise.engine.plan import build_plan, plan
 from mergewise.engine.provenance import (
     InputRecord,
@@ -45,7 +48,7 @@ from mergewise.engine.provenance import (
 from mergewise.engine.stages import as_stages, is_finished, plan_stages, stage_folders
 from mergewise.errors import RecipeError
 from mergewise.method import find_method
-from mergewise.recipe import Expert, Recipe, placed
+from mergewise.recipe import Expert, Recipe, check_parameters, placed
 
 __all__ = ["MergeReport", "lay_out_for", "merge", "merge_arrays", "merge_to_arrays", "run"]
 
@@ -308,7 +311,8 @@ def merge_arrays(
         memory: Budget for the process without inputs and result.
         device: As for ``merge``.
         parameters: Of the method. A list of values gives one per expert, a list of ``{filter, value}`` chooses by the
-            tensor's name; ``lambda_`` stands for ``lambda``.
+            tensor's name; ``lambda_`` stands for ``lambda``. ``statistics``, of methods that need some, is a list of
+            files, or of dictionaries of arrays by name.
 
     Returns:
         Merged arrays by name.
@@ -316,6 +320,7 @@ def merge_arrays(
     Raises:
         MergewiseError: The arrays or the parameters do not fit the method.
     """
+    measured = _in_memory(method, parameters)
     shared: dict[str, Any] = {}
     own: list[dict[str, Any]] = [{} for _ in experts]
     for given, value in parameters.items():
@@ -339,7 +344,20 @@ def merge_arrays(
     sources = [ArrayCheckpoint(labelled[expert.model], expert.model) for expert in recipe.merged]
     if recipe.in_delta_space and base is not None:
         sources.insert(0, ArrayCheckpoint(base, "base"))
-    return _into_arrays(build_plan(recipe, sources), threads, memory, device)
+    if find_method(method).statistics and not measured:
+        check_parameters(recipe)
+        measured = open_statistics(recipe, Connections())
+        require_measured(recipe, {source.location: source for source in sources}, measured)
+    return _into_arrays(build_plan(recipe, sources, measured), threads, memory, device)
+
+
+def _in_memory(method: str, parameters: dict[str, Any]) -> Sequence[StatisticsFile]:
+    """Return the statistics that are given as arrays, and put words in their place among the parameters."""
+    kind, given = find_method(method).statistics, parameters.get("statistics")
+    if not kind or not isinstance(given, list | tuple) or not all(isinstance(one, Mapping) for one in given):
+        return ()
+    parameters["statistics"] = [f"statistics {i}" for i in range(1, len(given) + 1)]
+    return [in_memory(one, kind, word) for one, word in zip(given, parameters["statistics"], strict=True)]
 
 
 def _into_arrays(

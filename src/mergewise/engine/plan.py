@@ -16,6 +16,7 @@ from mergewise.checkpoint import (
     GatheredCheckpoint,
     OutputTensor,
     Source,
+    StatisticsFile,
     natural_dtype,
 )
 from mergewise.engine.adapters.core_checkpoints import changes
@@ -23,6 +24,7 @@ from mergewise.engine.adapters.output import open_adapters
 from mergewise.engine.align import align
 from mergewise.engine.compose import Member, compose
 from mergewise.engine.jobs import Plan, TensorJob
+from mergewise.engine.measured import NO_ENTRIES, Entries, entries_of, open_statistics, require_measured
 from mergewise.engine.references import open_models
 from mergewise.engine.vocabulary import gathered, tokenizer_files, tokenizer_models
 from mergewise.errors import CheckpointError, RecipeError
@@ -38,7 +40,7 @@ from mergewise.method import (
     find_post_step,
     with_post_steps,
 )
-from mergewise.recipe import LayerPositions, Recipe, check_parameters, load_recipe, tensor_settings
+from mergewise.recipe import LayerPositions, Recipe, TensorSettings, check_parameters, load_recipe, tensor_settings
 
 __all__ = ["as_recipe", "build_plan", "plan", "plan_models", "plan_over", "wanted_models"]
 
@@ -92,19 +94,23 @@ def plan_over(recipe: Recipe, connections: Connections, made: Mapping[str, Sourc
     Raises:
         MergewiseError: As ``plan``.
     """
+    statistics = open_statistics(recipe, connections)
     if recipe.adapter:
         planned = _plan_adapter(recipe, connections)
     else:
-        planned = plan_models(recipe, open_models(wanted_models(recipe), recipe.base, connections, made))
+        models = open_models(wanted_models(recipe), recipe.base, connections, made)
+        require_measured(recipe, models, statistics)
+        planned = plan_models(recipe, models, statistics)
     return replace(planned, revisions=dict(connections.commits))
 
 
-def plan_models(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
+def plan_models(recipe: Recipe, models: Mapping[str, Source], statistics: Sequence[StatisticsFile] = ()) -> Plan:
     """Plan a merge of any form.
 
     Args:
         recipe: What to do.
         models: Every model that it names, opened, also those of its tokenizer.
+        statistics: Those of every expert, if the method needs some.
 
     Raises:
         MergewiseError: As ``plan``.
@@ -114,7 +120,7 @@ def plan_models(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
     if recipe.tokenizer is not None:
         opened, vocabulary = gathered(recipe, recipe.tokenizer, models, remarks)
     if recipe.whole:
-        planned = build_plan(recipe, [opened[name] for name in _source_names(recipe)])
+        planned = build_plan(recipe, [opened[name] for name in _source_names(recipe)], statistics)
     else:
         composed = compose(recipe, {name: opened[name] for name in recipe.models})
         notes = (*check_parameters(recipe), *composed.remarks)
@@ -126,12 +132,13 @@ def plan_models(recipe: Recipe, models: Mapping[str, Source]) -> Plan:
     return replace(planned, remarks=(*planned.remarks, *remarks), small_files=small_files)
 
 
-def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
+def build_plan(recipe: Recipe, sources: Sequence[Source], statistics: Sequence[StatisticsFile] = ()) -> Plan:
     """Plan a merge of opened checkpoints.
 
     Args:
         recipe: What to do.
         sources: The base first, if the method works in delta space; then the experts in the order of the recipe.
+        statistics: Those of every expert, if the method needs some.
 
     Raises:
         MergewiseError: As ``plan``.
@@ -145,21 +152,26 @@ def build_plan(recipe: Recipe, sources: Sequence[Source]) -> Plan:
     twice = [name for name, count in Counter(expert.model for expert in recipe.merged).items() if count > 1]
     remarks += [f"'{name}' is listed more than once, and counts as often." for name in twice]
     sources, done = align(sources, recipe)
-    return _plan(recipe, sources, None, (*remarks, *done))
+    measured = entries_of(sources, statistics, done)
+    return _plan(recipe, sources, None, (*remarks, *done), measured)
 
 
 def _plan(
-    recipe: Recipe, sources: Sequence[Source], members: Mapping[str, Member] | None, remarks: tuple[str, ...]
+    recipe: Recipe,
+    sources: Sequence[Source],
+    members: Mapping[str, Member] | None,
+    remarks: tuple[str, ...],
+    measured: Entries = NO_ENTRIES,
 ) -> Plan:
     _check_dtypes(sources)
     sources[0].config()  # a damaged configuration is better known now than after the merge
     members = members or _whole_members(recipe, sources[0])
-    jobs = [_job(recipe, sources, name, members[name]) for name in sorted(sources[0].tensors, key=str.encode)]
+    jobs = [_job(recipe, sources, name, members[name], measured) for name in sorted(sources[0].tensors, key=str.encode)]
     _check_model_scope(jobs)
     copied = sum(job.program is None for job in jobs)
     if copied:
         remarks = (*remarks, f"{copied} integer or boolean tensors are copied from {sources[0].location}.")
-    return Plan(recipe, tuple(sources), tuple(jobs), remarks, members)
+    return Plan(recipe, (*sources, *measured.views), tuple(jobs), remarks, members)
 
 
 def _whole_members(recipe: Recipe, reference: Source) -> dict[str, Member]:
@@ -197,13 +209,16 @@ def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
     return replace(planned, recipe=recipe, jobs=tuple(jobs), remarks=(*planned.remarks, *merge.remarks), adapter=merge)
 
 
-def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member) -> TensorJob:
+def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member, measured: Entries) -> TensorJob:
     inputs = [source.tensors[name] for source in sources if name in source.tensors]
     first = inputs[0]
     if STORAGE_DTYPES[first.dtype].kind == "exact":
         return TensorJob(name, tuple(inputs), None, OutputTensor(name, first.dtype, first.shape, first.nbytes))
     method = find_method(recipe.method)
     settings = tensor_settings(recipe, name, member.position, member.section, member.names)
+    if method.statistics:
+        inputs += [view.tensors[name] for view in measured.views if name in view.tensors]
+        settings = TensorSettings({**settings.values, "statistics": measured.of(name)})
     try:
         program = method.program(settings.values, len(member.section.merged), first.shape)
         if recipe.post:

@@ -22,6 +22,7 @@ __all__ = [
     "add_low_rank",
     "chances_by_row_rank",
     "collect_between",
+    "combine_importance",
     "combine_linear",
     "combine_voting",
     "count_equal",
@@ -48,6 +49,7 @@ _OUTPUT = (_BYTES, int, float)  # bytes, the code of their dtype, and what it ca
 combine_linear = Kernel(
     "linear.combine_linear", [*_MODELS, bool, int, int, int, _REAL_ROWS, float, float, *_OUTPUT], tells=True
 )
+combine_importance = Kernel("importance.combine_importance", [*_MODELS, int, _REALS, _REALS, *_OUTPUT], tells=True)
 combine_voting = Kernel(
     "voting.combine_voting",
     [

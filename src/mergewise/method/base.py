@@ -16,8 +16,10 @@ __all__ = [
     "Definition",
     "ElementwiseProgram",
     "GeometricProgram",
+    "ImportanceProgram",
     "LinearProgram",
     "MatrixProgram",
+    "Measured",
     "Merging",
     "Method",
     "Program",
@@ -43,7 +45,8 @@ Definition = Callable[[Sequence[Any], Settings, Masks], Any]
 """``definition(arrays, settings, masks)``: the method on whole tensors of any array-API library.
 
 ``arrays`` are task vectors for methods in delta space (the result is a delta, added to the base by the caller), and
-weights for methods in weight space.
+weights for methods in weight space. Methods that need statistics get those of the tensor after the weights, in the same
+order, or none where there are none; their setting ``statistics`` then holds a ``Measured`` for each, or nothing.
 """
 
 
@@ -207,6 +210,32 @@ class ElementwiseProgram:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a file of statistics says about itself, as far as one tensor is concerned.
+
+    Attributes:
+        norm: Euclidean norm of all its numbers.
+        inputs_first: Whether the first axis of the weight is that of the inputs, rather than the last.
+    """
+
+    norm: float = 1.0
+    inputs_first: bool = False
+
+
+@dataclass(frozen=True)
+class ImportanceProgram:
+    """``Σ w_i F_i θ_i / Σ w_i F_i``, element by element; where the divisor is zero, ``Σ p_i θ_i / Σ p_i``.
+
+    Attributes:
+        weights: w_i.
+        plain: p_i.
+    """
+
+    weights: tuple[float, ...]
+    plain: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class WholeProgram:
     """A definition that is run on whole tensors, for what has no kernel.
 
@@ -244,16 +273,26 @@ class MatrixProgram:
         merging: The method.
         settings: Its parameters, resolved.
         cost: What it takes.
-        scale: Multiplies the merged delta.
+        scale: Multiplies what it gives.
+        delta: Whether it sees task vectors and gives a delta; else it sees weights, followed by their statistics.
     """
 
     merging: Merging
     settings: Settings
     cost: Cost
     scale: float
+    delta: bool = True
 
 
-Program = LinearProgram | VotingProgram | ElementwiseProgram | GeometricProgram | WholeProgram | MatrixProgram
+Program = (
+    LinearProgram
+    | VotingProgram
+    | ElementwiseProgram
+    | GeometricProgram
+    | ImportanceProgram
+    | WholeProgram
+    | MatrixProgram
+)
 
 
 @dataclass(frozen=True)
@@ -277,11 +316,12 @@ class Method:
         base_joins: Whether a base that a recipe names without listing it is merged too, as the last of the models.
         flat: Whether all singular values of a merged matrix are equal.
         lower_shaped: As ``lower``, where the program depends on the shape of the tensor too.
+        statistics: What kind of statistics it needs of every model, made from examples; empty for none.
         revision: Of a definition that does not come with this package: changes when it does.
     """
 
     name: str
-    family: Literal["linear", "voting", "geometric", "spectral", "custom"]
+    family: Literal["linear", "voting", "geometric", "spectral", "data-driven", "custom"]
     space: Literal["weight", "delta", "either"]
     summary: str
     source: str
@@ -294,6 +334,7 @@ class Method:
     base_joins: bool = False
     flat: bool = False
     lower_shaped: Callable[[Settings, int, tuple[int, ...]], Program] | None = None
+    statistics: Literal["", "fisher", "gram"] = ""
     revision: str = ""
 
     def program(self, settings: Settings, experts: int, shape: tuple[int, ...]) -> Program:

@@ -1,5 +1,6 @@
 """Parameters of merge methods, declared once: validation, messages, defaults and documentation follow from here."""
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ class Parameter:
         high: Largest number allowed; ``None`` for any.
         choices: Words allowed, for a parameter that takes words.
         aliases: Other spellings of some choices, such as mergekit's booleans.
+        path: Whether it is the path of a file about one whole model; the empty word stands for none.
         inert: Accepted so that mergekit recipes run, without effect here; a plan says so.
     """
 
@@ -43,11 +45,14 @@ class Parameter:
     high: float | None = None
     choices: tuple[str, ...] = ()
     aliases: tuple[tuple[bool, str], ...] = ()
+    path: bool = False
     inert: bool = False
 
     @property
     def kind(self) -> str:
         """What values it takes, in words."""
+        if self.path:
+            return "the path of a file"
         if self.choices:
             words = " or ".join(repr(c) for c in self.choices)
             return f"one of {words}" if len(self.choices) > 2 else words
@@ -79,7 +84,10 @@ class Parameter:
             if value is spelling:
                 return choice
         accepted = False
-        if self.choices:
+        if self.path:
+            value = os.fspath(value) if isinstance(value, os.PathLike) else value
+            accepted = isinstance(value, str)
+        elif self.choices:
             accepted = isinstance(value, str) and value in self.choices
         elif isinstance(self.default, bool):
             accepted = isinstance(value, bool)

@@ -9,6 +9,7 @@ import array_api_compat
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method.base import (
     Cost,
+    ImportanceProgram,
     LinearProgram,
     MatrixProgram,
     Method,
@@ -113,6 +114,8 @@ def with_post_steps(
     trailing = 1.0
     for factor in factors[last + 1 :]:
         trailing *= factor  # type: ignore[operator]  # what follows the last calibration are scales
+    if isinstance(program, ImportanceProgram):
+        raise ValueError("changes to a base before any step")
     if last < 0:
         return replace(program, scale=program.scale * trailing)
     if method.flat and isinstance(program, MatrixProgram):

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
 from mergewise.errors import MergewiseError, MethodError, RecipeError, did_you_mean
-from mergewise.method import elementwise, fusion, geometric, interference, knots, linear, spectral, voting
+from mergewise.method import elementwise, fusion, geometric, interference, knots, linear, measured, spectral, voting
 from mergewise.method.base import Method
 
 __all__ = ["ENTRY_POINTS", "find_method", "methods", "register"]
@@ -20,7 +20,7 @@ _declared: dict[str, tuple[Method, str]] = {}  # by name: the method, and the mo
 
 @cache
 def _own() -> Mapping[str, Method]:
-    families = (linear, voting, elementwise, geometric, fusion, spectral, interference, knots)
+    families = (linear, voting, elementwise, geometric, fusion, spectral, interference, knots, measured)
     return MappingProxyType({method.name: method for family in families for method in family.METHODS})
 
 

@@ -8,6 +8,7 @@ import array_api_compat
 from mergewise.method.base import (
     ElementwiseProgram,
     GeometricProgram,
+    ImportanceProgram,
     LinearProgram,
     MatrixProgram,
     Program,
@@ -25,6 +26,8 @@ __all__ = ["carry_out", "sees_changes"]
 
 def sees_changes(program: Program) -> bool:
     """Whether a program sees task vectors, and its result is added to the base."""
+    if isinstance(program, ImportanceProgram):
+        return False
     return isinstance(program, VotingProgram | MatrixProgram) or program.delta
 
 
@@ -47,6 +50,8 @@ def carry_out(program: Program, arrays: Sequence[Any], masks: Masks) -> Any:
             return combine(arrays, program) * program.scale
         case WholeProgram():
             return program.definition(arrays, program.settings, masks) * program.scale
+        case ImportanceProgram():
+            raise NotImplementedError("importances are inputs beside the models, and come with a kernel only")
         case MatrixProgram():
             merged = array_api_compat.array_namespace(*arrays).zeros_like(arrays[0])
             for place, delta in program.merging(arrays, program.settings):

@@ -206,6 +206,11 @@ def setting_origins(
 
 def _check_value(parameter: Parameter, value: Any, method: str, where: str) -> None:
     value = _as_list(value)
+    if parameter.path and isinstance(value, list):
+        raise RecipeError(
+            f"The '{parameter.name}' parameter of {method} must be {parameter.kind}, one for a whole model. Got a list "
+            f"instead at {where}."
+        )
     if not isinstance(value, list):
         parameter.check(value, method, where)
         return

@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from mergewise.checkpoint import Source, StatisticsWriter, model_digest, numpy_dtype
 from mergewise.engine.masks import random_masks
+from mergewise.engine.measured import in_memory
+from mergewise.engine.merge import merge_arrays
 from mergewise.kernels import encode_all
 from mergewise.kernels.constants import CODES
-from mergewise.method import Parameter, find_method
+from mergewise.method import Measured, Parameter, find_method
 
 __all__ = [
     "DTYPES",
@@ -23,6 +27,7 @@ __all__ = [
     "expert_counts",
     "identity",
     "lowers",
+    "merged",
     "normal_model",
     "one_family",
     "plain_settings",
@@ -30,8 +35,10 @@ __all__ = [
     "random_mask",
     "resolved",
     "round_once",
+    "save_statistics",
     "settings_of",
     "slack_of",
+    "statistics_of",
     "takes",
     "wrong_values",
 ]
@@ -78,6 +85,9 @@ def resolved(name: str, chosen: Chosen, models: int) -> dict[str, Any]:
     for parameter in find_method(name).parameters:
         if parameter.inert:
             continue
+        if parameter.path:
+            found[parameter.name] = (Measured(),) * models  # what a plan makes of files
+            continue
         given = chosen.get(python_name(parameter.name), parameter.default)
         if parameter.per_model:
             given = tuple(given) if isinstance(given, list) else (given,) * models
@@ -116,7 +126,7 @@ def settings_of(rng: np.random.Generator, name: str, experts: int, *, without: S
     for _ in range(50):
         chosen: dict[str, Any] = {}
         for parameter in find_method(name).parameters:
-            if parameter.inert or parameter.name in without or rng.random() < 0.4:
+            if parameter.inert or parameter.path or parameter.name in without or rng.random() < 0.4:
                 continue
             values = [_value_of(rng, parameter) for _ in range(experts if parameter.per_model else 1)]
             chosen[python_name(parameter.name)] = values if parameter.per_model else values[0]
@@ -145,6 +155,8 @@ def _value_of(rng: np.random.Generator, parameter: Parameter) -> Any:
 def wrong_values(parameter: Parameter) -> list[Any]:
     """Return values that a parameter must refuse."""
     common: list[Any] = [None, "nonsense", {"a": 1}]
+    if parameter.path:
+        return [None, {"a": 1}, 3, 0.5, True]
     if parameter.choices:
         return [*common, 3, 0.5, ""] + ([] if parameter.aliases else [True, False])
     if isinstance(parameter.default, bool):
@@ -203,6 +215,44 @@ def one_family(
     return base, [normal_model(rng, shapes, d, 0.1, base) for d in dtypes or [dtype] * experts]
 
 
+def statistics_of(name: str, model: Model) -> Model:
+    """Return statistics that a model might have, from nothing but its weights: the same for the same model.
+
+    Squares of the weights stand for their Fisher information, WᵀW and a ridge for the Gram matrix of a layer's inputs.
+    """
+    wide = {
+        tensor: np.nan_to_num(np.asarray(array, np.float64), posinf=0.0, neginf=0.0)
+        for tensor, array in model.items()
+        if np.issubdtype(array.dtype, np.floating) or array.dtype == DTYPES["bfloat16"]
+    }
+    if find_method(name).statistics == "fisher":
+        return {tensor: array * array for tensor, array in wide.items()}
+    return {tensor: array.T @ array + 0.1 * np.eye(array.shape[1]) for tensor, array in wide.items() if array.ndim == 2}
+
+
+def save_statistics(name: str, model: Source, out: Path) -> Path:
+    """Write ``statistics_of`` a checkpoint for a method, as 'mergewise statistics' writes those of examples."""
+    arrays: Model = {}
+    for tensor, info in model.tensors.items():
+        raw = np.empty(info.nbytes, np.uint8)
+        model.read_into(info, 0, raw)
+        arrays[tensor] = raw.view(numpy_dtype(info.dtype)).reshape(info.shape)
+    found = statistics_of(name, arrays)
+    words = {"kind": find_method(name).statistics, "model": model_digest(model), "inputs_first": "[]"}
+    with StatisticsWriter(out, {tensor: array.shape for tensor, array in found.items()}, words, ()) as writer:
+        for tensor, array in found.items():
+            writer.write(tensor, array)
+        writer.finish()
+    return out
+
+
+def merged(name: str, base: Model | None, experts: Sequence[Model], **chosen: Any) -> Model:
+    """Merge arrays, with made-up statistics where the method needs some."""
+    if find_method(name).statistics and "statistics" not in chosen:
+        chosen["statistics"] = [statistics_of(name, model) for model in experts]
+    return merge_arrays(name, base, experts, **chosen)
+
+
 # ---- results --------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +275,8 @@ def by_definition(
     method = find_method(name)
     models = [base, *experts] if method.base_is_first and base is not None else list(experts)
     settings = resolved(name, chosen, len(models))
+    measured = [statistics_of(name, model) for model in experts] if method.statistics else []
+    norms = [in_memory(one, method.statistics, "").norm for one in measured]
     found = {}
     for tensor in experts[0]:
         start = np.zeros(()) if base is None else np.asarray(base[tensor], np.float64)
@@ -234,11 +286,16 @@ def by_definition(
         if not arrays[0].size:
             found[tensor] = arrays[0]
             continue
+        given = settings
+        if method.statistics:
+            arrays += [one[tensor] for one in measured if tensor in one]
+            known = tensor in measured[0]
+            given = {**settings, "statistics": tuple(Measured(norm) for norm in norms) if known else ()}
 
         def masks(i: int, density: Any, tensor: str = tensor, shape: tuple[int, ...] = arrays[0].shape) -> Any:
             return as_array(mask(settings.get("seed", 0), i, tensor, shape, density))
 
-        merged = np.asarray(method.definition([as_array(a) for a in arrays], settings, masks))
+        merged = np.asarray(method.definition([as_array(a) for a in arrays], given, masks))
         found[tensor] = start + merged if method.merges_deltas(base) else merged
     return found
 

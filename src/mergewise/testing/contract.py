@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from mergewise.engine.masks import random_masks
-from mergewise.engine.merge import merge_arrays
 from mergewise.errors import RecipeError
 from mergewise.method import ElementwiseProgram, Method, find_method
 from mergewise.testing.cases import (
@@ -20,12 +19,14 @@ from mergewise.testing.cases import (
     by_definition,
     expert_counts,
     identity,
+    merged,
     one_family,
     plain_settings,
     python_name,
     resolved,
     settings_of,
     slack_of,
+    statistics_of,
     takes,
     wrong_values,
 )
@@ -116,6 +117,8 @@ def _pure(method: Method) -> None:
     count = expert_counts(method.name)[1] + method.base_is_first
     rng = np.random.default_rng(3)
     arrays = [rng.normal(size=(4, 6)) for _ in range(count)]
+    if method.statistics:
+        arrays += [statistics_of(method.name, {"t": array})["t"] for array in arrays]
     before = [array.copy() for array in arrays]
     settings = resolved(method.name, plain_settings(method.name, count, density=0.5), count)
     first, again = (
@@ -136,7 +139,7 @@ def _definition(method: Method) -> None:
             chosen = settings_of(rng, method.name, experts, without=("scope",)) if draw else {}
             base, models = one_family(draw, experts, dtype)
             for start in _bases(method, base):
-                found = merge_arrays(method.name, start, models, **chosen)
+                found = merged(method.name, start, models, **chosen)
                 expected = by_definition(method.name, start, models, chosen)
                 with _said(f"{method.name} with {chosen}", f"{experts} experts of {dtype}"):
                     assert_close(found, expected, dtype, slack_of(method.name, chosen, dtype))
@@ -168,16 +171,16 @@ def _mixed_dtypes(method: Method) -> None:
     ):
         count = max(expert_counts(method.name)[0], min(2, expert_counts(method.name)[1]))
         base, models = one_family(4, count, base_dtype, dtypes=(dtypes * count)[:count])
-        found = merge_arrays(method.name, base, models, dtype=out)
+        found = merged(method.name, base, models, dtype=out)
         assert_close(found, by_definition(method.name, base, models, {}), out, slack_of(method.name, {}, out))
 
 
 def _integers(method: Method) -> None:
     base, models = one_family(5, expert_counts(method.name)[0])
     extra: Model = {"ids": np.arange(12).reshape(3, 4), "flags": np.array([True, False])}
-    found = merge_arrays(method.name, {**base, **extra}, [{**m, **extra} for m in models])
+    found = merged(method.name, {**base, **extra}, [{**m, **extra} for m in models])
     assert_identical({k: found[k] for k in extra}, extra)
-    assert_identical({k: v for k, v in found.items() if k not in extra}, merge_arrays(method.name, base, models))
+    assert_identical({k: v for k, v in found.items() if k not in extra}, merged(method.name, base, models))
 
 
 def _threads_and_memory(method: Method) -> None:
@@ -185,9 +188,9 @@ def _threads_and_memory(method: Method) -> None:
     shapes = (*SHAPES, (70_001,)) if method.family == "spectral" else (*SHAPES, *_LARGE)
     base, models = one_family(6, count, "bfloat16", shapes)
     chosen = plain_settings(method.name, count, density=0.5)
-    one = merge_arrays(method.name, base, models, threads=1, memory="2GiB", **chosen)
-    assert_identical(merge_arrays(method.name, base, models, threads=4, memory="320MiB", **chosen), one)
-    assert_identical(merge_arrays(method.name, base, models, threads=3, memory="1GiB", **chosen), one)
+    one = merged(method.name, base, models, threads=1, memory="2GiB", **chosen)
+    assert_identical(merged(method.name, base, models, threads=4, memory="320MiB", **chosen), one)
+    assert_identical(merged(method.name, base, models, threads=3, memory="1GiB", **chosen), one)
     expected = by_definition(method.name, base, models, chosen)
     assert_close(one, expected, "bfloat16", max(1e-11, slack_of(method.name, chosen, "bfloat16")))
 
@@ -208,7 +211,7 @@ def _refusals(method: Method) -> None:
 
 def _refusal(name: str, base: Model, models: list[Model], chosen: dict[str, Any]) -> str | None:
     try:
-        merge_arrays(name, base, models, **chosen)
+        merged(name, base, models, **chosen)
     except RecipeError as fault:
         return str(fault)
     return None
@@ -237,7 +240,7 @@ def _no_change(method: Method) -> None:
         for draw in range(_DRAWS):
             chosen = settings_of(rng, method.name, count) if draw else {}
             with _said(f"{method.name} with {chosen}", dtype):
-                assert_identical(merge_arrays(method.name, base, [base] * count, **chosen), base)
+                assert_identical(merged(method.name, base, [base] * count, **chosen), base)
 
 
 def _order(method: Method) -> None:
@@ -253,8 +256,8 @@ def _order(method: Method) -> None:
         order = rng.permutation(count)
         permuted: dict[str, Any] = {k: [v[i] for i in order] if isinstance(v, list) else v for k, v in chosen.items()}
         for start in _bases(method, base):
-            found = merge_arrays(method.name, start, models, **chosen)
-            again = merge_arrays(method.name, start, [models[i] for i in order], **permuted)
+            found = merged(method.name, start, models, **chosen)
+            again = merged(method.name, start, [models[i] for i in order], **permuted)
             for tensor, values in found.items():
                 np.testing.assert_allclose(again[tensor], values, rtol=3e-7, atol=3e-8)
 
@@ -265,6 +268,6 @@ def _equal_models(method: Method) -> None:
             base, (expert,) = one_family(1, 1, dtype)
             base = expert if method.base_is_first else base
             for start in _bases(method, base):
-                found = merge_arrays(method.name, start, [expert] * count, **identity(method.name, count))
+                found = merged(method.name, start, [expert] * count, **identity(method.name, count))
                 slack = slack_of(method.name, {}, dtype) if method.family != "voting" or dtype == "float64" else 0.0
                 assert_close(found, expert, dtype, slack)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
-from engine.models import CASES, arguments
+from engine.models import TENSOR_SCOPE, arguments
 from mergewise.engine.devices.device import Device, open_device
 from mergewise.engine.devices.layout import DeviceLayout
 from mergewise.engine.devices.run import run_on_device
@@ -21,7 +21,6 @@ torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402 - comes with torch
 from torch.utils._pytree import tree_flatten  # noqa: E402
 
-TENSOR_SCOPE = [case for case in CASES if CASES[case][1].get("scope") != "model"]
 each_case = pytest.mark.parametrize("case", TENSOR_SCOPE)
 
 
@@ -166,11 +165,14 @@ def planned_arrays(name, base, experts, chosen):
 
     own = {k: v for k, v in chosen.items() if isinstance(v, list)}
     entries = [mw.Expert(model=f"e{i}", parameters={k: v[i] for k, v in own.items()}) for i in range(len(experts))]
+    method = mw.methods()[name]
     recipe = mw.Recipe(
-        method=name, base="base", experts=entries, parameters={k: v for k, v in chosen.items() if k not in own}
+        method=name,
+        base=None if method.base_joins else "base",
+        experts=entries,
+        parameters={k: v for k, v in chosen.items() if k not in own},
     )
     sources = [ArrayCheckpoint(e, f"e{i}") for i, e in enumerate(experts)]
-    method = mw.methods()[name]
     if recipe.in_delta_space or method.base_is_first:
         sources.insert(0, ArrayCheckpoint(base, "base"))
     return build_plan(recipe, sources)

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 import mergewise as mw
 from adapters import linear_adapter, save_adapter
-from engine.models import CASES, arguments
+from engine.models import TENSOR_SCOPE, arguments
 from mergewise.checkpoint import FolderTarget
 from mergewise.engine.devices import device as devices
 from method.cases import (
     SHAPES,
     WITH_BASE,
-    WITH_BASE_IDS,
     assert_close,
     by_definition,
     expert_counts,
     lowers,
+    merged,
     one_family,
     settings_for,
     slack_of,
@@ -33,7 +33,18 @@ torch = pytest.importorskip("torch")
 PROPERTY = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 
 
-@pytest.mark.parametrize(("name", "with_base"), WITH_BASE, ids=WITH_BASE_IDS)
+BLIND = [one for one in WITH_BASE if not mw.methods()[one[0]].statistics]
+"""Methods that look at models only; devices refuse the others."""
+
+
+@pytest.mark.parametrize("name", ["fisher", "regmean"])
+def test_a_device_refuses_statistics(name):
+    base, models = one_family(0, 2, "float32")
+    with pytest.raises(mw.RecipeError, match=f"Statistics that {name} reads are not for devices yet"):
+        merged(name, base, models, device="cpu")
+
+
+@pytest.mark.parametrize(("name", "with_base"), BLIND, ids=[f"{name} {with_base}" for name, with_base in BLIND])
 @pytest.mark.parametrize("dtype", list(DTYPES))
 @given(data=st.data())
 @PROPERTY
@@ -52,7 +63,7 @@ def test_a_device_merges_as_the_definition_says_rounded_once(name, with_base, dt
     assert_close(found, by_definition(name, base, models, chosen), dtype, slack_of(name, chosen, dtype))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][1].get("scope") != "model"])
+@pytest.mark.parametrize("case", TENSOR_SCOPE)
 def test_a_device_and_the_kernels_differ_by_one_rounding_step_at_most(case):
     name, experts, chosen = arguments(case)
     for dtype in ("bfloat16", "float32"):

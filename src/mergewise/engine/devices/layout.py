@@ -14,6 +14,7 @@ from mergewise.method import (
     MatrixProgram,
     VotingProgram,
     WholeProgram,
+    find_method,
 )
 
 __all__ = ["CHUNK_ELEMENTS", "DeviceLayout", "lay_out_on"]
@@ -97,6 +98,8 @@ def _require_possible(plan: Plan, device: Device) -> None:
     method = plan.recipe.method
     if plan.adapter is not None:
         raise RecipeError("Adapters are merged into an adapter in core space, on the processors; leave --device out.")
+    if find_method(method).statistics:
+        raise RecipeError(f"Statistics that {method} reads are not for devices yet; leave --device out.")
     for job in plan.jobs:
         if job.ranked_over_model:
             raise RecipeError(
