@@ -21,11 +21,8 @@ from mergewise.cli.inspect import inspect
 from mergewise.cli.merge import merge
 from mergewise.cli.methods import methods
 from mergewise.cli.plan import plan
-<<<<<<< HEAD
-from mergewise.cli.study import study_app
-=======
 from mergewise.cli.statistics import statistics
->>>>>>> main
+from mergewise.cli.study import study_app
 from mergewise.cli.verify import verify
 from mergewise.cli.zoo import zoo_app
 from mergewise.errors import MergewiseError
