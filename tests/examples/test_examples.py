@@ -91,3 +91,12 @@ def test_a_packages_method_merges_by_name(installed):
     done = run("-c", script, path=installed)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[1.5, 0.0]"
+
+
+def test_a_study_with_a_method_a_base_and_tasks_of_its_own_runs_and_goes_on(tmp_path):
+    for _ in range(2):
+        done = run(str(EXAMPLES / "study_of_ones_own.py"), str(tmp_path / "out"))
+        assert done.returncode == 0, done.stderr
+    assert "Multitask: held-in 1.00, held-out 1.00" in done.stdout
+    assert "Task Arithmetic: held-in 1.00, held-out 1.00" in done.stdout  # λ = 1 was chosen
+    assert (tmp_path / "out" / "verdicts.csv").is_file()

@@ -6,18 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from mergewise.study.experiment import run_experiment
-from mergewise.study.results import results_document
-from mergewise.study.runner import Runner
-
 sys.path.insert(0, str(Path(__file__).parent))  # for study_fakes: worker processes inherit the path
 
 
-@pytest.fixture(scope="session")
-def results():
-    """The results document of a run on fakes, as read back from its file."""
-    from study_fakes import PROTOCOL, FakeBench, fake_details, fake_experiment
+@pytest.fixture
+def run(tmp_path):
+    """Run a study on fakes; every call writes to a folder of its own, with one cache unless told otherwise."""
+    from mergewise.study.run import local_engine, run_study
 
-    with Runner(FakeBench, None, 1, lambda line: None) as runner:
-        measured = run_experiment(fake_experiment(), PROTOCOL, runner)
-    return json.loads(json.dumps(fake_details(results_document(fake_experiment(), PROTOCOL, measured))))
+    def run(study, name="out", cache="cache", jobs=1, engine=None, progress=None):
+        return run_study(study, tmp_path / name, tmp_path / cache, engine or local_engine(jobs), progress)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory):
+    """The document of the demo on fakes, as read back from its file."""
+    from study_fakes import study
+
+    from mergewise.study.demo import run_demo
+
+    folder = tmp_path_factory.mktemp("demo")
+    done = run_demo(folder / "out", folder / "cache", 1, study=study())
+    return json.loads(done.json.read_text("utf-8"))

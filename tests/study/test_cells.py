@@ -1,13 +1,15 @@
 """Cells: what names them, what they hold, how they are kept."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from study_fakes import FakeBench
 
-from mergewise.study.cells import CellSpec, CellStore, Model, TaskItems, correct_answers, digest, model, run_cell
+from mergewise.study.cells import CellSpec, Model, TaskItems, digest, digest_of_files, model, run_sweep, scores_of
 from mergewise.study.errors import StudyError
 
 A, B, BASE = (Model(name, Path(f"/nowhere/{name}"), f"digest of {name}") for name in ("a", "b", "base"))
@@ -42,27 +44,30 @@ def test_where_models_lie_and_the_order_of_parameters_do_not():
 
 
 def test_a_result_survives_json():
-    result = run_cell(SPEC, FakeBench())
-    answers = correct_answers(json.loads(json.dumps(result)))
-    assert list(answers) == ["a", "b"]
-    assert all(len(right) == 50 for right in answers.values())
+    (result,) = run_sweep([SPEC], FakeBench())
+    scores = scores_of(json.loads(json.dumps(result)))
+    assert list(scores) == ["a", "b"]
+    assert all(len(right) == 50 and right.dtype == bool for right in scores.values())
     assert result["key"] == SPEC.key
 
 
-def test_a_kept_cell_is_found_again(tmp_path):
-    store, result = CellStore(tmp_path), run_cell(SPEC, FakeBench())
-    assert store.load(SPEC) is None
-    store.save(SPEC, result)
-    assert store.load(SPEC) == result
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f"{SPEC.key}.json"]
+def test_numbers_survive_json_exactly():
+    class Thirds(FakeBench):
+        def score(self, tensors, tasks, split, limit):
+            return {task: np.arange(1, 4) / 3 for task in tasks}
+
+    (result,) = run_sweep([SPEC], Thirds())
+    assert (scores_of(json.loads(json.dumps(result)))["a"] == np.arange(1, 4) / 3).all()
 
 
-@pytest.mark.parametrize("text", ["", '{"inputs": ', "[]", '{"inputs": {"method": "other"}}'])
-def test_a_damaged_cell_counts_as_missing(tmp_path, text):
-    store = CellStore(tmp_path)
-    store.save(SPEC, run_cell(SPEC, FakeBench()))
-    store.path(SPEC).write_text(text)
-    assert store.load(SPEC) is None
+@pytest.mark.parametrize("score", [1.5, -0.1, float("nan")])
+def test_scores_outside_of_0_and_1_are_a_fault(score):
+    class Wrong(FakeBench):
+        def score(self, tensors, tasks, split, limit):
+            return {task: np.array([0.5, score]) for task in tasks}
+
+    with pytest.raises(StudyError, match=r"must lie in \[0, 1\]. Got"):
+        list(run_sweep([SPEC], Wrong()))
 
 
 def test_a_models_digest_follows_its_bytes_not_its_folder(tmp_path):
@@ -74,6 +79,15 @@ def test_a_models_digest_follows_its_bytes_not_its_folder(tmp_path):
         return model("m", path).digest
 
     assert folder("one", b"weights") == folder("two", b"weights") != folder("three", b"other")
+
+
+def test_a_models_digest_follows_from_the_hashes_of_its_files(tmp_path):
+    files = {"model.safetensors": b"weights", "config.json": b"{}", "zoo.json": b"a manifest", "notes.md": b"read me"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    assert model("m", tmp_path).digest == digest_of_files(hashes)
+    assert digest_of_files(hashes) == digest_of_files({name: hashes[name] for name in list(files)[:2]})
 
 
 def test_a_folder_without_weights_is_a_fault(tmp_path):

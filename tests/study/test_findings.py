@@ -11,11 +11,15 @@ JITTER = np.array([0.0, -0.01, 0.01, -0.005, 0.005])
 
 def score(value: float, noise: float = 0.1) -> Score:
     replicates = value + noise * JITTER
-    return Score(replicates, replicates, None, replicates, tasks=2, items=10)
+    return full_score(replicates, replicates)
+
+
+def full_score(normalised, base) -> Score:
+    return Score(normalised, base, None, base, None, None, base, categories=2, tasks=2, items=10)
 
 
 def row(method: str, count: int, held_in: float, held_out: float, noise: float = 0.1) -> Row:
-    return Row(method, count, 1, score(held_in, noise), score(held_out, noise))
+    return Row(method, count, 1, 1, score(held_in, noise), score(held_out, noise))
 
 
 CLEAR = [
@@ -54,8 +58,8 @@ def test_what_the_intervals_leave_open_is_said_to_be_open():
     flip = np.array([0.0, 0.2, -0.2, 0.2, -0.2])
 
     def vague(method: str, count: int, sign: float) -> Row:
-        score = Score(1 + sign * flip, 1 + flip, None, 1 + flip, tasks=2, items=10)
-        return Row(method, count, 1, score, score)
+        score = full_score(1 + sign * flip, 1 + flip)
+        return Row(method, count, 1, 1, score, score)
 
     rows = [vague("ties", 2, 1), vague("rht", 2, 1), vague("ties", 8, -1), vague("rht", 8, -0.5)]
     assert verdicts(rows) == VERDICTS["open"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergewise.study.errors import StudyError
-from mergewise.study.protocol import METHODS, Method, Protocol, draw_experts
+from mergewise.study.protocol import Method, Pick, Protocol, draw_experts
 
 NAMES = tuple("abcdefgh")
 
@@ -50,10 +50,18 @@ def test_settings_are_every_combination_with_what_is_fixed():
 
 
 def test_a_method_without_a_grid_has_one_setting():
-    assert METHODS[0].settings(0) == [{}]
+    assert Method("average", "Averaging").settings(0) == [{}]
 
 
 def test_every_setting_is_tuned_on_about_as_many_items():
-    protocol = Protocol(validation_items=300)
+    protocol = Protocol((), validation_items=300)
     assert [protocol.validation_limit(count, draws) for count, draws in ((2, 3), (4, 3), (8, 1))] == [50, 25, 38]
-    assert Protocol(validation_items=1).validation_limit(8, 3) == 1
+    assert Protocol((), validation_items=1).validation_limit(8, 3) == 1
+
+
+def test_where_there_are_fewer_sets_than_draws_they_take_turns_with_other_seeds():
+    protocol = Protocol((), draws=3, seed=5)
+    assert protocol.picks(NAMES, 8) == (Pick(NAMES, 5), Pick(NAMES, 6), Pick(NAMES, 7))
+    assert protocol.tuning_picks(NAMES, 8) == (Pick(NAMES, 5),)
+    assert [pick.experts for pick in protocol.picks(NAMES, 2)] == list(draw_experts(NAMES, 2, 3, 5))
+    assert protocol.tuning_picks(NAMES, 2) == protocol.picks(NAMES, 2)

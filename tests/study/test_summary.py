@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 
+from mergewise.study.family import Category
 from mergewise.study.intervals import interval
-from mergewise.study.summary import Draw, Outcomes
+from mergewise.study.measured import Draw, Measured
+from mergewise.study.summary import Outcomes, Resamples, share_above
 
-CATEGORY = {"a": "a", "b": "b", "c": "c", "out_1": "near", "out_2": "near", "out_3": "far"}
+CATEGORIES = {name: Category(name, True, (name,)) for name in "abc"} | {
+    "near": Category("near", False, ("out_1", "out_2")),
+    "far": Category("far", False, ("out_3",), far=True),
+}
 SIZE = 40
 
 
@@ -16,8 +21,13 @@ def answers(**right: int) -> dict[str, np.ndarray]:
 
 def outcomes() -> Outcomes:
     base = answers(a=10, b=10, c=10, out_1=20, out_2=10, out_3=20)
-    experts = answers(a=40, b=20, c=30)
-    return Outcomes(CATEGORY, ("out_1", "out_2", "out_3"), base, experts, replicates=100, seed=0)
+    experts = {
+        "a": answers(a=40, b=12, c=0, out_1=20, out_2=20, out_3=20),
+        "b": answers(a=30, b=20, c=0, out_1=10, out_2=10, out_3=10),
+        "c": answers(a=0, b=10, c=30, out_1=30, out_2=30, out_3=10),
+    }
+    multitask = answers(a=30, b=16, c=20, out_1=24, out_2=12, out_3=10)
+    return Outcomes(CATEGORIES, Measured(base, experts, multitask, {}, {}, {}, {}), Resamples(100, 0))
 
 
 def two_draws() -> list[Draw]:
@@ -47,7 +57,7 @@ def test_held_out_is_against_the_base_and_averaged_inside_categories_first():
 
 
 def test_the_base_as_it_is_scores_one_held_out():
-    row = outcomes().base_row("base", two_draws())
+    row = outcomes().base_row("base", [("a", "b"), ("b", "c")])
     assert (row.held_out.normalised == 1).all()
     assert row.held_in.normalised[0] == pytest.approx(((10 / 40 + 10 / 20) / 2 + (10 / 20 + 10 / 30) / 2) / 2)
     assert (row.held_in.merged == row.held_in.base).all()
@@ -58,6 +68,30 @@ def test_draws_are_resampled_too():
     sure, spread = (interval(outcomes().row("ties", draws).held_in.normalised) for draws in (same, two_draws()))
     assert spread.high - spread.low > 0
     assert sure.low <= sure.estimate <= sure.high
+
+
+def test_the_gain_is_over_the_best_single_expert_of_each_draw():
+    row = outcomes().row("ties", two_draws())
+    # on a and b: expert a 40 + 12, expert b 30 + 20; on b and c: expert b 20 + 0, expert c 10 + 30
+    assert row.held_in.gain[0] == pytest.approx(((40 - 52) + (40 - 40)) / 2 / 2 / SIZE)
+    near = {"a": 20, "b": 10, "c": 30}  # mean of out_1 and out_2; out_3 is 20, 10, 10
+    merged = ((20 + 10) / 2 + (10 + 20) / 2) / 2
+    best = ((near["a"] + 20) / 2 + (near["c"] + 10) / 2) / 2
+    assert row.held_out.gain[0] == pytest.approx((merged - best) / SIZE)
+
+
+def test_the_multitask_model_is_scored_on_the_tasks_of_the_merged_experts():
+    row = outcomes().row("ties", two_draws())
+    assert row.held_in.multitask[0] == pytest.approx((30 + 16 + 16 + 20) / 4 / SIZE)
+    assert row.held_in.multitask_normalised[0] == pytest.approx(((30 / 40 + 16 / 20) + (16 / 20 + 20 / 30)) / 4)
+    assert row.held_out.multitask_normalised[0] == pytest.approx(((24 / 20 + 12 / 10) / 2 + 10 / 20) / 2)
+    whole = outcomes().multitask_row("multitask", [("a", "b"), ("b", "c")])
+    assert (whole.held_in.normalised == row.held_in.multitask_normalised).all()
+
+
+def test_the_share_above_counts_equal_ones_half():
+    assert share_above(np.array([9.0, 1.0, 0.0, -1.0, 1.0])) == pytest.approx(2.5 / 4)
+    assert outcomes().base_row("base", [("a", "b")]).held_in.beats_base == 0.5
 
 
 def test_rows_are_paired():

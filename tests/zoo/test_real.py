@@ -1,13 +1,18 @@
 """The real packages: fetched on first use, then from the cache; building takes minutes, once."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from mergewise.zoo import build_zoo
+from mergewise.zoo.build import prepare_family
 from mergewise.zoo.encoder import Encoder, Scorer
 from mergewise.zoo.splitting import NearDuplicates, normalise
+from mergewise.zoo.store import load_tasks
+from mergewise.zoo.tasks import SENTENCE
 
 pytestmark = pytest.mark.zoo
 
@@ -38,6 +43,22 @@ def test_no_training_text_nearly_repeats_a_text_to_be_tuned_or_tested_on(zoo):
             unseen.add(normalise(example.text, task.max_length))
     for task in zoo.tasks.values():
         assert not any(unseen.has_near(normalise(example.text, task.max_length)) for example in task.train)
+
+
+def test_bases_are_made_from_no_text_of_any_task(zoo):
+    sources = prepare_family().sources
+    mixture, texts = load_tasks(sources.mixture_file), json.loads(sources.texts_file.read_text())
+    known = {
+        normalise(text, SENTENCE)
+        for task in zoo.tasks.values()
+        for example in task.train + task.validation + task.test
+        for text in (example.text, *example.choices)
+    }
+    tuned_on = [example.text for task in mixture.values() for example in task.train + task.test]
+    assert not known & {normalise(text, SENTENCE) for text in tuned_on + texts}
+    assert len({normalise(text, SENTENCE) for text in tuned_on}) == len(tuned_on) > 15_000
+    assert len(set(texts)) == len(texts) > 50_000
+    assert all(len(task.test) == 400 and len(task.train) > 1500 for task in mixture.values())
 
 
 def test_splits_are_large_enough_and_answers_are_choices(zoo):

@@ -1,6 +1,7 @@
 """An expert is a checkpoint like its base, knows its task better, and comes out the same every time."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from safetensors.numpy import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from mergewise.zoo.encoder import Encoder, Scorer
+from mergewise.zoo.errors import ZooError
 from mergewise.zoo.experts import Recipe
-from mergewise.zoo.training import _batches, _rate, train_expert
+from mergewise.zoo.tasks import Example
+from mergewise.zoo.training import Descent, _rate, draw_batches, train_expert, train_on_tasks
 
-from .conftest import make_task
+from .conftest import WORDS, make_task
 
 RECIPE = Recipe(steps=100, batch=8, learning_rate=5e-3, warm_up=4)
 
@@ -70,15 +73,52 @@ def test_the_rate_rises_and_then_falls_to_zero():
 
 def test_every_example_is_seen_once_before_any_is_seen_again():
     lengths = [i % 7 for i in range(64)]
-    batches = _batches(lengths, Recipe(steps=16, batch=16), "name")
+    batches = draw_batches(lengths, Recipe(steps=16, batch=16), "name")
     assert {len(batch) for batch in batches} == {16}
     assert Counter(index for batch in batches for index in batch) == dict.fromkeys(range(64), 4)
 
 
-def test_texts_of_like_length_share_batches():
+def test_texts_of_like_length_sharedraw_batches():
     lengths = list(np.random.default_rng(0).integers(1, 100, 512))
-    batches = _batches(lengths, Recipe(steps=16, batch=32), "name")
+    batches = draw_batches(lengths, Recipe(steps=16, batch=32), "name")
     spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches]
     assert np.mean(spread) < 25
     firsts = [lengths[batch[0]] for batch in batches[:8]]
     assert firsts != sorted(firsts)
+
+
+def colours():
+    """A second task, with other choices."""
+    texts = [(f"{start} {word}", index % 2) for start in ("the", "one") for index, word in enumerate(WORDS[:8])]
+    task = make_task("colours", examples=tuple(Example(text, answer) for text, answer in texts))
+    return replace(task, choices=("what is red", "what is very blue"))
+
+
+def test_one_model_learns_several_tasks(tiny_base, task, tmp_path):
+    lessons = [(task, RECIPE), (colours(), replace(RECIPE, steps=140))]
+    train_on_tasks(tiny_base, lessons, tmp_path / "both", tiny_base)
+    for lesson, _ in lessons:
+        scorer = Scorer(tiny_base, {lesson.name: replace(lesson, test=lesson.train)})
+        assert scorer.correct(Encoder(tmp_path / "both"), lesson.name, "test").mean() > 0.9
+
+
+def test_several_tasks_take_the_steps_of_all_in_mixed_order(tiny_base, task, tmp_path, monkeypatch):
+    rates, sizes = [], []
+    step, embed = Descent.step, Descent.embed
+    monkeypatch.setattr(
+        Descent, "step", lambda self, loss: (rates.append(self._schedule.get_last_lr()), step(self, loss))
+    )
+    monkeypatch.setattr(Descent, "embed", lambda self, rows: (sizes.append(len(rows)), embed(self, rows))[1])
+    recipe = replace(RECIPE, steps=6)
+    train_on_tasks(tiny_base, [(task, recipe), (colours(), replace(recipe, steps=4))], tmp_path / "both", tiny_base)
+    assert len(rates) == len(sizes) == 10
+    assert [rate for (rate,) in rates] == [
+        RECIPE.learning_rate * _rate(i, replace(recipe, steps=10)) for i in range(10)
+    ]
+
+
+def test_tasks_of_one_training_must_agree_on_all_but_steps(tiny_base, task, tmp_path):
+    with pytest.raises(ZooError, match="recipes that differ in nothing but their steps"):
+        train_on_tasks(
+            tiny_base, [(task, RECIPE), (colours(), replace(RECIPE, scale=1.0))], tmp_path / "both", tiny_base
+        )

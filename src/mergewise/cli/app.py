@@ -23,6 +23,7 @@ from mergewise.cli.merge import merge
 from mergewise.cli.methods import methods
 from mergewise.cli.plan import plan
 from mergewise.cli.statistics import statistics
+from mergewise.cli.study import study_app
 from mergewise.cli.survey import survey
 from mergewise.cli.verify import verify
 from mergewise.cli.zoo import zoo_app
@@ -61,6 +62,7 @@ COMMANDS = (
 for command in COMMANDS:
     app.command()(_interruptible(command))
 app.add_typer(zoo_app)
+app.add_typer(study_app)
 
 
 def _version(wanted: bool) -> None:

@@ -1,6 +1,8 @@
 """``mergewise zoo``."""
 
 import sys
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,14 @@ __all__ = ["CacheOption", "JobsOption", "say", "zoo_app"]
 
 CacheOption = Annotated[Path | None, typer.Option(help="Where the zoo is kept; by default the user's cache folder.")]
 JobsOption = Annotated[int | None, typer.Option(help="Processes at a time; by default one per available processor.")]
+
+
+class Quality(StrEnum):
+    """The qualities of bases."""
+
+    pt = "pt"
+    it = "it"
+
 
 zoo_app = typer.Typer(
     name="zoo",
@@ -26,46 +36,72 @@ def list_zoo(cache: CacheOption = None, json: JsonOption = False) -> None:
     from mergewise.zoo.build import describe_zoo
 
     zoo = describe_zoo(cache)
-    rows: list[dict[str, Any]] = [
+    tasks: list[dict[str, Any]] = [
         {
             "task": s.task.name, "category": s.task.category, "role": s.task.role + (", far" if s.task.far else ""),
-            "examples": s.examples, "expert": s.expert, "source": s.task.source, "licence": s.task.licence,
+            "examples": s.examples, "source": s.task.source, "licence": s.task.licence,
         }
         for s in zoo.tasks
     ]  # fmt: skip
     if json:
         print_json(
-            {"cache": str(zoo.cache), "base": zoo.base, "base_cached": zoo.base_cached, "download_bytes": zoo.download,
-             "tasks": rows}
+            {"cache": str(zoo.cache), "origin": zoo.origin, "download_bytes": zoo.download, "tasks": tasks,
+             "bases": [asdict(base) for base in zoo.bases]}
         )  # fmt: skip
         return
-    cached = "cached" if zoo.base_cached else "not fetched yet"
-    print_pairs([("base", f"{zoo.base} ({cached})"), ("cache", zoo.cache), ("to download", size(zoo.download))])
+    minutes = sum(base.seconds for base in zoo.bases) / 60
+    print_pairs(
+        [("origin", zoo.origin), ("cache", zoo.cache), ("to download", size(zoo.download)),
+         ("to train", f"about {minutes:.0f} minutes of one core")]
+    )  # fmt: skip
     print()
     cells = [
         (
             row["task"], row["category"], row["role"],
-            " / ".join(map(str, row["examples"])) if row["examples"] else "?",
-            "cached" if row["expert"] else ("to train" if row["role"].startswith("held-in") else "–"),
-            row["source"],
+            " / ".join(map(str, row["examples"])) if row["examples"] else "?", row["source"],
         )
-        for row in rows
+        for row in tasks
     ]  # fmt: skip
-    print_table(("task", "category", "role", "train / validation / test", "expert", "source"), cells)
+    print_table(("task", "category", "role", "train / validation / test", "source"), cells)
+    print()
+    rows = [
+        ("parameters", *(f"{base.parameters / 1e6:.1f} M" for base in zoo.bases)),
+        ("the base itself", *(_mark(base.base) for base in zoo.bases)),
+        *((category, *(_mark(base.experts[category]) for base in zoo.bases)) for category in zoo.bases[0].experts),
+        ("multitask", *(_mark(base.multitask) for base in zoo.bases)),
+        ("minutes to train", *(f"{base.seconds / 60:.0f}" for base in zoo.bases)),
+    ]
+    print_table(("model", *(base.name for base in zoo.bases)), rows)
+
+
+def _mark(cached: bool) -> str:
+    return "cached" if cached else "–"
 
 
 @zoo_app.command("build")
-def build(cache: CacheOption = None, jobs: JobsOption = None, json: JsonOption = False) -> None:
-    """Fetch the base model and the tasks, and train the experts that are not cached yet."""
-    from mergewise.zoo.build import build_zoo
+def build(
+    base: Annotated[list[Quality] | None, typer.Option(help="Qualities to build; by default both.")] = None,
+    layers: Annotated[list[int] | None, typer.Option("--size", help="Sizes in layers; by default all.")] = None,
+    cache: CacheOption = None,
+    jobs: JobsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Fetch base and tasks, and make the bases, experts and multitask models that are not cached yet."""
+    from mergewise.zoo.bases import BASES, SIZES
+    from mergewise.zoo.build import build_family
+    from mergewise.zoo.errors import ZooError
 
-    zoo = build_zoo(cache, jobs=jobs, progress=say)
+    for size_ in layers or ():
+        if size_ not in SIZES:
+            raise ZooError(f"--size should be one of {', '.join(map(str, SIZES))} layers, but is {size_}")
+    wanted = [
+        name for name, b in BASES.items() if (not base or b.quality in base) and (not layers or b.layers in layers)
+    ]
+    models = build_family(wanted, cache, jobs=jobs, progress=say)
     if json:
-        print_json(
-            {"base": str(zoo.base), "experts": {k: str(v) for k, v in zoo.experts.items()}, "tasks": list(zoo.tasks)}
-        )
+        print_json({name: str(path) for name, path in models.items()})
         return
-    print_pairs([("base", zoo.base), *((f"expert {name}", path) for name, path in zoo.experts.items())])
+    print_pairs(list(models.items()))
 
 
 def say(line: str) -> None:

@@ -1,5 +1,8 @@
 """One piece through the method: rows in, kernel, merged bytes out."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +27,7 @@ from mergewise.method import (
 
 __all__ = ["Known", "combine", "copy_exact", "first_not_finite"]
 
+_DIFFERENCES = 1 << 13  # elements whose differences are worked on at once
 
 Known = Gathered | Selected | NDArray[np.float64] | None
 """What was gathered: for voting, for elementwise programs; coefficients,
@@ -54,6 +58,8 @@ def combine(
     out = workspace.output(piece)
     out_code, limit = CODES[job.output.dtype], ENCODE_LIMIT[job.output.dtype]
     match program, known:
+        case LinearProgram(), _ if job.change_only:
+            finite = _combine_linear_changes(raw, piece, program, out)
         case LinearProgram(), _:
             weights = np.array([program.weights], np.float64)
             finite = combine_linear(
@@ -105,17 +111,69 @@ def _combine_voting(
     raw, codes = workspace.rows(piece)
     dtype, rescale = piece.job.output.dtype, known.rescale[piece.job.name]
     weights, ballots = np.array(program.weights), np.array(program.ballots(rescale.tolist()))
+    width = STORAGE_DTYPES[dtype].bits // 8
     tau = tiles(weights.size, VOTING_TILE)
     no_marks, no_chances = np.empty((weights.size, 0), np.uint8), np.empty((weights.size, 0))
     finite = True
-    for first, count, found in marked_blocks(workspace, index, piece, known):
+
+    def vote(
+        rows: NDArray[np.uint8], of_rows: NDArray[np.int64], first: int, count: int, found: NDArray[Any],
+        to: NDArray[np.uint8],
+    ) -> bool:  # fmt: skip
         marks, chances = (no_marks, found) if program.by_chance else (found, no_chances)
-        finite &= combine_voting(
-            raw, codes, first, count, weights, program.sparse, marks, chances, rescale,
-            program.elect != "none", ballots, NORMALIZE[program.normalize], program.total, program.tiny, program.scale,
-            tau, out, CODES[dtype], ENCODE_LIMIT[dtype],
+        return bool(
+            combine_voting(
+                rows, of_rows, first, count, weights, program.sparse, marks, chances, rescale,
+                program.elect != "none", ballots, NORMALIZE[program.normalize], program.total, program.tiny,
+                program.scale, tau, to, CODES[dtype], ENCODE_LIMIT[dtype],
+            )
+        )  # fmt: skip
+
+    for first, count, found in marked_blocks(workspace, index, piece, known):
+        if not piece.job.change_only:
+            finite &= vote(raw, codes, first, count, found, out)
+            continue
+        for start, size, rows, of_rows in _differences(raw, piece, first, count):
+            block = np.ascontiguousarray(found[:, start : start + size])
+            finite &= vote(rows, of_rows, 0, size, block, out[start * width :])
+    return finite
+
+
+def _combine_linear_changes(
+    raw: NDArray[np.uint8], piece: Piece, program: LinearProgram, out: NDArray[np.uint8]
+) -> bool:
+    """Add weighted task vectors up, in float64, without the base."""
+    weights, limit = np.array([program.weights], np.float64), ENCODE_LIMIT["F64"]
+    finite = True
+    for start, size, rows, codes in _differences(raw, piece, 0, piece.count):
+        finite &= combine_linear(
+            rows, codes, True, 0, size, size, weights, program.divisor, program.scale, out[start * 8 :], CODES["F64"],
+            limit,
         )  # fmt: skip
     return finite
+
+
+def _differences(
+    raw: NDArray[np.uint8], piece: Piece, first: int, count: int
+) -> Iterator[tuple[int, int, NDArray[np.uint8], NDArray[np.int64]]]:
+    """Yield the start and size of blocks that stay in the caches, with rows for kernels: a base of nought, and changes.
+
+    With these a kernel gives the merged change to the last bit. The nought is negative, as adding it changes no number,
+    not even the sign of another nought.
+    """
+    experts = len(piece.job.inputs) - 1
+    buffer = np.empty((1 + experts, min(_DIFFERENCES, count)), np.float64)
+    buffer[0] = -0.0
+    codes = np.full(1 + experts, CODES["F64"], np.int64)
+    for start in range(first, first + count, _DIFFERENCES):
+        size = min(_DIFFERENCES, first + count - start)
+        base, *changed = (
+            stored_values(row, info, size, start) for row, info in zip(raw, piece.job.inputs, strict=True)
+        )
+        with np.errstate(all="ignore"):  # what is not finite is reported
+            for row, values in zip(buffer[1:], changed, strict=True):
+                np.subtract(values, base, out=row[:size])
+        yield start, size, buffer.view(np.uint8), codes
 
 
 def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, out: NDArray[np.uint8]) -> bool:
@@ -134,7 +192,7 @@ def _combine_whole(raw: NDArray[np.uint8], piece: Piece, program: WholeProgram, 
         masks = random_masks(program.settings, job.name, job.output.shape)
         merged = np.asarray(program.definition(arrays, program.settings, masks), np.float64)
     merged = merged * program.scale
-    result = merged.reshape(-1) if base is None else (base + merged).reshape(-1)
+    result = merged.reshape(-1) if base is None or job.change_only else (base + merged).reshape(-1)
     if not np.all(np.abs(result) < ENCODE_LIMIT[job.output.dtype]):
         return False
     encode_all(CODES[job.output.dtype], np.ascontiguousarray(result), piece.count, out, 0)

@@ -77,7 +77,7 @@ def combine_elementwise(
         masks = random_masks(program.settings, piece.job.name, arrays[0].shape, piece.start + first)
         with np.errstate(all="ignore"):
             merged = np.asarray(program.rule(arrays, program.settings, known.totals, masks), np.float64) * program.scale
-            result = merged if base is None else base + merged
+            result = merged if base is None or piece.job.change_only else base + merged
         # the base is part of every difference
         finite &= bool(np.all(np.abs(result) < ENCODE_LIMIT[dtype])) and all(np.isfinite(a).all() for a in arrays)
         if finite:

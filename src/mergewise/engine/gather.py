@@ -3,7 +3,7 @@
 A scope is a list of pieces that magnitudes are ranked over: one tensor, or all tensors in byte order of their names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from mergewise.statistics.gram import GramRows, segment_bounds
 from mergewise.statistics.magnitude import MagnitudeCounts, MagnitudeKeys, MagnitudeSearch, kept_count, kept_ranks
 from mergewise.statistics.norms import L1Norms
 
-__all__ = ["coefficients", "gather", "gather_coefficients", "search_magnitudes"]
+__all__ = ["SharedThresholds", "coefficients", "gather", "gather_coefficients", "search_magnitudes"]
 
 M = TypeVar("M", MagnitudeCounts, MagnitudeKeys)
 
@@ -29,17 +29,42 @@ _LEAST_SAMPLE, _LARGEST_SAMPLE = 1 << 16, 1 << 20
 _SHORT_RUN, _LONG_RUN = 1 << 11, 1 << 13  # of elements that are sampled together; a tensor is more alike than a model
 
 
-def gather(program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> Gathered:
+class SharedThresholds:
+    """Magnitude thresholds of several merges of the same models: the first merge looks for those of all.
+
+    Args:
+        programs: Of every merge, by tensor.
+    """
+
+    def __init__(self, programs: Sequence[Mapping[str, VotingProgram]]) -> None:
+        self._programs = programs
+        self._found: dict[tuple[str, int], tuple[MagnitudeSearch, list[tuple[int, int]]]] = {}
+
+    def search(self, program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> MagnitudeSearch:
+        """Return the thresholds of a program in a scope."""
+        first, total = pieces[0].job.name, sum(piece.count for piece in pieces)
+        if (first, total) not in self._found:
+            alike = [of_merge[first] for of_merge in self._programs if first in of_merge]
+            wanted = list(dict.fromkeys(rank for one in (program, *alike) for rank in _ranks(one, total)))
+            self._found[first, total] = _search(wanted, pieces, runner), wanted
+        found, ranks = self._found[first, total]
+        return found.of([ranks.index(rank) for rank in _ranks(program, total)])
+
+
+def gather(
+    program: VotingProgram, pieces: Sequence[Piece], runner: Runner, shared: SharedThresholds | None = None
+) -> Gathered:
     """Gather what a program must know of a scope.
 
     Args:
         program: The program of every tensor in the scope; weights may differ between tensors.
         pieces: The scope, in order.
         runner: Does the work.
+        shared: Of the merge and others like it.
     """
     search, ties = None, None
     if program.sparsify == "magnitude":
-        search = search_magnitudes(program, pieces, runner)
+        search = (shared.search if shared else search_magnitudes)(program, pieces, runner)
         ties = TieShares(search, pieces, one_by_one=runner.one_by_one)
     rescale = {}
     for job in {piece.job.name: piece.job for piece in pieces}.values():
@@ -93,14 +118,24 @@ def _products(
 
 def search_magnitudes(program: VotingProgram, pieces: Sequence[Piece], runner: Runner) -> MagnitudeSearch:
     """Find the magnitudes at the ranks that bound what is kept of a scope; arguments as for ``gather``."""
+    return _search(_ranks(program, sum(piece.count for piece in pieces)), pieces, runner)
+
+
+def _ranks(program: VotingProgram, total: int) -> list[tuple[int, int]]:
+    """Return the ranks that bound what is kept of so many elements, each with the expert that it is a rank of."""
     experts = len(program.densities)
-    total = sum(piece.count for piece in pieces)
     if program.outliers:
         bounds = [kept_ranks(d, o, total) for d, o in zip(program.densities, program.outliers, strict=True)]
         kept = [high for _, high in bounds] + [low for low, _ in bounds]
-        owners = [*range(experts), *range(experts)]
-    else:
-        kept, owners = [kept_count(density, total) for density in program.densities], [*range(experts)]
+        return list(zip(kept, [*range(experts), *range(experts)], strict=True))
+    return [(kept_count(density, total), expert) for expert, density in enumerate(program.densities)]
+
+
+def _search(ranks: Sequence[tuple[int, int]], pieces: Sequence[Piece], runner: Runner) -> MagnitudeSearch:
+    """Find the magnitudes at ranks, each of an expert."""
+    kept, owners = [rank for rank, _ in ranks], [expert for _, expert in ranks]
+    experts = len(pieces[0].job.inputs) - 1
+    total = sum(piece.count for piece in pieces)
     search = MagnitudeSearch(total, kept, owners, COUNT_BINS)
     if all(k in (0, total) for k in kept):
         return search

@@ -26,12 +26,14 @@ class TensorJob:
         inputs: The tensor in every source of the plan, in their order.
         program: How it is merged; ``None`` if it is copied from the first source (integers and booleans).
         output: What is written.
+        change_only: Whether the merged change itself is written, in float64, rather than the base with it.
     """
 
     name: str
     inputs: tuple[TensorInfo, ...]
     program: Program | None
     output: OutputTensor
+    change_only: bool = False
 
     @property
     def numel(self) -> int:

@@ -133,6 +133,7 @@ def bytes_per_element(job: TensorJob) -> int:
     inputs = len(job.inputs)
     widest = max(STORAGE_DTYPES[info.dtype].bits for info in job.inputs) // 8
     stored = inputs * widest + STORAGE_DTYPES[job.output.dtype].bits // 8
+    stored += inputs * 8 if job.change_only else 0  # differences in float64
     if isinstance(job.program, WholeProgram):
         # a definition sees float64 arrays, and makes about as many on its way
         return stored + (2 * inputs + 4) * 8

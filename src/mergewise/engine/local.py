@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from mergewise.checkpoint import Target
 from mergewise.engine.combine import Known, combine, copy_exact
 from mergewise.engine.elementwise import Selected, gather_elementwise
-from mergewise.engine.gather import gather, gather_coefficients
+from mergewise.engine.gather import SharedThresholds, gather, gather_coefficients
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
 from mergewise.engine.marks import Gathered
@@ -20,7 +20,12 @@ __all__ = ["run_local"]
 
 
 def run_local(
-    plan: Plan, layout: Layout, target: Target, advance: Callable[[int], None], skip: Container[str] = ()
+    plan: Plan,
+    layout: Layout,
+    target: Target,
+    advance: Callable[[int], None],
+    skip: Container[str] = (),
+    shared: SharedThresholds | None = None,
 ) -> list[str]:
     """Merge all tensors of a plan into a target.
 
@@ -33,6 +38,7 @@ def run_local(
         target: Takes the merged bytes.
         advance: Called with the number of output bytes of each finished piece, from any thread.
         skip: Names of tensors that the target has already.
+        shared: Of this merge and others like it; with one worker only.
 
     Returns:
         Names of copied tensors on which the sources disagree.
@@ -57,7 +63,7 @@ def run_local(
             scope = [piece for job in group for piece in pieces[job.name]]
             if scope:
                 crew.ahead.expect(scope)
-                known = _gather(scope, crew)
+                known = _gather(scope, crew, shared)
                 crew.ahead.expect(scope)
                 crew.each(merge.finisher(known), scope)
 
@@ -70,7 +76,7 @@ def run_local(
                 advance(job.output.nbytes)
                 return
             runner = Alone(workspace)
-            runner.each(merge.finisher(_gather(pieces[job.name], runner)), pieces[job.name])
+            runner.each(merge.finisher(_gather(pieces[job.name], runner, shared)), pieces[job.name])
 
         def copy_alone(workspace: Workspace, _: int, job: TensorJob) -> str | None:
             agreed = [copy_exact(workspace, piece, target) for piece in pieces[job.name]]
@@ -133,10 +139,10 @@ def _gathers(pieces: Sequence[Piece]) -> bool:
     return isinstance(program, VotingProgram) and program.gathers
 
 
-def _gather(pieces: Sequence[Piece], runner: Alone | Crew) -> Known:
+def _gather(pieces: Sequence[Piece], runner: Alone | Crew, shared: SharedThresholds | None) -> Known:
     match pieces[0].job.program:
         case VotingProgram() as program:
-            return gather(program, pieces, runner)
+            return gather(program, pieces, runner, shared)
         case ElementwiseProgram() as program:
             return gather_elementwise(program, pieces, runner) if program.gathers else Selected()
         case GeometricProgram() as program if _gathers(pieces):

@@ -46,12 +46,14 @@ def merge_matrix(
     empty = True
     with np.errstate(all="ignore"):  # what overflows is reported by the output
         for place, delta in program.merging(changes, program.settings):
-            out.write(place, base.values(place) + np.asarray(delta) * program.scale)
+            change = np.asarray(delta)
+            out.write(place, change if job.change_only else base.values(place) + change * program.scale)
             empty = False
     if empty:  # nothing has changed
         for panel in panel_rows(*job.output.shape):
             place = (panel, slice(None))
-            out.write(place, base.values(place))
+            kept = base.values(place)
+            out.write(place, np.full(kept.shape, -0.0) if job.change_only else kept)
     out.finish()
 
 

@@ -163,6 +163,19 @@ class MagnitudeSearch:
         """Whether only part of the elements at some threshold rank high enough, so that their positions matter."""
         return bool((self.ties_kept < self.ties_found).any())
 
+    def of(self, ranks: "Sequence[int]") -> "MagnitudeSearch":
+        """Return what was found for some of the ranks, in that order; the search must be done.
+
+        Raises:
+            ValueError: It is not done.
+        """
+        if not self.done:
+            raise ValueError("parts of a search can be taken once it is done")
+        part = MagnitudeSearch(self._total, [0] * len(ranks), [int(self.owners[r]) for r in ranks], self._bins)
+        for name in ("thresholds", "ties_kept", "ties_found"):
+            setattr(part, name, getattr(self, name)[list(ranks)])
+        return part
+
     def zero_counts(self) -> MagnitudeCounts:
         """Return counts of no data, for this search."""
         return MagnitudeCounts.zero(len(self._kept), self._bins)

@@ -2,16 +2,16 @@
 
 A cell is named by the hash of all it depends on: the bytes of the base and the experts, the method with its parameters,
 the items of the tasks, and the code that merges and scores. Its result never changes, so it is kept as one immutable
-JSON file; runs that are killed go on where they stopped, and runs that share a merge share its cell.
+JSON file (`store`); runs that are killed go on where they stopped, and runs that share a merge share its cell.
 
 A model as it is – the base, an expert – is the cell that averages that one model.
 """
 
 import hashlib
+import inspect
 import json
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -22,26 +22,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mergewise
+from mergewise.method import find_method
 from mergewise.study.errors import StudyError
 from mergewise.study.protocol import Value
+from mergewise.zoo.store import MANIFEST
 
 __all__ = [
     "Bench",
     "CellSpec",
-    "CellStore",
     "Model",
+    "Result",
+    "Scores",
+    "Split",
     "TaskItems",
+    "Tensors",
     "code_digest",
-    "correct_answers",
     "digest",
+    "digest_of_files",
     "model",
-    "run_cell",
+    "run_sweep",
+    "scores_of",
 ]
 
-FORMAT = 1
-SCORING = ("study/bench.py", "study/cells.py")  # what of the study itself the answers depend on
+FORMAT = 2
+SCORING = ("study/cells.py", "study/sweep.py")  # what of the study itself the scores depend on, beside its family
 Split = Literal["validation", "test"]
 Tensors = Mapping[str, NDArray[Any]]
+Scores = Mapping[str, NDArray[np.bool_] | NDArray[np.float64]]
+"""By task, one number in [0, 1] or one truth value per item, in the order of the items."""
 Result = dict[str, Any]
 
 
@@ -65,6 +73,8 @@ class TaskItems:
 @dataclass(frozen=True)
 class CellSpec:
     """One merge and what it is scored on.
+
+    Experts are named like their categories.
 
     Attributes:
         base: the base of the merge, which also embeds the label texts.
@@ -91,6 +101,7 @@ class CellSpec:
             "format": FORMAT,
             "base": self.base.digest,
             "method": self.method,
+            "revision": find_method(self.method).revision,
             "parameters": dict(sorted(self.parameters.items())),
             "experts": [expert.digest for expert in self.experts],
             "tasks": [asdict(task) for task in self.tasks],
@@ -106,63 +117,56 @@ class CellSpec:
 
 
 class Bench(Protocol):
-    """What a worker needs to run cells: something that merges, and something that scores."""
+    """What a worker needs to run merge cells of one base: something that merges, and something that scores."""
 
-    def merge(self, spec: CellSpec) -> Tensors:
-        """Return the complete merged model."""
+    def merge(self, specs: Sequence[CellSpec]) -> Iterator[Tensors]:
+        """Yield the complete merged model of each spec, in order.
 
-    def correct(
-        self, tensors: Tensors, tasks: Sequence[str], split: Split, limit: int | None
-    ) -> Mapping[str, NDArray[np.bool_]]:
-        """Say for every scored item of every task whether the model answers it rightly."""
+        The specs are one sweep: they differ in their parameters only. `sweep.merge_sweep` does this with the engine,
+        with what the settings share read and computed once; the arrays are good until the next model is asked for.
+        """
+
+    def score(self, tensors: Tensors, tasks: Sequence[str], split: Split, limit: int | None) -> Scores:
+        """Score a merged model on the first `limit` items of every task (all if None)."""
 
 
-def run_cell(spec: CellSpec, bench: Bench) -> Result:
-    """Merge, score, and return the cell as what JSON can hold; a pure function of the spec but for the seconds."""
-    started = time.perf_counter()
-    tensors = bench.merge(spec)
-    merged = time.perf_counter()
-    correct = bench.correct(tensors, [task.name for task in spec.tasks], spec.split, spec.limit)
-    scored = time.perf_counter()
+def run_sweep(specs: Sequence[CellSpec], bench: Bench) -> Iterator[Result]:
+    """Merge, score, and yield each cell as what JSON can hold; pure functions of the specs but for the seconds.
+
+    Args:
+        specs: what differs in parameters only; what they share in merging counts as seconds of the first.
+        bench: of their base.
+    """
+    merged = bench.merge(specs)
+    for spec in specs:
+        started = time.perf_counter()
+        tensors = next(merged)
+        between = time.perf_counter()
+        found = bench.score(tensors, [task.name for task in spec.tasks], spec.split, spec.limit)
+        scored = time.perf_counter()
+        yield {
+            "key": spec.key,
+            "inputs": spec.inputs,
+            "experts": [expert.name for expert in spec.experts],
+            "scores": {task.name: _written(found[task.name]) for task in spec.tasks},
+            "seconds": {"merge": between - started, "score": scored - between},
+        }
+
+
+def _written(scores: NDArray[np.bool_] | NDArray[np.float64]) -> str | list[float]:
+    if scores.dtype == np.bool_:
+        return "".join("01"[int(right)] for right in scores)
+    if not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
+        raise StudyError(f"Scores of items must lie in [0, 1]. Got {scores[~((scores >= 0) & (scores <= 1))][0]}.")
+    return [float(score) for score in scores]
+
+
+def scores_of(result: Result) -> dict[str, NDArray[np.bool_] | NDArray[np.float64]]:
+    """Return the scores of a cell's items, by task."""
     return {
-        "key": spec.key,
-        "inputs": spec.inputs,
-        "experts": [expert.name for expert in spec.experts],
-        "correct": {task.name: "".join("01"[int(right)] for right in correct[task.name]) for task in spec.tasks},
-        "seconds": {"merge": merged - started, "score": scored - merged},
+        task: np.array([mark == "1" for mark in marks]) if isinstance(marks, str) else np.array(marks, np.float64)
+        for task, marks in result["scores"].items()
     }
-
-
-def correct_answers(result: Result) -> dict[str, NDArray[np.bool_]]:
-    """Return the right and wrong answers of a cell's result, by task."""
-    return {task: np.array([mark == "1" for mark in marks]) for task, marks in result["correct"].items()}
-
-
-class CellStore:
-    """A folder of cells, one immutable JSON file each."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, spec: CellSpec) -> Path:
-        """Return where a cell is kept."""
-        return self.folder / spec.key[:2] / f"{spec.key}.json"
-
-    def load(self, spec: CellSpec) -> Result | None:
-        """Return a cell's result, or None if it is not there yet; a damaged file counts as not there."""
-        try:
-            result = json.loads(self.path(spec).read_text("utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
-        return result if isinstance(result, dict) and result.get("inputs") == spec.inputs else None
-
-    def save(self, spec: CellSpec, result: Result) -> None:
-        """Keep a result: the file appears complete or not at all."""
-        path = self.path(spec)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-        part.replace(path)
 
 
 def model(name: str, folder: Path) -> Model:
@@ -171,23 +175,37 @@ def model(name: str, folder: Path) -> Model:
     Raises:
         StudyError: if the folder holds no safetensors file.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix in {".json", ".safetensors", ".txt", ".model"})
-    if not any(path.suffix == ".safetensors" for path in files):
+    files: dict[str, str] = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and _counts(path.name):
+            with path.open("rb") as file:
+                files[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    if not any(name.endswith(".safetensors") for name in files):
         raise StudyError(f"Expected a checkpoint with *.safetensors for '{name}' in {folder}. Found none.")
-    parts: list[bytes] = []
-    for path in files:
-        with path.open("rb") as file:
-            parts += [path.relative_to(folder).as_posix().encode(), hashlib.file_digest(file, "sha256").digest()]
-    return Model(name, folder, digest(parts))
+    return Model(name, folder, digest_of_files(files))
 
 
-def code_digest() -> str:
-    """Return the digest of the code that merges and scores, with the versions of the libraries it computes with."""
+def digest_of_files(files: Mapping[str, str]) -> str:
+    """Return the digest of a checkpoint from the SHA-256 of its files by name; of files that say what it computes."""
+    return digest(part.encode() for name in sorted(files) if _counts(name) for part in (name, files[name]))
+
+
+def _counts(name: str) -> bool:
+    return name.endswith((".json", ".safetensors", ".txt", ".model", ".jinja")) and name != MANIFEST
+
+
+def code_digest(workshop: object) -> str:
+    """Return the digest of the code that merges and scores, with the versions of the libraries it computes with.
+
+    Args:
+        workshop: of the family; the module of its class counts, as it brings the bench.
+    """
     root = Path(mergewise.__file__).parent
     parts = [f"{library} {version(library)}".encode() for library in ("numpy", "numba", "torch", "transformers")]
+    parts.append(Path(inspect.getfile(type(workshop))).read_bytes())
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
-        if name.partition("/")[0] not in {"cli", "limits", "study"} or name in SCORING:
+        if name.partition("/")[0] not in {"cli", "limits", "study", "testing"} or name in SCORING:
             parts += [name.encode(), path.read_bytes()]
     return digest(parts)
 

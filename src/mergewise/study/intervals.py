@@ -54,17 +54,19 @@ def resample(size: int, replicates: int, seed: int, name: str) -> NDArray[np.int
     return np.concatenate([np.ones((1, size), np.int64), counts])
 
 
-def accuracy(correct: NDArray[np.bool_], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the share of right answers in every replicate.
+def accuracy(
+    scores: NDArray[np.bool_] | NDArray[np.float64], counts: NDArray[np.int64] | NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the mean score, or the share of right answers, in every replicate.
 
     Args:
-        correct: (items,) whether each item was answered rightly.
+        scores: (items,) a number in [0, 1] for each item, or whether it was answered rightly.
         counts: (replicates + 1, items) as from `resample`.
     """
-    if correct.shape != counts.shape[1:]:
-        raise StudyError(f"Expected one answer for each of the {counts.shape[1]} items. Got shape {correct.shape}.")
-    # Integers far below 2^53: the product is exact, so equal answers give equal accuracies in every replicate.
-    return np.asarray(counts @ correct.astype(np.float64) / len(correct), np.float64)
+    if scores.shape != counts.shape[1:]:
+        raise StudyError(f"Expected one score for each of the {counts.shape[1]} items. Got shape {scores.shape}.")
+    # Of answers, integers far below 2^53: the product is exact, so equal ones give equal accuracies in every replicate.
+    return np.asarray(counts @ scores.astype(np.float64) / len(scores), np.float64)
 
 
 def interval(replicates: NDArray[np.float64], level: float = LEVEL) -> Interval:

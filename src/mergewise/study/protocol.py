@@ -1,4 +1,4 @@
-"""What the demo runs: methods with their grids, how many experts, which ones, on how many items."""
+"""What a study runs, in numbers: methods with their grids, how many experts, which ones, on how many items."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ import numpy as np
 
 from mergewise.study.errors import StudyError
 
-__all__ = ["METHODS", "Method", "Protocol", "Value", "draw_experts"]
+__all__ = ["Method", "Pick", "Protocol", "Value", "draw_experts"]
 
 Value = float | int | str | bool
 
@@ -20,11 +20,12 @@ class Method:
     """A merge method as the study runs it: what is fixed, and what is tuned over which grid.
 
     Attributes:
-        name: its name in the recipe language.
+        name: its name in the study.
         label: its name in tables and figures.
         fixed: parameters that never change.
         grid: the values tried for each tuned parameter; every combination is tried.
         seeded: whether the method draws random numbers and takes a `seed`.
+        method: its name in the recipe language, if that is another one than `name`.
     """
 
     name: str
@@ -32,6 +33,12 @@ class Method:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seeded: bool = False
+    method: str = ""
+
+    @property
+    def merge_method(self) -> str:
+        """Its name in the recipe language."""
+        return self.method or self.name
 
     def settings(self, seed: int) -> list[dict[str, Value]]:
         """Return every combination of the grid, complete with the fixed parameters, in a fixed order."""
@@ -40,53 +47,59 @@ class Method:
             {**fixed, **dict(zip(self.grid, values, strict=True))} for values in itertools.product(*self.grid.values())
         ]
 
+    def seeded_with(self, parameters: Mapping[str, Value], seed: int) -> dict[str, Value]:
+        """Return a setting with another seed, if the method takes one."""
+        return {**parameters, "seed": seed} if self.seeded else dict(parameters)
 
-# The grids span what a wider search on validation items found worth trying: λ matters there, density hardly does.
-METHODS = (
-    Method("average", "Averaging"),
-    Method("task_arithmetic", "Task Arithmetic", {"weight": 1.0}, {"lambda": (0.3, 0.5, 0.7, 1.0, 1.3)}),
-    Method("ties", "TIES", {"weight": 1.0, "scope": "model"}, {"density": (0.1, 0.3), "lambda": (1.0, 1.5, 2.0)}),
-    Method(
-        "dare_ties",
-        "DARE-TIES",
-        {"weight": 1.0, "rescale": "expected"},
-        {"density": (0.1, 0.5), "lambda": (0.4, 0.7, 1.0, 1.3)},
-        seeded=True,
-    ),
-    Method(
-        "rht",
-        "RHT",
-        {"weight": 1.0, "normalize": "agreeing"},
-        {"density": (0.5, 0.7), "lambda": (0.5, 0.75, 1.0, 1.5)},
-    ),
-)
+
+@dataclass(frozen=True)
+class Pick:
+    """One draw: which experts are merged, by the names of their categories, with the seed of random masks."""
+
+    experts: tuple[str, ...]
+    seed: int
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The numbers that define one run of the demo.
+    """The numbers that define a study.
 
     Attributes:
         methods: what to compare.
         counts: how many experts to merge.
-        draws: how many choices of experts per count (one where only one exists).
+        draws: how many choices of experts per count; where fewer different ones exist, these take turns.
         validation_items: items that each tried setting is scored on, shared evenly by the draws and their tasks.
-        test_items: items per task for the reported scores.
+        test_items: items per task for the reported scores; None for all.
         replicates: bootstrap resamples per interval.
         seed: of everything that is drawn: experts, masks, resamples.
     """
 
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[Method, ...]
     counts: tuple[int, ...] = (2, 4, 8)
     draws: int = 3
     validation_items: int = 240
-    test_items: int = 240
+    test_items: int | None = 240
     replicates: int = 2000
     seed: int = 0
 
-    def validation_limit(self, count: int, draws: int) -> int:
-        """Return how many validation items of each task are used to tune merges of `count` experts."""
-        return max(1, round(self.validation_items / (count * draws)))
+    def validation_limit(self, tasks: float, draws: int) -> int:
+        """Return how many validation items of each task are used to tune merges.
+
+        Args:
+            tasks: how many tasks the merged experts have, on average over the draws.
+            draws: how many different sets of experts there are.
+        """
+        return max(1, round(self.validation_items / (tasks * draws)))
+
+    def picks(self, names: Sequence[str], count: int) -> tuple[Pick, ...]:
+        """Return the draws of a count: different sets of experts as far as there are, each draw with its own seed."""
+        sets = draw_experts(names, count, self.draws, self.seed)
+        return tuple(Pick(sets[draw % len(sets)], self.seed + draw) for draw in range(self.draws))
+
+    def tuning_picks(self, names: Sequence[str], count: int) -> tuple[Pick, ...]:
+        """Return the draws that settings are tried on: those of different sets, as twice the same says nothing more."""
+        picks = self.picks(names, count)
+        return picks[: len({pick.experts for pick in picks})]
 
 
 def draw_experts(names: Sequence[str], count: int, draws: int, seed: int) -> tuple[tuple[str, ...], ...]:

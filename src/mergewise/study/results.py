@@ -1,7 +1,4 @@
-"""The results of a study as one JSON document, from which the table and the report are written.
-
-Everything in it is the same from run to run but for `run`, which says when, where and how long.
-"""
+"""What the first report shows of one base: table, findings, settings and raw scores of every task, as one document."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,67 +6,63 @@ from typing import Any
 
 import numpy as np
 
-from mergewise.study.experiment import Experiment, Measured
+from mergewise.study.cells import Scores
 from mergewise.study.findings import findings, headline
-from mergewise.study.intervals import accuracy, interval, resample
-from mergewise.study.protocol import Protocol
+from mergewise.study.intervals import interval
+from mergewise.study.measured import Measured
 from mergewise.study.scores import Floats
-from mergewise.study.summary import Answers, Outcomes, Row
+from mergewise.study.spec import Study
+from mergewise.study.summary import Outcomes, Resamples, Row
 from mergewise.study.table import records
 from mergewise.study.tuning import Tuned
 
-__all__ = ["BASE", "results_document"]
+__all__ = ["BASE", "base_document"]
 
 BASE = "base"  # stands as a method's name where the base is scored as if it were the merge
 Record = dict[str, Any]
 
 
-def results_document(experiment: Experiment, protocol: Protocol, measured: Measured) -> Record:
-    """Sum up what was measured: table, findings, settings and raw accuracies of every task."""
+def base_document(study: Study, measured: Measured, resamples: Resamples, code: str) -> Record:
+    """Sum up what was measured for one base by that code."""
+    protocol = study.protocol
     labels = {method.name: method.label for method in protocol.methods} | {BASE: "Base, not merged"}
-    outcomes = _outcomes(experiment, protocol, measured, experiment.held_out)
-    pairs = [(method.name, count) for count in protocol.counts for method in protocol.methods]
+    outcomes = Outcomes(study.categories, measured, resamples)
+    pairs = [
+        pair for count in protocol.counts for m in protocol.methods if (pair := (m.name, count)) in measured.merges
+    ]
     rows = [outcomes.row(name, measured.merges[name, count]) for name, count in pairs]
-    base_rows = [outcomes.base_row(BASE, measured.merges[protocol.methods[0].name, count]) for count in protocol.counts]
-    groups = _held_out_groups(experiment, protocol, measured)
+    counts = sorted({count for _, count in pairs})
+    sets = {count: list(dict.fromkeys(pick.experts for pick in protocol.picks(study.names, count))) for count in counts}
+    base_rows = [outcomes.base_row(BASE, sets[count]) for count in counts]
     return {
         "headline": headline(rows, labels),
-        "findings": [asdict(finding) for finding in findings(rows, labels, groups)],
+        "findings": [asdict(finding) for finding in findings(rows, labels, _groups(study, measured, resamples))],
         "table": records(rows, labels),
         "base_table": records(base_rows, labels),
         "best": _best(rows),
-        "tasks": [_task(name, experiment, protocol, measured) for name in experiment.tasks],
+        "tasks": [_task(study, task, measured, outcomes, max(counts)) for task in _tasks(study)],
         "settings": [_settings(measured.tuned[pair], labels) for pair in pairs if pair in measured.tuned],
-        "draws": [
-            {"experts": count, "sets": [list(names) for names in measured.draws[count]]} for count in protocol.counts
-        ],
+        "draws": [{"experts": count, "sets": [list(names) for names in sets[count]]} for count in counts],
         "protocol": asdict(protocol),
         "inputs": {
-            "base": experiment.base.digest,
-            "experts": {name: expert.digest for name, expert in experiment.experts.items()},
-            "code": experiment.code,
+            "base": measured.digests["base"],
+            "experts": {name: measured.digests[name] for name in study.names},
+            "code": code,
         },
     }
 
 
-def _outcomes(experiment: Experiment, protocol: Protocol, measured: Measured, held_out: tuple[str, ...]) -> Outcomes:
-    return Outcomes(
-        {task.name: task.category for task in experiment.tasks.values()},
-        held_out,
-        measured.base,
-        measured.experts,
-        replicates=protocol.replicates,
-        seed=protocol.seed,
-    )
+def _tasks(study: Study) -> list[str]:
+    return [task for category in study.categories.values() for task in category.tasks]
 
 
-def _held_out_groups(experiment: Experiment, protocol: Protocol, measured: Measured) -> dict[str, Floats]:
+def _groups(study: Study, measured: Measured, resamples: Resamples) -> dict[str, Floats]:
     """Return the normalised held-out score of near and of far tasks, averaged over methods and numbers of experts."""
     found: dict[str, Floats] = {}
     for group, far in (("near", False), ("far", True)):
-        names = tuple(name for name in experiment.held_out if experiment.tasks[name].far == far)
+        names = [category.name for category in study.held_out if category.far == far]
         if names:
-            outcomes = _outcomes(experiment, protocol, measured, names)
+            outcomes = Outcomes(study.categories, measured, resamples, names)
             scores = [outcomes.row(method, draws).held_out.normalised for (method, _), draws in measured.merges.items()]
             found[group] = np.asarray(np.mean(scores, axis=0), np.float64)
     return found
@@ -88,29 +81,29 @@ def _best(rows: Sequence[Row]) -> list[Record]:
     ]
 
 
-def _task(name: str, experiment: Experiment, protocol: Protocol, measured: Measured) -> Record:
-    """Return one task's raw accuracies: base, expert, and every method at the largest number of experts."""
-    task = experiment.tasks[name]
-    most = max(protocol.counts)
-    size = len(measured.base[name])
-    counts = resample(size, protocol.replicates, protocol.seed, f"items/{name}")
+def _task(study: Study, task: str, measured: Measured, outcomes: Outcomes, most: int) -> Record:
+    """Return one task's raw scores: base, expert, and every method at the largest number of experts."""
+    category = next(one for one in study.categories.values() if task in one.tasks)
 
-    def score(answers: Answers) -> Record:
-        return asdict(interval(accuracy(answers[name], counts)))
+    def score(scores: Scores) -> Record:
+        return asdict(interval(outcomes.accuracies({task: scores[task]})[task]))
 
     merged: Mapping[str, Record | None] = {
-        method.name: next((score(d.answers) for d in measured.merges[method.name, most] if name in d.answers), None)
-        for method in protocol.methods
+        method.name: next(
+            (score(d.answers) for d in measured.merges.get((method.name, most), ()) if task in d.answers), None
+        )
+        for method in study.protocol.methods
     }
     return {
-        "name": name,
-        "category": task.category,
-        "held_in": task.held_in,
-        "far": task.far,
-        "items": size,
+        "name": task,
+        "category": category.name,
+        "held_in": category.held_in,
+        "far": category.far,
+        "items": len(measured.base[task]),
         "base": score(measured.base),
-        "expert": score(measured.experts) if task.held_in else None,
+        "expert": score(measured.experts[category.name]) if category.held_in else None,
         "merged": merged,
+        **category.about.get(task, {}),
     }
 
 

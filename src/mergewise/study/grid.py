@@ -1,0 +1,305 @@
+"""The grid of a study: every model to train and every sweep of merges to score, and what each has to wait for.
+
+    base ──► experts, multitask ──► references ──► tuning (validation) ──► merges (test)
+
+A node is one piece of work for one worker. It is known beforehand how many cells it has; what they are, and so their
+keys, is known once the nodes that it needs are done: merges depend on the bytes of the experts, and the final ones on
+what tuning chose.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from mergewise.method import find_method
+from mergewise.study.cells import CellSpec, Model, Result, Split, TaskItems, model, scores_of
+from mergewise.study.family import Base, Training, Workshop
+from mergewise.study.protocol import Method, Pick
+from mergewise.study.spec import Study
+from mergewise.study.tuning import Trial, Tuned, choose, validation_score
+
+__all__ = ["Grid", "Known", "Node", "NodeKind", "Opened", "build_grid", "tuned"]
+
+NodeKind = Literal["models", "references", "tuning", "merges"]
+
+# Bytes of weights that one core merges in a second, by the kind of method; for estimates before anything was measured.
+SPEED = {"linear": 1.2e9, "voting": 4e8, "geometric": 6e8, "spectral": 3e7, "custom": 2e8}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the grid asks a workshop for, with the digest of the code that merges and scores."""
+
+    workshop: Workshop
+    code: str
+
+
+@dataclass
+class Known:
+    """What is known so far: models by the node that made them, and results by the node that computed them."""
+
+    models: dict[str, Model] = field(default_factory=dict)
+    results: dict[str, tuple[Result, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One piece of work.
+
+    Attributes:
+        id: unique, and readable.
+        kind: what kind of cells it has.
+        base: name of the base that it belongs to.
+        needs: ids of nodes that must be done first.
+        cells: how many it has.
+        seconds: estimated for all its cells, on one core.
+        nbytes: what it leaves on disk, about.
+        source: the model that a node of kind `models` stands for.
+        specs: the cells of other nodes, once what they need is known; they differ in parameters only.
+        method: name of the method, for merges that are not references.
+    """
+
+    id: str
+    kind: NodeKind
+    base: str
+    needs: tuple[str, ...]
+    cells: int
+    seconds: float
+    nbytes: int = 0
+    source: Training | Model | None = None
+    specs: Callable[[Known], tuple[CellSpec, ...]] | None = None
+    method: str = ""
+
+
+Grid = Mapping[str, Node]
+"""Nodes by id, in the order in which they are to be started, as far as their needs allow."""
+
+
+def build_grid(study: Study, opened: Opened | None) -> Grid:
+    """Return the grid of a study.
+
+    Args:
+        study: what to do.
+        opened: what makes models and names tasks; None for a grid that is only looked at, whose nodes have no content.
+    """
+    nodes = [node for base in study.bases for node in _BaseGrid(study, opened, base).nodes()]
+    by_id: dict[str, Node] = {}
+    for kind in ("models", "references", "tuning", "merges"):
+        mine = [node for node in nodes if node.kind == kind]
+        if kind == "models":  # the slowest first, so that no core idles at the end
+            mine.sort(key=lambda node: -node.seconds)
+        by_id |= {node.id: node for node in mine}
+    return by_id
+
+
+def tuned(study: Study, base: str, method: Method, count: int, known: Known) -> Tuned:
+    """Return the setting that tuning chose.
+
+    Raises:
+        KeyError: a cell that it takes is not known.
+    """
+    picks = study.protocol.tuning_picks(study.names, count)
+    limit = _validation_limit(study, count)
+    category = {task: one.name for one in study.held_in for task in one.tasks}
+    expert: dict[str, float] = {}
+    for name in {name for pick in picks for name in pick.experts}:
+        (result,) = known.results[f"validation/{base}/{name}"]
+        expert |= {task: float(scores[:limit].mean()) for task, scores in scores_of(result).items()}
+    by_pick = [known.results[_tuning_id(base, method, count, index)] for index in range(len(picks))]
+    trials = []
+    for setting, results in zip(method.settings(study.protocol.seed), zip(*by_pick, strict=True), strict=True):
+        found = [{task: float(scores.mean()) for task, scores in scores_of(result).items()} for result in results]
+        trials.append(Trial(setting, validation_score(found, expert, category)))
+    return choose(method, count, trials)
+
+
+def _validation_limit(study: Study, count: int) -> int:
+    picks = study.protocol.tuning_picks(study.names, count)
+    tasks = [len(study.categories[name].tasks) for pick in picks for name in pick.experts]
+    return study.protocol.validation_limit(sum(tasks) / len(picks), len(picks))
+
+
+def _tuning_id(base: str, method: Method, count: int, pick: int) -> str:
+    return f"tuning/{base}/{method.name}/{count}/{pick}"
+
+
+class _BaseGrid:
+    """The nodes of one base."""
+
+    def __init__(self, study: Study, opened: Opened | None, base: Base) -> None:
+        self._study, self._opened, self._base = study, opened, base
+        self._protocol = study.protocol
+        self._models: dict[str, Node] = {}
+        self._held_out = [task for category in study.held_out for task in category.tasks]
+        self._held_in = [task for category in study.held_in for task in category.tasks]
+
+    def nodes(self) -> Iterator[Node]:
+        """Yield all nodes."""
+        self._add_models()
+        yield from self._models.values()
+        yield from self._references()
+        for count in sorted(self._protocol.counts, reverse=True):  # the longest first
+            for method in self._protocol.methods:
+                if method.grid:
+                    yield from self._tuning(method, count)
+        for count in sorted(self._protocol.counts, reverse=True):
+            for method in self._protocol.methods:
+                yield from self._merges(method, count)
+
+    # --- models
+
+    def _model_id(self, name: str) -> str:
+        return f"model/{self._base.name}/{name}"
+
+    def _add_models(self) -> None:
+        name = self._base.name
+        shop = None if self._opened is None else self._opened.workshop
+        given = self._study.spec.experts.given.get(name, {})
+        self._add("base", None if shop is None else shop.base(name), ())
+        for category in self._study.names:
+            if category in given:
+                self._add(category, None if shop is None else model(category, given[category]), None)
+            else:
+                self._add(category, None if shop is None else shop.expert(name, category), (category,))
+        if self._study.spec.multitask:
+            multitask = None if shop is None else shop.multitask(name, self._study.names)
+            self._add("multitask", multitask, self._study.names)
+
+    def _add(self, name: str, source: Training | Model | None, categories: Sequence[str] | None) -> str:
+        """Add a model with all that it needs; models of the study have readable ids, others those of their keys."""
+        id_ = self._model_id(name)
+        if isinstance(source, Training):
+            needs = tuple(self._need(need) for need in source.needs)
+            seconds = source.seconds
+        else:
+            needs = () if categories in ((), None) else (self._model_id("base"),)
+            seconds = 0.0 if categories is None else self._study.family.training_seconds(self._base.name, categories)
+        trained = isinstance(source, Training) or (source is None and categories is not None and seconds > 0)
+        nbytes = self._base.nbytes if trained else 0
+        self._models[id_] = Node(id_, "models", self._base.name, needs, int(trained), seconds, nbytes, source)
+        return id_
+
+    def _need(self, source: Training | Model) -> str:
+        for node in self._models.values():
+            if _key(node.source) == _key(source):
+                return node.id
+        id_ = f"model/{_key(source)}"
+        if isinstance(source, Training):  # a base of another quality, say; shared by all bases that need it
+            needs = tuple(self._need(need) for need in source.needs)
+            self._models[id_] = Node(
+                id_, "models", self._base.name, needs, 1, source.seconds, self._base.nbytes, source
+            )
+        else:
+            self._models[id_] = Node(id_, "models", self._base.name, (), 0, 0.0, 0, source)
+        return id_
+
+    # --- cells
+
+    def _cell(
+        self,
+        known: Known,
+        method: str,
+        parameters: Mapping[str, float | int | str | bool],
+        experts: Sequence[str],
+        tasks: Sequence[str],
+        split: Split,
+        limit: int | None,
+    ) -> CellSpec:
+        assert self._opened is not None
+        models = []
+        for name in experts:
+            found = known.models[self._model_id(name)]
+            models.append(replace(found, name=name))
+        items = tuple(self._items(task, split) for task in tasks)
+        base = replace(known.models[self._model_id("base")], name=self._base.name)
+        return CellSpec(base, method, tuple(models), items, split, limit, self._opened.code, dict(parameters))
+
+    def _items(self, task: str, split: Split) -> TaskItems:
+        assert self._opened is not None
+        return self._opened.workshop.items(task, split)
+
+    def _seconds(self, method: str, experts: int, items: float) -> float:
+        speed = SPEED[find_method(method).family]
+        return (experts + 1) * self._base.nbytes / speed + items * self._study.family.item_seconds(self._base.name)
+
+    def _references(self) -> Iterator[Node]:
+        everything = [*self._held_in, *self._held_out]
+        limit = self._protocol.test_items
+        longest = max(_validation_limit(self._study, count) for count in self._protocol.counts)
+        models = ["base", *self._study.names, *(["multitask"] if self._study.spec.multitask else [])]
+        for name in models:
+            yield self._reference(f"test/{self._base.name}/{name}", name, everything, "test", limit)
+        for name in self._study.names:
+            own = self._study.categories[name].tasks
+            yield self._reference(f"validation/{self._base.name}/{name}", name, own, "validation", longest)
+
+    def _reference(self, id_: str, name: str, tasks: Sequence[str], split: Split, limit: int | None) -> Node:
+        def specs(known: Known) -> tuple[CellSpec, ...]:
+            return (self._cell(known, "average", {}, [name], tasks, split, limit),)
+
+        needs = tuple(dict.fromkeys((self._model_id("base"), self._model_id(name))))
+        seconds = self._seconds("average", 1, len(tasks) * (limit or 1000))
+        return Node(id_, "references", self._base.name, needs, 1, seconds, specs=specs)
+
+    def _tuning(self, method: Method, count: int) -> Iterator[Node]:
+        """Yield a sweep over the grid for each set of experts, which is scored on its own experts' tasks only."""
+        limit = _validation_limit(self._study, count)
+        for index, pick in enumerate(self._protocol.tuning_picks(self._study.names, count)):
+            tasks = self._tasks_of(pick)
+
+            def specs(known: Known, pick: Pick = pick, tasks: Sequence[str] = tasks) -> tuple[CellSpec, ...]:
+                settings = method.settings(pick.seed)
+                return tuple(
+                    self._cell(known, method.merge_method, setting, pick.experts, tasks, "validation", limit)
+                    for setting in settings
+                )
+
+            cells = len(method.settings(0))
+            seconds = cells * self._seconds(method.merge_method, count, limit * len(tasks))
+            id_ = _tuning_id(self._base.name, method, count, index)
+            needs = self._needs(pick)
+            yield Node(id_, "tuning", self._base.name, needs, cells, seconds, specs=specs, method=method.name)
+
+    def _merges(self, method: Method, count: int) -> Iterator[Node]:
+        """Yield every draw with the chosen setting, scored on its experts' tasks and on the held-out ones."""
+        picks = self._protocol.picks(self._study.names, count)
+        distinct = self._protocol.tuning_picks(self._study.names, count)
+        tuning: list[str] = []
+        if method.grid:
+            tuning += [_tuning_id(self._base.name, method, count, index) for index in range(len(distinct))]
+            validated = dict.fromkeys(name for pick in distinct for name in pick.experts)
+            tuning += [f"validation/{self._base.name}/{name}" for name in validated]
+        for index, pick in enumerate(picks):
+            tasks = [*self._tasks_of(pick), *self._held_out]
+
+            def specs(known: Known, pick: Pick = pick, tasks: Sequence[str] = tasks) -> tuple[CellSpec, ...]:
+                if method.grid:
+                    chosen = tuned(self._study, self._base.name, method, count, known).parameters
+                else:
+                    (chosen,) = method.settings(pick.seed)
+                setting = method.seeded_with(chosen, pick.seed)
+                limit = self._protocol.test_items
+                return (self._cell(known, method.merge_method, setting, pick.experts, tasks, "test", limit),)
+
+            needs = [*self._needs(pick), *tuning]
+            repeated = index >= len(distinct) and not method.seeded
+            if repeated:  # the same cell as an earlier draw's, which is not to be computed twice at once
+                needs.append(f"merge/{self._base.name}/{method.name}/{count}/{index % len(distinct)}")
+            seconds = self._seconds(method.merge_method, count, (self._protocol.test_items or 1000) * len(tasks))
+            id_ = f"merge/{self._base.name}/{method.name}/{count}/{index}"
+            yield Node(
+                id_, "merges", self._base.name, tuple(needs), 1, 0.0 if repeated else seconds,
+                specs=specs, method=method.name,
+            )  # fmt: skip
+
+    def _tasks_of(self, pick: Pick) -> list[str]:
+        return [task for name in pick.experts for task in self._study.categories[name].tasks]
+
+    def _needs(self, pick: Pick) -> tuple[str, ...]:
+        return (self._model_id("base"), *(self._model_id(name) for name in pick.experts))
+
+
+def _key(source: Training | Model | None) -> str | None:
+    if source is None:
+        return None
+    return source.key if isinstance(source, Training) else source.digest

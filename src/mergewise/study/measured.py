@@ -1,0 +1,102 @@
+"""What a study found for one base: the scores of models and merges, as far as their cells are there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mergewise.study.cells import Scores, scores_of
+from mergewise.study.family import Base
+from mergewise.study.grid import Known, tuned
+from mergewise.study.spec import Study
+from mergewise.study.tuning import Tuned
+
+__all__ = ["Cost", "Draw", "Measured", "measure"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of which experts to merge, by their categories, and the merged model's scores by task."""
+
+    experts: tuple[str, ...]
+    answers: Scores
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the merges of a method and a number of experts took, in seconds on one core.
+
+    Attributes:
+        merges: how many there are.
+        merge: mean for one merge.
+        score: mean for scoring one on its test items.
+        tuning: sum for all that was tried beforehand.
+    """
+
+    merges: int
+    merge: float
+    score: float
+    tuning: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All scores of one base; what depends on cells that failed is missing.
+
+    Attributes:
+        base: scores of the base on the test items of all tasks.
+        experts: the same for every expert, by category.
+        multitask: the same for the multitask model, if there is one.
+        tuned: the settings, by method and number of experts.
+        merges: scores of the merged models, by method and number of experts, one per draw.
+        costs: seconds, by method and number of experts.
+        digests: of the bytes of base, experts (by category) and multitask model.
+    """
+
+    base: Scores
+    experts: Mapping[str, Scores]
+    multitask: Scores | None
+    tuned: Mapping[tuple[str, int], Tuned]
+    merges: Mapping[tuple[str, int], tuple[Draw, ...]]
+    costs: Mapping[tuple[str, int], Cost]
+    digests: Mapping[str, str]
+
+
+def measure(study: Study, base: Base, known: Known) -> Measured | None:
+    """Gather what is known of a base; None if not even the base itself was scored."""
+
+    def reference(name: str) -> Scores | None:
+        results = known.results.get(f"test/{base.name}/{name}")
+        return scores_of(results[0]) if results else None
+
+    own = reference("base")
+    if own is None:
+        return None
+    experts = {name: scores for name in study.names if (scores := reference(name)) is not None}
+    chosen: dict[tuple[str, int], Tuned] = {}
+    merges: dict[tuple[str, int], tuple[Draw, ...]] = {}
+    costs: dict[tuple[str, int], Cost] = {}
+    for count in study.protocol.counts:
+        picks = study.protocol.picks(study.names, count)
+        distinct = study.protocol.tuning_picks(study.names, count)
+        for method in study.protocol.methods:
+            place = f"{base.name}/{method.name}/{count}"
+            found = [known.results.get(f"merge/{place}/{index}") for index in range(len(picks))]
+            if None in found or any(name not in experts for pick in picks for name in pick.experts):
+                continue
+            results = [one[0] for one in found if one]
+            pair = method.name, count
+            merges[pair] = tuple(Draw(pick.experts, scores_of(one)) for pick, one in zip(picks, results, strict=True))
+            seconds = [one["seconds"] for one in results]
+            tried = 0.0
+            if method.grid:
+                chosen[pair] = tuned(study, base.name, method, count, known)
+                sweeps = [known.results[f"tuning/{place}/{index}"] for index in range(len(distinct))]
+                tried = sum(sum(one["seconds"].values()) for sweep in sweeps for one in sweep)
+            costs[pair] = Cost(
+                len(results),
+                sum(one["merge"] for one in seconds) / len(results),
+                sum(one["score"] for one in seconds) / len(results),
+                tried,
+            )
+    models = {name: known.models.get(f"model/{base.name}/{name}") for name in ("base", *study.names, "multitask")}
+    digests = {name: model.digest for name, model in models.items() if model is not None}
+    return Measured(own, experts, reference("multitask"), chosen, merges, costs, digests)

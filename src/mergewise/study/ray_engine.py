@@ -1,0 +1,110 @@
+"""Work on a Ray cluster: one actor per processor, each replaced when it, or its machine, is lost.
+
+Only paths, numbers and the scores of cells travel: models lie in a folder that all machines see, where workers also
+write their cells. Machines that join while a study runs are used.
+"""
+
+import os
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mergewise
+from mergewise.study.engines import ONE_THREAD, EngineMaker
+from mergewise.study.errors import StudyError
+from mergewise.study.work import Outcome, Site, Work, run_work
+
+__all__ = ["RayEngine", "ray_engine"]
+
+
+class _Worker:
+    """What an actor is."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def run(self, work: Work) -> Outcome:
+        """Do a piece of work."""
+        return run_work(self._site, work)
+
+
+class RayEngine:
+    """Actors of a Ray cluster.
+
+    Args:
+        site: of the study; its cache must be a folder that all machines see under the same path.
+        address: of a running cluster, such as "auto" or "host:port"; None starts one on this machine.
+        jobs: the most actors; None for as many as the cluster has processors.
+    """
+
+    def __init__(self, site: Site, address: str | None, jobs: int | None) -> None:
+        try:
+            import ray  # noqa: PLC0415 - an extra
+        except ImportError:
+            raise StudyError(
+                "--engine ray needs Ray, which is not installed; run pip install 'mergewise[ray]'."
+            ) from None
+        self._ray: Any = ray  # whose annotations say little
+        self._jobs = jobs
+        started_here = address is None and "RAY_ADDRESS" not in os.environ
+        options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
+        if started_here:
+            options |= {"num_cpus": jobs, "include_dashboard": False}
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            try:
+                ray.init(**options)
+            except (ConnectionError, RuntimeError, ValueError) as fault:
+                raise StudyError(
+                    f"--engine ray: no Ray cluster answers at {address or 'this machine'}: {fault}"
+                ) from None
+        packages = str(Path(mergewise.__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
+        self._make = self._ray.remote(num_cpus=1, max_restarts=0)(_Worker).options(
+            runtime_env={"env_vars": {**ONE_THREAD, "PYTHONPATH": path}}
+        )
+        self._site = ray.put(site)  # small: paths and numbers
+        self._free: deque[Any] = deque()
+        self._running: dict[Any, tuple[int, Any]] = {}  # reference of a result: ticket and actor
+
+    @property
+    def slots(self) -> int:
+        """As many as the cluster has processors now."""
+        processors = int(self._ray.cluster_resources().get("CPU", 1))
+        return max(1, processors if self._jobs is None else min(processors, self._jobs))
+
+    def submit(self, ticket: int, work: Work) -> None:
+        """Hand the work to an actor that is free, or to a new one."""
+        actor = self._free.popleft() if self._free else self._make.remote(self._site)
+        self._running[actor.run.remote(work)] = ticket, actor
+
+    def wait(self, seconds: float) -> list[tuple[int, Outcome | None]]:
+        """Wait for any actor."""
+        done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        found: list[tuple[int, Outcome | None]] = []
+        for reference in done:
+            ticket, actor = self._running.pop(reference)
+            try:
+                found.append((ticket, self._ray.get(reference)))
+                self._free.append(actor)
+            except self._ray.exceptions.RayError:  # the actor died, or its machine went
+                with suppress(Exception):
+                    self._ray.kill(actor)
+                found.append((ticket, None))
+        return found
+
+    def close(self) -> None:
+        """End all actors, and the cluster if it was started here."""
+        for actor in [*self._free, *(actor for _, actor in self._running.values())]:
+            with suppress(Exception):
+                self._ray.kill(actor)
+        self._free.clear()
+        self._running.clear()
+        if self._mine:
+            self._ray.shutdown()
+
+
+def ray_engine(address: str | None = None, jobs: int | None = None) -> EngineMaker:
+    """Return what makes an engine on a Ray cluster; arguments as of `RayEngine`."""
+    return lambda site: RayEngine(site, address, jobs)

@@ -1,0 +1,221 @@
+"""A study as one call: check, open, carry out, sum up, write."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mergewise._version import __version__
+from mergewise.cache import cache_folder
+from mergewise.study.cells import code_digest
+from mergewise.study.engines import Engine, EngineMaker, InProcess, LocalProcesses
+from mergewise.study.execute import Execution, Progress, duration, line_of
+from mergewise.study.grid import Known, Opened, build_grid
+from mergewise.study.measured import Measured, measure
+from mergewise.study.spec import Study
+from mergewise.study.store import CellStore
+from mergewise.study.summary import Resamples
+from mergewise.study.tables import csv_of, rows_of, study_tables, write_parquet
+from mergewise.study.verdicts import verdicts
+from mergewise.study.work import Site
+
+__all__ = ["Estimate", "StudyResult", "default_jobs", "estimate", "local_engine", "run_study", "study_status"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study takes if nothing of it is there yet.
+
+    Attributes:
+        cells: number of cells by kind.
+        seconds: core seconds by kind.
+        nbytes: of trained models on disk.
+        merges: number of final merges, by method.
+    """
+
+    cells: dict[str, int]
+    seconds: dict[str, float]
+    nbytes: int
+    merges: dict[str, int]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found.
+
+    Attributes:
+        document: what `results.json` holds; see `columns` for its tables.
+        measured: scores by base.
+        progress: how many cells are there, with the failures.
+        out: the folder that it was written to.
+    """
+
+    document: dict[str, Any]
+    measured: dict[str, Measured]
+    progress: Progress
+    out: Path
+
+
+def estimate(study: Study) -> Estimate:
+    """Say what a study takes, without fetching or computing anything."""
+    cells: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    merges: dict[str, int] = {}
+    nodes = build_grid(study, None).values()
+    for node in nodes:
+        cells[node.kind] = cells.get(node.kind, 0) + node.cells
+        seconds[node.kind] = seconds.get(node.kind, 0.0) + node.seconds
+        if node.kind == "merges":
+            merges[node.method] = merges.get(node.method, 0) + node.cells
+    return Estimate(cells, seconds, sum(node.nbytes for node in nodes), merges)
+
+
+def default_jobs() -> int:
+    """Return one worker per processor that this process may use, but no more than eight."""
+    return min(8, len(os.sched_getaffinity(0)))
+
+
+def local_engine(jobs: int) -> EngineMaker:
+    """Return what makes an engine of processes of this machine; one job is done in the calling process."""
+    return InProcess if jobs == 1 else lambda site: LocalProcesses(site, jobs)
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    cache: Path | None = None,
+    engine: EngineMaker | None = None,
+    progress: Say | None = None,
+) -> StudyResult:
+    """Run whatever a study lacks, and write `results.json` and its tables as CSV and Parquet.
+
+    A second run gives the same numbers; with the same cache it finds its models and cells there. A cell that fails is
+    noted and reported, and does not stop the others; what depends on it is left out.
+
+    Args:
+        study: what to do.
+        out: folder for the results; made if missing.
+        cache: folder of models, data and cells, which all workers see; the user's cache if None.
+        engine: makes the workers; by default `default_jobs` processes of this machine. With processes, a script that
+            calls this must guard its entry with `if __name__ == "__main__":`.
+        progress: called with a line of text now and then.
+
+    Raises:
+        MergewiseError: data cannot be fetched, or nothing at all could be scored.
+    """
+    say = progress or _silent
+    started = time.monotonic()
+    cache = (cache or cache_folder()).absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    execution, site, store = _prepare(study, cache, say)
+    prepared = time.monotonic()
+    workers: Engine = (engine or local_engine(default_jobs()))(site)
+    slots = workers.slots
+    with closing(workers):
+        done = execution.run(workers)
+    executed = time.monotonic()
+    for path in store.damaged:
+        say(f"{path} was damaged; its cell was computed again")
+    say(f"{line_of(done).rpartition(', about')[0]} in {duration(executed - started)}")
+    measured = _measured(study, execution.known)
+    document = _document(study, measured, done, code_digest(site.workshop))
+    document["run"] = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": time.monotonic() - started,
+        "workers": slots,
+        "steps": {
+            "prepare": prepared - started,
+            "cells": executed - prepared,
+            "statistics": time.monotonic() - executed,
+        },
+        "cells": [asdict(tally) for tally in done.tallies],
+        "damaged": [path.stem for path in store.damaged],
+        **_machine(),
+    }
+    _write(document, out)
+    return StudyResult(document, measured, done, out)
+
+
+def study_status(study: Study, cache: Path | None = None, progress: Say | None = None) -> Progress:
+    """Say how far a study is, computing nothing; data sets are fetched if they are not there yet."""
+    execution, _, _ = _prepare(study, (cache or cache_folder()).absolute(), progress or _silent)
+    return execution.look()
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _prepare(study: Study, cache: Path, say: Say) -> tuple[Execution, Site, CellStore]:
+    workshop = study.family.open(cache, say)
+    grid = build_grid(study, Opened(workshop, code_digest(workshop)))
+    site = Site(workshop, cache / "cells", cache)
+    store = CellStore(site.cells)
+    return Execution(grid, site, store, say), site, store
+
+
+def _measured(study: Study, known: Known) -> dict[str, Measured]:
+    found = {base.name: measure(study, base, known) for base in study.bases}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _document(study: Study, measured: dict[str, Measured], done: Progress, code: str) -> dict[str, Any]:
+    """Return everything that is the same from run to run."""
+    resamples = Resamples(study.protocol.replicates, study.protocol.seed)
+    rows = rows_of(study, measured, resamples)
+    judged = verdicts(study, rows)
+    return {
+        "study": study.spec.model_dump(mode="json"),
+        "bases": [asdict(base) for base in study.bases],
+        "categories": [asdict(category) for category in study.categories.values()],
+        "draws": [
+            {"k": count, "draws": [list(pick.experts) for pick in study.protocol.picks(study.names, count)]}
+            for count in study.protocol.counts
+        ],
+        "tables": study_tables(study, measured, rows, judged),
+        "failures": [asdict(failure) for failure in done.failures],
+        "inputs": {base: dict(one.digests) for base, one in measured.items()},
+        "code": code,
+    }
+
+
+def _write(document: dict[str, Any], out: Path) -> None:
+    """Write the files, each complete or not at all."""
+
+    def put(name: str, write: Callable[[Path], object]) -> None:
+        part = out / f".{name}.{os.getpid()}"
+        write(part)
+        part.replace(out / name)
+
+    put("results.json", lambda path: path.write_text(json.dumps(document, indent=1) + "\n", "utf-8"))
+    for name, table in document["tables"].items():
+        put(f"{name}.csv", lambda path, n=name, t=table: path.write_text(csv_of(n, t), "utf-8"))  # type: ignore[misc]
+        put(f"{name}.parquet", lambda path, n=name, t=table: write_parquet(n, t, path))  # type: ignore[misc]
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "versions": {
+            "mergewise": __version__,
+            "python": platform.python_version(),
+            **{library: version(library) for library in ("numpy", "torch", "transformers")},
+        },
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} cores",
+    }
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"

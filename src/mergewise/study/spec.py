@@ -1,0 +1,356 @@
+"""The spec of a study: one YAML file of models, tasks, methods and numbers, checked whole before anything runs.
+
+name: zoo-small
+family: zoo                          # or {name: zoo, …options of the family}
+bases: {quality: [pt, it]}           # by quality and size, or a list of names, or `all`
+experts:
+  train: {steps: 60}                 # how experts are trained; what is left out is as the family has it
+  given: {pt-6: {spam: path/to/it}}  # checkpoints that are there already
+multitask: true                      # also train one model per base on all held-in categories
+tasks: {held_in: [spam, topic], held_out: all}   # categories, or {category: [task, …]}, or `all`
+methods:
+  average:
+  ties: {parameters: {scope: model, density: [0.1, 0.3], lambda: [1.0, 1.5]}}   # lists are tuned over
+  ties_tensor: {method: ties, label: TIES by tensor}
+k: [2, 4]
+draws: 3
+seed: 0
+scoring: {validation_items: 240, test_items: 240, replicates: 2000}
+"""
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mergewise.errors import MergewiseError, did_you_mean
+from mergewise.method import find_method
+from mergewise.recipe import Recipe
+from mergewise.recipe.resolve import check_parameters, tensor_settings
+from mergewise.study.errors import StudyError
+from mergewise.study.families import load_family
+from mergewise.study.family import Base, Category, Family
+from mergewise.study.protocol import Method, Protocol, Value
+
+__all__ = ["Spec", "Study", "check_fields", "load_spec", "resolve"]
+
+All = Literal["all"]
+Names = list[str]
+M = TypeVar("M", bound=BaseModel)
+
+LABELS = {
+    "average": "Averaging",
+    "task_arithmetic": "Task Arithmetic",
+    "ties": "TIES",
+    "dare_ties": "DARE-TIES",
+    "dare_linear": "DARE",
+    "rht": "RHT",
+    "tsv_m": "TSV-M",
+    "iso_c": "Iso-C",
+    "iso_cts": "Iso-CTS",
+    "wudi": "WUDI",
+    "wudi_ridge": "WUDI ridge",
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaseChoice(_Part):
+    """Bases by what they are; both conditions must hold."""
+
+    quality: Names | All = "all"
+    size: Names | All = "all"
+
+
+class ExpertChoice(_Part):
+    """Where experts come from: trained as `train` says, but for those that are given, by base and category."""
+
+    train: dict[str, Any] = {}
+    given: dict[str, dict[str, Path]] = {}
+
+
+class TaskChoice(_Part):
+    """Which categories are held in and held out, and, where a mapping says so, which of their tasks."""
+
+    held_in: Names | dict[str, Names] | All = "all"
+    held_out: Names | dict[str, Names] | All = "all"
+
+
+class MethodChoice(_Part):
+    """A method with its parameters; a parameter with a list of values is tuned over them."""
+
+    method: str = ""
+    label: str = ""
+    parameters: dict[str, Value | list[Value]] = {}
+
+
+class Scoring(_Part):
+    """How many items are scored, and how intervals are made."""
+
+    validation_items: Annotated[int, Field(ge=1)] = 240
+    test_items: Annotated[int, Field(ge=1)] | None = 240
+    replicates: Annotated[int, Field(ge=100, le=100_000)] = 2000
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _or_empty(value: Any) -> Any:
+    return {name: one or {} for name, one in value.items()} if isinstance(value, dict) else value
+
+
+class FamilyChoice(BaseModel):
+    """A family by name, with options of its own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+
+class Spec(_Part):
+    """A study as its YAML file says it; the module's docstring shows one."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    family: Annotated[FamilyChoice, BeforeValidator(_named)]
+    bases: Names | BaseChoice | All = "all"
+    experts: ExpertChoice = ExpertChoice()
+    multitask: bool = False
+    tasks: TaskChoice = TaskChoice()
+    methods: Annotated[dict[str, MethodChoice], BeforeValidator(_or_empty), Field(min_length=1)]
+    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (2, 4, 8)
+    draws: Annotated[int, Field(ge=1, le=100)] = 3
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    scoring: Scoring = Scoring()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A spec with everything it names.
+
+    Attributes:
+        spec: as written.
+        family: where models and tasks come from.
+        bases: in the order of quality, then size.
+        held_in: categories that experts are trained for, with the tasks that the spec chose.
+        held_out: categories that no expert is trained for.
+        protocol: methods and numbers.
+    """
+
+    spec: Spec
+    family: Family
+    bases: tuple[Base, ...]
+    held_in: tuple[Category, ...]
+    held_out: tuple[Category, ...]
+    protocol: Protocol
+
+    @cached_property
+    def categories(self) -> dict[str, Category]:
+        """All categories by name."""
+        return {category.name: category for category in (*self.held_in, *self.held_out)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the held-in categories, which are those of the experts."""
+        return tuple(category.name for category in self.held_in)
+
+
+def load_spec(path: Path) -> Spec:
+    """Read a spec.
+
+    Raises:
+        StudyError: the file cannot be read, or says something that a spec cannot say.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: expected YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: expected a mapping with 'name', 'family' and 'methods', found {content!r:.80}.")
+    return check_fields(Spec, content, str(path))
+
+
+def check_fields(schema: type[M], content: Mapping[str, Any], where: str) -> M:
+    """Return plain data as a pydantic model.
+
+    Raises:
+        StudyError: it does not fit; the first fault in one sentence, with the closest known key for an unknown one.
+    """
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        faults = error.errors()
+    fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
+    path = [part for part in fault["loc"] if isinstance(part, int) or not _is_branch(str(part))]
+    at = ".".join(map(str, path))
+    if fault["type"] == "extra_forbidden":
+        known = _schema_at(schema, fault["loc"][:-1]).model_fields
+        raise StudyError(f"{where}: unknown key '{path[-1]}' at {at}.{did_you_mean(str(path[-1]), known)}")
+    if fault["type"] == "missing":
+        raise StudyError(f"{where}: '{at}' is required, but missing.")
+    message = fault["msg"].removeprefix("Value error, ")
+    found = repr(fault["input"])
+    found = found if len(found) <= 120 else found[:117] + "..."
+    raise StudyError(f"{where}: '{at}': {message[0].lower()}{message[1:]}, found {found}.")
+
+
+def _is_branch(part: str) -> bool:
+    """Whether part of a fault's place names a branch of a union, not a key."""
+    return part in {"BaseChoice", "str", "int", "float", "bool"} or "[" in part
+
+
+def _schema_at(schema: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel]:
+    """Return the innermost model on the way to a fault."""
+    here: Any = schema
+    found = schema
+    for part in loc:
+        options = [one for one in _options(here) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if options and isinstance(part, str) and part in options[0].model_fields:
+            here = options[0].model_fields[part].annotation
+        else:
+            here = next((arguments[-1] for one in _options(here) if (arguments := typing.get_args(one))), here)
+        found = next((o for o in _options(here) if isinstance(o, type) and issubclass(o, BaseModel)), found)
+    return found
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def resolve(spec: Spec) -> Study:
+    """Check a spec against its family and the merge methods, and return the study.
+
+    Raises:
+        MergewiseError: it names something that does not exist, or methods do not take their parameters.
+    """
+    family = load_family(spec.family.name, spec.family.model_extra or {}, spec.experts.train)
+    held_in = _categories(family, spec.tasks.held_in, held_in=True)
+    held_out = _categories(family, spec.tasks.held_out, held_in=False)
+    for where, chosen in (("tasks.held_in", held_in), ("tasks.held_out", held_out)):
+        if not chosen:
+            raise StudyError(f"{where}: at least one category is needed, found none.")
+        for taken in {category.name for category in chosen} & {"base", "multitask"}:
+            raise StudyError(f"{where}: a category cannot be called '{taken}'; rename it in the family.")
+    bases = _bases(family, spec.bases)
+    for base, given in spec.experts.given.items():
+        _known(base, [one.name for one in bases], "base", "experts.given")
+        for category in given:
+            _known(category, [one.name for one in held_in], "held-in category", f"experts.given.{base}")
+    if max(spec.k) > len(held_in):
+        raise StudyError(
+            f"k: {max(spec.k)} experts cannot be merged, as there are {len(held_in)}, one per held-in category; "
+            "choose smaller numbers or more categories."
+        )
+    if len(set(spec.k)) < len(spec.k):
+        raise StudyError(f"k: every number of experts should be there once, found {list(spec.k)}.")
+    protocol = Protocol(
+        methods=tuple(_method(name, choice, spec.k) for name, choice in spec.methods.items()),
+        counts=spec.k,
+        draws=spec.draws,
+        validation_items=spec.scoring.validation_items,
+        test_items=spec.scoring.test_items,
+        replicates=spec.scoring.replicates,
+        seed=spec.seed,
+    )
+    return Study(spec, family, bases, held_in, held_out, protocol)
+
+
+def _known(name: str, known: Sequence[str], what: str, where: str) -> str:
+    if name not in known:
+        raise StudyError(f"{where}: there is no {what} '{name}'.{did_you_mean(name, known)}")
+    return name
+
+
+def _bases(family: Family, choice: Names | BaseChoice | All) -> tuple[Base, ...]:
+    bases = sorted(family.bases.values(), key=lambda base: (base.quality != "pt", base.quality, base.parameters))
+    if isinstance(choice, list):
+        for name in choice:
+            _known(name, list(family.bases), "base", "bases")
+        found = [base for base in bases if base.name in choice]
+    elif isinstance(choice, BaseChoice):
+        for field in ("quality", "size"):
+            wanted = getattr(choice, field)
+            for name in () if wanted == "all" else wanted:
+                _known(name, sorted({getattr(base, field) for base in bases}), f"base of {field}", f"bases.{field}")
+        found = [
+            base
+            for base in bases
+            if (choice.quality == "all" or base.quality in choice.quality)
+            and (choice.size == "all" or base.size in choice.size)
+        ]
+    else:
+        found = bases
+    if not found:
+        raise StudyError(f"bases: at least one base is needed. Known here: {', '.join(family.bases)}.")
+    return tuple(found)
+
+
+def _categories(family: Family, choice: Names | Mapping[str, Names] | All, *, held_in: bool) -> tuple[Category, ...]:
+    where = "tasks.held_in" if held_in else "tasks.held_out"
+    offered = {name: one for name, one in family.categories.items() if one.held_in == held_in}
+    if choice == "all":
+        return tuple(offered.values())
+    for name in choice:
+        _known(name, list(offered), "held-in category" if held_in else "held-out category", where)
+    found = []
+    for name, category in offered.items():  # in the family's order, which draws of experts depend on
+        if name not in choice:
+            continue
+        tasks = choice[name] if isinstance(choice, Mapping) else list(category.tasks)
+        for task in tasks:
+            _known(task, category.tasks, f"task of '{name}'", f"{where}.{name}")
+        if not tasks:
+            raise StudyError(f"{where}.{name}: a category needs at least one task. Known: {', '.join(category.tasks)}.")
+        chosen = tuple(task for task in category.tasks if task in tasks)
+        found.append(Category(name, held_in, chosen, category.far, category.about))
+    return tuple(found)
+
+
+def _method(name: str, choice: MethodChoice, counts: Sequence[int]) -> Method:
+    """Return a method of the study, once the engine's own checks have passed for all its settings."""
+    where = f"methods.{name}"
+    method = choice.method or name
+    try:
+        declared = find_method(method)
+    except MergewiseError as fault:
+        raise StudyError(f"{where}: {fault}") from fault
+    seeded = declared.parameter("seed") is not None and "seed" not in choice.parameters
+
+    def canonical(key: str, value: Value) -> Value:  # 1 and 1.0 are the same setting
+        parameter = declared.parameter(key)
+        try:
+            return value if parameter is None else parameter.check(value, method, f"parameters.{key}")
+        except MergewiseError as fault:
+            raise StudyError(f"{where}: {fault}") from fault
+
+    given = choice.parameters.items()
+    fixed = {key: canonical(key, value) for key, value in given if not isinstance(value, list)}
+    grid: dict[str, tuple[Any, ...]] = {
+        key: tuple(canonical(key, one) for one in value) for key, value in given if isinstance(value, list)
+    }
+    for key, values in grid.items():
+        if not values or len(set(values)) < len(values):
+            raise StudyError(f"{where}.parameters.{key}: expected different values to try, found {list(values)}.")
+    label = choice.label or LABELS.get(name, name)
+    found = Method(name, label, fixed, grid, seeded, "" if method == name else method)
+    for count in counts:
+        for setting in found.settings(0):
+            experts = [f"expert {number}" for number in range(count)]
+            try:
+                recipe = Recipe(method=method, base="base", experts=experts, parameters=setting)
+                check_parameters(recipe)
+                declared.program(tensor_settings(recipe, "layer.0.weight", 0.0).values, count, (4, 4))
+            except (MergewiseError, ValueError) as fault:
+                raise StudyError(f"{where}: {fault}") from fault
+    return found

@@ -1,0 +1,169 @@
+"""What workers do: train a model into its folder, or merge and score the cells of a sweep, and keep the cells.
+
+A worker writes its cells itself and sends back what JSON can hold, so that nothing is lost with the driver, and no
+tensor ever travels.
+"""
+
+import shutil
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from mergewise.errors import MergewiseError
+from mergewise.study.cells import Bench, CellSpec, Model, Result, digest_of_files, run_sweep
+from mergewise.study.errors import StudyError
+from mergewise.study.family import Training, Workshop
+from mergewise.study.store import CellStore, Failure
+from mergewise.zoo.store import is_whole, make_entry, manifest_of
+
+__all__ = ["Outcome", "Site", "SweepWork", "TrainWork", "Work", "describe_fault", "ready_model", "run_work"]
+
+_BENCHES: OrderedDict[tuple[str, str], Bench] = OrderedDict()  # of this process, by site and base
+_MOST_BENCHES = 2
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a study's cells and models are, and what makes them; the same for all its workers.
+
+    Attributes:
+        workshop: of the family.
+        cells: folder of the cells.
+        cache: folder of models and data.
+        token: tells sites of one process apart.
+    """
+
+    workshop: Workshop
+    cells: Path
+    cache: Path
+    token: str = field(default_factory=lambda: uuid4().hex)
+
+
+@dataclass(frozen=True)
+class TrainWork:
+    """A model to train, with the models that it needs."""
+
+    training: Training
+    needs: tuple[Model, ...]
+
+
+@dataclass(frozen=True)
+class SweepWork:
+    """Cells of one sweep to compute, which differ in their parameters only."""
+
+    name: str
+    specs: tuple[CellSpec, ...]
+
+
+Work = TrainWork | SweepWork
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a piece of work: a result or a failure for each of its cells."""
+
+    results: tuple[Result, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+def run_work(site: Site, work: Work) -> Outcome:
+    """Do a piece of work and keep its cells; faults become failures."""
+    store = CellStore(site.cells)
+    if isinstance(work, TrainWork):
+        try:
+            result = _train(site, work)
+        except Exception as fault:  # whatever it is, it must not stop the other cells
+            return _failed(store, [], Failure(work.training.key, work.training.name, *describe_fault(fault)))
+        store.save(result)
+        return Outcome((result,))
+    return _sweep(site, store, work)
+
+
+def _sweep(site: Site, store: CellStore, work: SweepWork) -> Outcome:
+    results: list[Result] = []
+    failures: list[Failure] = []
+    left: Sequence[CellSpec] = work.specs
+    while left:
+        done = 0
+        try:
+            for result in run_sweep(left, _bench(site, left[0].base)):
+                store.save(result)
+                results.append(result)
+                done += 1
+            left = ()
+        except Exception as fault:  # as above; the other settings may do
+            failure = Failure(left[done].key, work.name, *describe_fault(fault))
+            store.fail(failure)
+            failures.append(failure)
+            left = left[done + 1 :]
+    return Outcome(tuple(results), tuple(failures))
+
+
+def _failed(store: CellStore, results: Sequence[Result], failure: Failure) -> Outcome:
+    store.fail(failure)
+    return Outcome(tuple(results), (failure,))
+
+
+def describe_fault(fault: BaseException) -> tuple[str, str]:
+    """Return a fault as a sentence, and where it happened unless it is one that is meant for users."""
+    if isinstance(fault, MergewiseError):
+        return str(fault), ""
+    text = str(fault) or "no message"
+    return f"{type(fault).__name__}: {text}", "".join(traceback.format_exception(fault))
+
+
+def _bench(site: Site, base: Model) -> Bench:
+    """Return the bench of a base, the last few being kept."""
+    key = (site.token, base.digest)
+    if key not in _BENCHES:
+        while len(_BENCHES) >= _MOST_BENCHES:
+            _BENCHES.popitem(last=False)
+        _BENCHES[key] = site.workshop.bench(base)
+    _BENCHES.move_to_end(key)
+    return _BENCHES[key]
+
+
+def _train(site: Site, work: TrainWork) -> Result:
+    """Fill the model's folder, unless it is there and whole, and return its cell."""
+    training, needs = work.training, [need.digest for need in work.needs]
+    entry = site.cache / training.place
+    started = time.perf_counter()
+    if is_whole(entry) and manifest_of(entry).get("needs", needs) != needs:
+        shutil.rmtree(entry)  # made from other bytes, say on another kind of processor
+    if not is_whole(entry):
+        folders = tuple(need.path for need in work.needs)
+        facts = {"name": training.name, "kind": training.kind, "key": training.key, "needs": needs}
+        make_entry(entry, lambda folder: training.make(folder, folders), facts)
+    digest = _digest_of_entry(entry)
+    return {
+        "key": training.key,
+        "name": training.name,
+        "kind": training.kind,
+        "inputs": dict(training.inputs),
+        "needs": needs,
+        "digest": digest,
+        "place": training.place,
+        "seconds": {"train": time.perf_counter() - started},
+    }
+
+
+def _digest_of_entry(entry: Path) -> str:
+    files = {name: file["sha256"] for name, file in manifest_of(entry)["files"].items()}
+    if not any(name.endswith(".safetensors") for name in files):
+        raise StudyError(f"A training must leave a checkpoint with *.safetensors. {entry} has {', '.join(files)}.")
+    return digest_of_files(files)
+
+
+def ready_model(site: Site, store: CellStore, training: Training, needs: Sequence[Model]) -> Model | None:
+    """Return a trained model, or None if it has to be made: there is no cell, or its files are not what they were."""
+    record = store.load(training.key)
+    if record is None or record["needs"] != [need.digest for need in needs]:
+        return None
+    entry = site.cache / training.place
+    if not is_whole(entry) or _digest_of_entry(entry) != record["digest"]:
+        return None
+    return Model(training.name, entry, record["digest"])

@@ -1,0 +1,175 @@
+"""The embedded zoo as a family: encoders in two qualities and four sizes, tasks with text heads."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergewise.study.cells import Bench, CellSpec, Model, Scores, Split, TaskItems, Tensors, digest, model
+from mergewise.study.errors import StudyError
+from mergewise.study.family import Base, Category, Progress, Training
+from mergewise.study.sweep import merge_sweep
+from mergewise.zoo.bases import BASES
+from mergewise.zoo.build import prepare_family
+from mergewise.zoo.family import CATEGORIES, HELD_IN, Plans, item_seconds, training_seconds
+from mergewise.zoo.making import Making, Work, carry_out
+from mergewise.zoo.store import load_tasks
+from mergewise.zoo.tasks import TASKS, Example, Task
+
+if TYPE_CHECKING:
+    from mergewise.zoo.encoder import Scorer
+
+__all__ = ["ZooFamily"]
+
+
+class ZooFamily:
+    """The zoo as it is on offer.
+
+    Args:
+        options: none are known.
+        train: none are known.
+
+    Raises:
+        StudyError: there are options.
+    """
+
+    name = "zoo"
+
+    def __init__(self, options: Mapping[str, Any], train: Mapping[str, Any]) -> None:
+        for place, given in (("family", options), ("experts.train", train)):
+            for key in given:
+                raise StudyError(f"{place}: the zoo takes no '{key}'; leave it out.")
+        self.bases = {
+            name: Base(
+                name,
+                quality=base.quality,
+                size="1 layer" if base.layers == 1 else f"{base.layers} layers",
+                parameters=base.parameters,
+                nbytes=4 * base.parameters,
+            )
+            for name, base in BASES.items()
+        }
+        self.categories = {name: _category(name, tasks) for name, tasks in CATEGORIES.items()}
+
+    def training_seconds(self, base: str, categories: Sequence[str]) -> float:
+        """Estimate by steps, lengths and layers; the whole base is only unpacked."""
+        return training_seconds(base, categories)
+
+    def item_seconds(self, base: str) -> float:
+        """Estimate the time for one text of mean length."""
+        return item_seconds(base)
+
+    def open(self, cache: Path, progress: Progress) -> "ZooWorkshop":
+        """Fetch the whole base and the data sets."""
+        plans = prepare_family(cache, progress)
+        tasks = load_tasks(plans.sources.tasks_file)
+        heads = plans.sources.base_sha256
+        items = {
+            split: {name: _digest_of(task, getattr(task, split), heads) for name, task in tasks.items()}
+            for split in ("validation", "test")
+        }
+        return ZooWorkshop(plans, items)
+
+
+def _category(name: str, tasks: Sequence[str]) -> Category:
+    known = {task: TASKS[task].task for task in tasks}
+    return Category(
+        name,
+        held_in=name in HELD_IN,
+        tasks=tuple(tasks),
+        far=all(task.far for task in known.values()),
+        about={task.name: {"source": task.source, "licence": task.licence} for task in known.values()},
+    )
+
+
+@dataclass(frozen=True)
+class ZooWorkshop:
+    """The zoo with its data at hand.
+
+    Attributes:
+        plans: how its models come about.
+        splits: digests of scored examples by split and task.
+    """
+
+    plans: Plans
+    splits: Mapping[str, Mapping[str, str]]
+
+    def base(self, base: str) -> Training | Model:
+        """Return the unpacked whole base, or how another comes about."""
+        made = self.plans.base(base)
+        return self._training(made) if isinstance(made, Making) else model(base, made)
+
+    def expert(self, base: str, category: str) -> Training:
+        """Return how the expert comes about."""
+        return self._training(self.plans.expert(base, category))
+
+    def multitask(self, base: str, categories: Sequence[str]) -> Training:
+        """Return how the multitask model comes about, which costs what all the experts of its categories cost."""
+        return self._training(self.plans.multitask(base, categories))
+
+    def _training(self, making: Making) -> Training:
+        """Return a making as the study's own, in the same place of the cache, so that the two share what they make."""
+        origin = making.base
+        return Training(
+            name=making.name,
+            kind=making.kind,
+            inputs=making.inputs,
+            needs=(self._training(origin) if isinstance(origin, Making) else model(origin.name, origin),),
+            make=partial(_make, work=making.work),
+            seconds=making.seconds,
+            folder=making.place,
+        )
+
+    def items(self, task: str, split: Split) -> TaskItems:
+        """Return a task with the digest of its examples."""
+        return TaskItems(task, self.splits[split][task])
+
+    def bench(self, base: Model) -> Bench:
+        """Load the base and all examples that are scored."""
+        return ZooBench(base.path, self.plans.sources.base, self.plans.sources.tasks_file)
+
+
+class ZooBench:
+    """Merges and scores encoders.
+
+    Args:
+        base: the folder of any model of the base's size.
+        labeller: folder of the encoder whose embeddings of the label texts are the heads of every task.
+        tasks_file: the tasks that can be scored.
+    """
+
+    def __init__(self, base: Path, labeller: Path, tasks_file: Path) -> None:
+        from mergewise.zoo.encoder import Encoder  # noqa: PLC0415 - torch, which no dry run needs
+
+        self._encoder = Encoder(base)
+        self._scorer = _scorer(labeller, tasks_file)
+
+    def merge(self, specs: Sequence[CellSpec]) -> Iterator[Tensors]:
+        """Yield the merged models in float32."""
+        return merge_sweep(specs, dtype="float32")
+
+    def score(self, tensors: Tensors, tasks: Sequence[str], split: Split, limit: int | None) -> Scores:
+        """Say for every item of every task whether the merged encoder answers it rightly."""
+        self._encoder.load_tensors(tensors)
+        return {task: self._scorer.correct(self._encoder, task, split, limit=limit) for task in tasks}
+
+
+@lru_cache(maxsize=1)
+def _scorer(labeller: Path, tasks_file: Path) -> "Scorer":
+    """Return the scorer of this process, which keeps tokens and label embeddings for the benches of all bases."""
+    from mergewise.zoo.encoder import Scorer  # noqa: PLC0415 - as above
+
+    return Scorer(labeller, {name: replace(task, train=()) for name, task in load_tasks(tasks_file).items()})
+
+
+def _make(folder: Path, needs: tuple[Path, ...], *, work: Work) -> None:
+    (base,) = needs
+    carry_out(work, base, folder)
+
+
+def _digest_of(task: Task, examples: tuple[Example, ...], heads: str) -> str:
+    """Return the digest of all that scoring on these examples depends on but the model."""
+    inputs = [heads, task.choices, task.max_length, [[item.text, item.answer, item.choices] for item in examples]]
+    return digest([json.dumps(inputs).encode()])

@@ -1,0 +1,89 @@
+"""Studies on a Ray cluster of this machine; actors that are killed, nodes that are lost."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from study_fakes import TINY, study
+from test_run import cells, lasting
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own, about its logs and its future
+
+from mergewise.study.ray_engine import ray_engine  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of two processors, which sees the fakes."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        yield
+        ray.shutdown()
+
+
+def test_a_cluster_computes_the_same_cells_also_when_an_actor_is_killed(run, tmp_path, cluster):
+    undisturbed = run(study(TINY), "here", cache="here")
+    lines = []
+    marker = tmp_path / "marker"
+    disturbed = study(TINY, {"die_at": ["rht", str(marker)]})
+    found = run(disturbed, "there", cache="there", engine=ray_engine(), progress=lines.append)
+    assert marker.exists()
+    assert any(line.startswith("a worker was lost at tuning/it-large/rht") for line in lines)
+    assert lasting(found) == lasting(undisturbed)
+    assert cells(tmp_path / "there") == cells(tmp_path / "here")
+    assert found.document["run"]["workers"] == 2
+
+
+def test_a_study_goes_on_where_another_engine_stopped(run, cluster):
+    run(study(TINY, methods={"average": None}), "first")
+    done = run(study(TINY), "second", engine=ray_engine())
+    assert {tally.kind: tally.computed for tally in done.progress.tallies} == {
+        "models": 0, "references": 0, "tuning": 12, "merges": 6
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_takes_nothing_along(run, tmp_path):
+    """Two raylets on this machine; the second is killed while its actor is at work."""
+    from ray.cluster_utils import Cluster
+
+    undisturbed = run(study(TINY), "here", cache="here")
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            second = machines.add_node(num_cpus=1)
+            lines = []
+
+            def listen(line):
+                lines.append(line)
+                if "of 34 cells" in line and len(machines.list_all_nodes()) == 2:
+                    machines.remove_node(second, allow_graceful=False)
+
+            patch.setattr("mergewise.study.execute.SECONDS_BETWEEN_LINES", 0.0)
+            slow = study(TINY, {"slow": 0.3})
+            found = run(slow, "there", cache="there", engine=ray_engine(machines.address), progress=listen)
+            assert len(machines.list_all_nodes()) == 1
+            assert lasting(found) == lasting(undisturbed)
+            assert cells(tmp_path / "there") == cells(tmp_path / "here")
+        finally:
+            ray.shutdown()
+            machines.shutdown()
+
+
+def test_without_ray_the_message_says_what_to_install(run):
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from mergewise.study.ray_engine import ray_engine\n"
+        "from mergewise.study.errors import StudyError\n"
+        "try:\n    ray_engine()(None)\nexcept StudyError as fault:\n    print(fault)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'mergewise[ray]'" in done.stdout

@@ -1,0 +1,266 @@
+"""Whole studies on fakes: the protocol, restarts, failures, workers that die."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from study_fakes import BEST_LAMBDA, HELD_IN, TINY, FakeBench, Misuse, study
+
+from mergewise.study.cells import CellSpec, Model, TaskItems
+from mergewise.study.execute import duration
+from mergewise.study.run import study_status
+from mergewise.study.tables import csv_of
+
+
+def lasting(done):
+    """What must be the same from run to run."""
+    document = {key: value for key, value in done.document.items() if key not in ("run", "study")}
+    return document | {"tables": {name: t for name, t in document["tables"].items() if name != "costs"}}
+
+
+def cells(folder):
+    """All cells of a cache by key, without the seconds that they took."""
+    found = {}
+    for path in (folder / "cells").glob("??/*.json"):
+        cell = json.loads(path.read_text())
+        found[path.stem] = {key: value for key, value in cell.items() if key not in ("seconds", "sha256")}
+    return found
+
+
+class Recorder(FakeBench):
+    """Notes every scoring: which cell, which tasks, which split."""
+
+    scored: list
+
+    def score(self, tensors, tasks, split, limit):
+        self.scored.append((tensors["spec"], tuple(tasks), split, limit))
+        return super().score(tensors, tasks, split, limit)
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    Recorder.scored = []
+    monkeypatch.setattr("study_fakes.FakeWorkshop.bench", lambda self, base: Recorder(self.options))
+    return Recorder.scored
+
+
+def test_tuning_sees_validation_items_of_the_merged_experts_tasks_only(run, scored):
+    run(study())
+    trials = [(spec, tasks) for spec, tasks, split, _ in scored if split == "validation" and len(spec.experts) > 1]
+    assert len(trials) == 18 * 7  # settings of the four tuned methods, three draws of 2, three of 4, one set of 8
+    assert all(set(tasks) == {expert.name for expert in spec.experts} for spec, tasks in trials)
+    assert {(len(spec.experts), spec.limit) for spec, _ in trials} == {(2, 20), (4, 10), (8, 15)}
+
+
+def test_test_items_are_seen_once_per_merge_with_the_chosen_setting(run, scored):
+    (measured,) = run(study()).measured.values()
+    tests = [spec for spec, _, split, _ in scored if split == "test" and len(spec.experts) > 1]
+    # one set of all eight experts, which is merged three times by the method that draws masks
+    assert Counter(spec.method for spec in tests) == {
+        "average": 7, "task_arithmetic": 7, "ties": 7, "rht": 7, "dare_ties": 9
+    }  # fmt: skip
+    for spec in tests:
+        if spec.method != "average":
+            chosen = measured.tuned[spec.method, len(spec.experts)].parameters
+            assert {**spec.parameters, "seed": 0} == {**chosen, "seed": 0}
+
+
+def test_every_draw_has_random_masks_of_its_own(run, scored):
+    run(study(k=[8]))
+    seeds = [spec.parameters["seed"] for spec, *_ in scored if spec.method == "dare_ties" and spec.limit == 60]
+    assert sorted(seeds) == [0, 1, 2]
+
+
+def test_all_merges_are_scored_on_their_own_and_on_the_held_out_tasks(run):
+    (measured,) = run(study()).measured.values()
+    for draws in measured.merges.values():
+        assert len(draws) == 3
+        for draw in draws:
+            assert set(draw.answers) == {*draw.experts, "near_one", "near_two", "far_one"}
+            assert {len(right) for right in draw.answers.values()} == {60}
+
+
+def test_the_choice_follows_validation_even_where_test_says_otherwise(run):
+    (measured,) = run(study(options={"reversed_on_test": True})).measured.values()
+    assert {name: measured.tuned[name, 8].parameters["lambda"] for name in BEST_LAMBDA} == BEST_LAMBDA
+    assert measured.tuned.keys() == {(name, count) for name in BEST_LAMBDA for count in (2, 4, 8)}
+
+
+def test_a_misused_validation_split_would_be_caught():
+    base = Model("base", None, "b")
+    cell = CellSpec(base, "rht", (Model("task_a", None, "a"),), (TaskItems("task_b", "1"),), "validation", 5, "code")
+    with pytest.raises(Misuse, match=r"validation items of .'task_b'"):
+        FakeBench().score({"spec": cell}, ["task_b"], "validation", 5)
+
+
+def test_two_runs_give_the_same_with_or_without_the_first_ones_cells(run):
+    first = run(study(TINY))
+    again = run(study(TINY), "again")
+    elsewhere = run(study(TINY), "elsewhere", cache="other")
+    assert lasting(first) == lasting(again) == lasting(elsewhere)
+    assert all(tally.computed == 0 for tally in again.progress.tallies)
+    assert first.progress.done == again.progress.done == first.progress.cells
+
+
+def test_the_number_of_processes_changes_nothing(run, tmp_path):
+    one, two = run(study(TINY), "one", cache="one"), run(study(TINY), "two", cache="two", jobs=2)
+    assert lasting(one) == lasting(two)
+    assert cells(tmp_path / "one") == cells(tmp_path / "two")
+
+
+def test_only_what_changed_is_computed_again(run):
+    run(study(TINY))
+    more = study(TINY, methods={**TINY["methods"], "ties": None})
+    found = {tally.kind: tally.computed for tally in run(more, "more").progress.tallies}
+    assert found == {"models": 0, "references": 0, "tuning": 0, "merges": 3}  # two sets of two, one of three
+
+
+def test_other_items_make_other_cells_but_no_other_models(run):
+    run(study(TINY))
+    done = run(study(TINY, {"items": " other"}), "other").progress
+    assert {tally.kind: tally.computed for tally in done.tallies} | {"merges": 0} == {
+        "models": 0, "references": 7, "tuning": 12, "merges": 0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", '{"key": ', "[]", '{"key": "other"}', "null"])
+def test_a_damaged_cell_is_noticed_and_computed_again(run, tmp_path, name):
+    first = run(study(TINY))
+    path = next((tmp_path / "cache" / "cells").glob("??/*.json"))
+    path.write_text(name)
+    lines = []
+    second = run(study(TINY), "again", progress=lines.append)
+    assert lasting(second) == lasting(first)
+    assert sum(tally.computed for tally in second.progress.tallies) == 1
+    assert second.document["run"]["damaged"] == [path.stem]
+    assert any("damaged" in line for line in lines)
+
+
+def test_a_cell_whose_scores_were_changed_is_noticed(run, tmp_path):
+    first = run(study(TINY))
+    for path in (tmp_path / "cache" / "cells").glob("??/*.json"):
+        cell = json.loads(path.read_text())
+        if len(cell.get("experts", ())) == 3:
+            break
+    task = next(iter(cell["scores"]))
+    cell["scores"][task] = "1" * len(cell["scores"][task])
+    path.write_text(json.dumps(cell))
+    second = run(study(TINY), "again")
+    assert second.document["run"]["damaged"] == [path.stem]
+    assert lasting(second) == lasting(first)
+
+
+def test_a_model_whose_file_was_changed_is_trained_again(run, tmp_path):
+    first = run(study(TINY))
+    weights = next((tmp_path / "cache" / "models").glob("*/model.safetensors"))
+    text = weights.read_text()
+    weights.write_text("x" * len(text))
+    second = run(study(TINY), "again")
+    assert weights.read_text() == text
+    assert {t.kind: t.computed for t in second.progress.tallies}["models"] == 1
+    assert lasting(second) == lasting(first)
+
+
+def test_a_failing_setting_stops_neither_its_sweep_nor_other_methods(run):
+    done = run(study(TINY, {"broken": "rht 1.0"}))
+    assert {failure.error for failure in done.progress.failures} == {"ValueError: broken"}
+    assert all("in merge" in failure.trace for failure in done.progress.failures)
+    assert {row["method"] for row in done.document["tables"]["scores"]} == {"average", "task_arithmetic", "base"}
+    tallies = {tally.kind: tally for tally in done.progress.tallies}
+    assert (tallies["tuning"].failed, tallies["tuning"].done) == (3, 9)
+    assert (tallies["merges"].blocked, tallies["merges"].done) == (4, 8)
+    assert done.document["failures"][0]["error"] == "ValueError: broken"
+
+
+def test_what_failed_is_tried_again_and_forgotten_once_it_works(run, tmp_path):
+    run(study(TINY, {"broken": "rht"}))
+    assert len(study_status(study(TINY), tmp_path / "cache").failures) == 6
+    fixed = run(study(TINY), "fixed")
+    assert fixed.progress.failures == ()
+    assert lasting(fixed) == lasting(run(study(TINY), "fresh", cache="fresh"))
+    assert study_status(study(TINY), tmp_path / "cache").failures == ()
+
+
+def test_an_expert_that_cannot_be_trained_blocks_only_what_needs_it(run):
+    done = run(study(TINY, {"broken_training": "it-large task_c"}))
+    (failure,) = done.progress.failures
+    assert (failure.name, failure.error) == ("it-large/task_c", "ValueError: broken training")
+    picks = study(TINY).protocol.picks(HELD_IN[:3], 2)
+    assert any("task_c" in pick.experts for pick in picks)  # else the draws would say nothing
+    assert done.document["tables"]["scores"] == []
+    assert {row["method"] for row in done.document["tables"]["tasks"]} == {"base"}
+
+
+def test_a_worker_that_is_killed_loses_nothing(run, tmp_path):
+    undisturbed = run(study(TINY), "undisturbed", cache="undisturbed")
+    lines = []
+    marker = tmp_path / "marker"
+    killed = run(study(TINY, {"die_at": ["rht", str(marker)]}), "killed", jobs=2, progress=lines.append)
+    assert marker.exists()
+    assert any(line.startswith("a worker was lost at tuning/it-large/rht") for line in lines)
+    assert lasting(killed) == lasting(undisturbed)
+    assert cells(tmp_path / "cache") == cells(tmp_path / "undisturbed")
+
+
+def test_a_cell_that_always_kills_its_worker_fails_and_the_others_go_on(run):
+    done = run(study(TINY, {"die_at": ["rht", ""]}, draws=1, k=[2]), jobs=2)
+    assert {failure.error.partition(";")[0] for failure in done.progress.failures} == {"Its worker was lost 3 times"}
+    assert {row["method"] for row in done.document["tables"]["scores"]} == {"average", "task_arithmetic", "base"}
+
+
+def test_status_tells_what_is_done_and_what_is_left(run, tmp_path):
+    before = study_status(study(TINY), tmp_path / "cache")
+    assert (before.done, before.cells) == (0, 3 + 7 + 12 + 12)
+    assert before.seconds_left > 30
+    run(study(TINY))
+    after = study_status(study(TINY), tmp_path / "cache")
+    assert (after.done, after.seconds_left) == (after.cells, 0)
+    wider = study_status(study(TINY, methods={**TINY["methods"], "ties": None}), tmp_path / "cache")
+    assert {tally.kind: tally.cells - tally.done for tally in wider.tallies} == {
+        "models": 0, "references": 0, "tuning": 0, "merges": 4
+    }  # fmt: skip
+
+
+def test_scores_that_are_numbers_are_kept_as_such(run, tmp_path):
+    done = run(study(TINY, {"continuous": True}))
+    (measured,) = done.measured.values()
+    assert set(np.unique(measured.base["task_a"])) == {0.25, 0.75}
+    assert lasting(done) == lasting(run(study(TINY, {"continuous": True}), "again"))
+
+
+def test_multitask_models_and_all_bases_are_in_the_tables(run):
+    done = run(study(TINY, bases="all", multitask=True))
+    scores = done.document["tables"]["scores"]
+    assert {row["base"] for row in scores} == {"pt-small", "pt-large", "it-small", "it-large"}
+    multitask = [row for row in scores if row["method"] == "multitask"]
+    assert len(multitask) == 4 * 2
+    for row in multitask:
+        assert row["held_in_normalised"] == row["held_in_multitask_normalised"]
+    assert done.document["inputs"]["it-large"].keys() == {"base", *HELD_IN[:3], "multitask"}
+
+
+def test_given_experts_are_taken_as_they_are(run, tmp_path):
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("it-large task_a")
+    given = {"given": {"it-large": {"task_a": str(folder)}}}
+    done = run(study(TINY, experts=given))
+    assert {tally.kind: tally.cells for tally in done.progress.tallies}["models"] == 2
+    trained = run(study(TINY), "trained", cache="trained")
+    assert done.document["tables"]["scores"] == trained.document["tables"]["scores"]
+
+
+def test_the_files_hold_the_tables(run, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    done = run(study(TINY, multitask=True))
+    out = tmp_path / "out"
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(done.document))
+    for name, table in done.document["tables"].items():
+        assert (out / f"{name}.csv").read_text() == csv_of(name, table)
+        assert pq.read_table(out / f"{name}.parquet").to_pylist() == table
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_times_are_told_in_words():
+    assert [duration(seconds) for seconds in (3.2, 200, 7500)] == ["3 s", "3 min", "2 h 05 min"]

@@ -1,0 +1,153 @@
+"""Specs: what they may say, and what is found before anything runs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from study_fakes import HELD_IN, SPEC, TINY, study
+
+from mergewise.study.errors import StudyError
+from mergewise.study.run import estimate
+from mergewise.study.spec import load_spec, resolve
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(tmp_path, content):
+    path = tmp_path / "spec.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return resolve(load_spec(path))
+
+
+def test_a_file_says_the_same_as_its_content(tmp_path):
+    found = load(tmp_path, TINY)
+    assert found.spec == study(TINY).spec
+    assert [method.label for method in found.protocol.methods] == ["Averaging", "Task Arithmetic", "RHT"]
+    assert found.names == HELD_IN[:3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metods": {}}, r"unknown key 'metods' at metods\. Did you mean 'methods'\?"),
+        ({"scoring": {"test_item": 3}}, r"unknown key 'test_item' at scoring\.test_item\. Did you mean 'test_items'\?"),
+        ({"methods": {"ties": {"parametres": {}}}}, r"'parametres' at methods\.ties\.parametres\. Did you mean 'param"),
+        ({"bases": {"qualty": ["pt"]}}, r"unknown key 'qualty' at bases\.qualty\. Did you mean 'quality'\?"),
+        ({"tasks": {"heldin": "all"}}, r"unknown key 'heldin' at tasks\.heldin\. Did you mean 'held_in'\?"),
+        ({"methods": {"tiess": None}}, r"methods\.tiess: There is no merge method 'tiess'\. Did you mean 'ties'\?"),
+        (
+            {"methods": {"ties": {"parameters": {"densty": 0.1}}}},
+            r"methods\.ties: ties has no parameter 'densty', found at parameters\.densty\. Did you mean 'density'\?",
+        ),
+        (
+            {"methods": {"ties": {"parameters": {"density": [0.1, 1.5]}}}},
+            r"'density' parameter of ties must be a finite number in \[0, 1\]. Got 1.5 instead at parameters.density",
+        ),
+        ({"methods": {"ties": {"parameters": {"lambda": [1.0, 1]}}}}, r"lambda: expected different values to try"),
+        ({"methods": {"ties": {"parameters": {"lambda": []}}}}, r"lambda: expected different values to try"),
+        ({"methods": {"slerp": None}}, r"methods\.slerp: .*2"),
+        ({"methods": {}}, r"'methods'.* at least 1"),
+        ({"bases": ["it-lrge"]}, r"bases: there is no base 'it-lrge'\. Did you mean 'it-large'\?"),
+        ({"bases": {"size": ["larg"]}}, r"bases\.size: there is no base of size 'larg'\. Did you mean 'large'\?"),
+        ({"bases": []}, r"bases: at least one base is needed"),
+        ({"tasks": {"held_in": ["task_x"]}}, r"tasks\.held_in: there is no held-in category 'task_x'"),
+        ({"tasks": {"held_in": ["near"]}}, r"tasks\.held_in: there is no held-in category 'near'"),
+        (
+            {"tasks": {"held_out": {"near": ["near_on"]}}},
+            r"tasks\.held_out\.near: there is no task of 'near' 'near_on'\. Did you mean 'near_one'\?",
+        ),
+        ({"tasks": {"held_out": {"near": []}}}, r"tasks\.held_out\.near: a category needs at least one task"),
+        ({"tasks": {"held_out": []}}, r"tasks\.held_out: at least one category is needed"),
+        ({"k": [2, 9]}, r"k: 9 experts cannot be merged, as there are 8"),
+        ({"k": [2, 2]}, r"k: every number of experts should be there once"),
+        ({"k": [0]}, r"'k\.0'.* greater than or equal to 1, found 0"),
+        ({"draws": "three"}, r"'draws': input should be a valid integer.*, found 'three'"),
+        ({"family": "zo"}, r"There is no family of models 'zo'\. Did you mean 'zoo'\?"),
+        ({"family": "nowhere.at:All"}, r"The family 'nowhere\.at:All' cannot be loaded"),
+        ({"experts": {"given": {"it-larg": {}}}}, r"experts\.given: there is no base 'it-larg'"),
+        (
+            {"experts": {"given": {"it-large": {"a": "x"}}}},
+            r"experts\.given\.it-large: there is no held-in category 'a'",
+        ),
+        ({"name": "a/b"}, r"'name': string should match pattern"),
+    ],
+)
+def test_what_a_spec_cannot_say_is_told_in_one_sentence(change, message):
+    with pytest.raises(StudyError, match=message):
+        study(SPEC, **change)
+
+
+@pytest.mark.parametrize("missing", ["name", "family", "methods"])
+def test_what_is_missing_is_named(tmp_path, missing):
+    with pytest.raises(StudyError, match=rf"spec\.yaml: '{missing}' is required, but missing"):
+        load(tmp_path, {key: value for key, value in SPEC.items() if key != missing})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("a: [", "expected YAML"), ("- a", "expected a mapping"), ("", "expected a mapping")]
+)
+def test_files_that_are_no_specs_are_told(tmp_path, content, message):
+    with pytest.raises(StudyError, match=message):
+        load(tmp_path, content)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(StudyError, match=r"none\.yaml: cannot be read"):
+        load_spec(tmp_path / "none.yaml")
+
+
+def test_options_of_the_zoo_are_checked():
+    with pytest.raises(StudyError, match="'stps'"):
+        study(SPEC, family="zoo", bases="all", experts={"train": {"stps": 3}})
+
+
+def test_bases_are_chosen_by_quality_and_size_and_ordered():
+    assert [base.name for base in study(bases="all").bases] == ["pt-small", "pt-large", "it-small", "it-large"]
+    assert [base.name for base in study(bases={"size": ["large"]}).bases] == ["pt-large", "it-large"]
+    assert [base.name for base in study(bases=["it-large", "pt-small"]).bases] == ["pt-small", "it-large"]
+
+
+def test_one_method_may_stand_twice_with_other_parameters():
+    methods = {"ties": None, "ties_model": {"method": "ties", "label": "TIES, model", "parameters": {"scope": "model"}}}
+    plain, model = study(methods=methods).protocol.methods
+    assert (plain.merge_method, model.merge_method) == ("ties", "ties")
+    assert (plain.label, model.label) == ("TIES", "TIES, model")
+
+
+def test_numbers_are_taken_in_their_canonical_form():
+    whole, fraction = (
+        study(methods={"ties": {"parameters": {"lambda": [one, 2]}}}).protocol.methods[0] for one in (1, 1.0)
+    )
+    assert repr(whole.settings(0)) == repr(fraction.settings(0))
+
+
+def test_only_methods_that_draw_masks_have_seeds():
+    assert [m.name for m in study().protocol.methods if m.seeded] == ["dare_ties"]
+
+
+def test_a_dry_run_counts_cells_by_kind_and_merges_by_method():
+    found = estimate(study(bases="all", multitask=True, k=[2, 4, 6, 8]))
+    assert found.merges == dict.fromkeys(["average", "task_arithmetic", "ties", "dare_ties", "rht"], 4 * 4 * 3)
+    assert found.cells == {
+        "models": 4 * 9,
+        "references": 4 * (1 + 8 + 1 + 8),
+        "tuning": 4 * 18 * 10,
+        "merges": 4 * 5 * 4 * 3,
+    }
+    assert found.seconds["models"] == 4 * (8 * 10 + 80)
+    assert found.nbytes == 4 * 9 * 1000
+
+
+@pytest.mark.parametrize("name", ["zoo-full", "zoo-small"])
+def test_the_examples_are_studies_of_the_zoo(name):
+    pytest.importorskip("mergewise.zoo.bases")
+    found = resolve(load_spec(EXAMPLES / f"{name}.yaml"))
+    assert found.family.name == "zoo"
+    took = estimate(found)
+    if name == "zoo-full":
+        assert (len(found.bases), len(found.names)) == (8, 8)
+        paper = ("average", "task_arithmetic", "ties", "dare_ties")
+        assert sum(took.merges[method] for method in paper) == 384
+        assert took.cells["models"] >= 64 + 8
+    else:
+        assert sum(took.seconds.values()) < 3600

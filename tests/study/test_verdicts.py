@@ -1,0 +1,133 @@
+"""Verdicts: what the data say to the study's claims."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from study_fakes import study
+
+from mergewise.study.measured import Measured
+from mergewise.study.summary import Row, Score
+from mergewise.study.verdicts import DOES_NOT_HOLD, HOLDS, OPEN, verdict_of, verdicts
+
+JITTER = np.concatenate([[0.0], np.linspace(-0.001, 0.001, 99)])
+STUDY = study(bases="all", multitask=True)
+NAMES = [method.name for method in STUDY.protocol.methods]
+
+
+def score(normalised, multitask=1.0, gain=0.0):
+    one = np.ones(100)
+    return Score(normalised + JITTER, one, None, one, one, multitask * one, gain + JITTER, 1, 1, 10)
+
+
+def rows(held_in=lambda base, method, k: 0.9, held_out=lambda base, method, k: 1.0, multitask=1.0, gain=0.0, of=STUDY):
+    return {
+        (base.name, method, k): Row(
+            method, k, 3, 3, score(held_in(base, method, k), gain=gain), score(held_out(base, method, k), multitask)
+        )
+        for base in of.bases
+        for method in NAMES
+        for k in of.protocol.counts
+    }
+
+
+def found(found_rows, of=STUDY):
+    return {verdict.question: verdict for verdict in verdicts(of, found_rows)}
+
+
+def large(base):
+    return base.size == "large"
+
+
+@pytest.mark.parametrize(
+    ("effect", "verdict"),
+    [
+        (0.05 + 10 * JITTER, HOLDS),
+        (-0.05 + 10 * JITTER, DOES_NOT_HOLD),
+        (0.0 + JITTER, DOES_NOT_HOLD),  # sure to be negligible
+        (0.0 + 20 * JITTER, OPEN),
+        (None, OPEN),
+        (np.full(100, np.nan), OPEN),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(effect, verdict):
+    assert verdict_of(effect) == verdict
+
+
+def test_a_better_base_is_seen_either_way():
+    better = found(rows(lambda base, *_: 0.9 if base.quality == "it" else 0.8))["1"]
+    assert (better.verdict, better.effect[0]) == (HOLDS, pytest.approx(0.1))
+    assert "+0.100" in better.evidence
+    assert "at small" in better.evidence
+    worse = found(rows(lambda base, *_: 0.8 if base.quality == "it" else 0.9))["1"]
+    assert worse.verdict == DOES_NOT_HOLD
+    assert "−0.100" in worse.evidence
+
+
+def test_a_larger_model_is_easier_or_not():
+    easier = found(rows(lambda base, *_: 0.9 if large(base) else 0.8))["2"]
+    assert (easier.verdict, easier.effect[0]) == (HOLDS, pytest.approx(0.1))
+    assert found(rows())["2"].verdict == DOES_NOT_HOLD
+
+
+def test_held_out_is_against_the_base_and_against_multitask():
+    gained = found(rows(held_out=lambda *_: 1.05, multitask=1.10))
+    assert (gained["3a"].verdict, gained["3a"].effect[0]) == (HOLDS, pytest.approx(0.05))
+    assert (gained["3b"].verdict, gained["3b"].effect[0]) == (DOES_NOT_HOLD, pytest.approx(-0.05))
+    assert "probability of beating the base" in gained["3a"].evidence
+    strong_only = found(rows(held_out=lambda base, *_: 1.05 if base.quality == "it" else 0.5))
+    assert strong_only["3a"].verdict == HOLDS
+
+
+def test_larger_models_bear_more_experts_or_not():
+    def loss(base, method, k):
+        return 0.95 - (0.01 if large(base) else 0.04) * k
+
+    held = found(rows(loss))["4"]
+    assert (held.verdict, held.effect[0]) == (HOLDS, pytest.approx(0.03 * 6))
+    assert found(rows(lambda base, method, k: 0.95 - 0.02 * k))["4"].verdict == DOES_NOT_HOLD
+
+
+def test_methods_become_alike_or_not():
+    def apart(base, method, k):
+        return 0.9 + (0.01 if large(base) else 0.1) * NAMES.index(method)
+
+    assert found(rows(apart))["5"].verdict == HOLDS
+    assert found(rows(lambda base, method, k: 0.9 + 0.05 * NAMES.index(method)))["5"].verdict == DOES_NOT_HOLD
+
+
+def test_further_methods_are_held_against_the_best_of_the_papers():
+    scores = {"average": 0.7, "task_arithmetic": 0.8, "ties": 0.85, "dare_ties": 0.82, "rht": 0.9}
+    better = found(rows(lambda base, method, k: scores[method]))["6a"]
+    assert (better.verdict, better.effect[0]) == (HOLDS, pytest.approx(0.05))
+    assert better.claim.startswith("RHT ")
+    assert "TIES, the best of the others" in better.evidence
+
+
+def test_the_gain_over_the_best_expert_is_judged():
+    assert found(rows(gain=0.1))["7"].verdict == HOLDS
+    assert found(rows(gain=-0.1))["7"].verdict == DOES_NOT_HOLD
+
+
+def test_what_a_study_does_not_compare_is_left_open():
+    one = study()
+    assert {q: v.verdict for q, v in found(rows(of=one), one).items() if q in "1245"} == dict.fromkeys("1245", OPEN)
+    some = rows()
+    without = {key: row for key, row in some.items() if key != ("it-large", "ties", 8)}
+    assert found(without)["5"].verdict == OPEN
+    assert found({})["3a"].evidence.startswith("It takes")
+
+
+def test_without_multitask_models_the_comparison_is_left_open():
+    bare = {
+        key: replace(row, held_out=replace(row.held_out, multitask=None, multitask_normalised=None))
+        for key, row in rows().items()
+    }
+    assert found(bare)["3b"].verdict == OPEN
+
+
+def test_the_fakes_follow_their_rules(run):
+    done = run(study(bases="all", multitask=True))
+    verdict = {row["question"]: row["verdict"] for row in done.document["tables"]["verdicts"]}
+    assert (verdict["1"], verdict["2"], verdict["6a"], verdict["7"]) == (HOLDS,) * 4
+    assert isinstance(done.measured["it-large"], Measured)
