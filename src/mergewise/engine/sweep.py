@@ -8,7 +8,7 @@ own, to the last bit.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,15 +106,18 @@ def _same(one: Program | None, other: Program | None) -> bool:
     return _scalable(one) and _scalable(other) and _unscaled(one) == _unscaled(other)
 
 
-def _scalable(program: Program) -> bool:
+_Scaled = LinearProgram | VotingProgram | ElementwiseProgram | MatrixProgram
+"""Programs that a sweep knows to scale."""
+
+
+def _scalable(program: Program) -> TypeGuard[_Scaled]:
     """Whether a program adds its scaled change to a base; a negative scale would turn the sign of noughts."""
-    if isinstance(program, LinearProgram | ElementwiseProgram) and not program.delta:
+    if isinstance(program, LinearProgram | ElementwiseProgram | MatrixProgram) and not program.delta:
         return False
-    known = isinstance(program, LinearProgram | VotingProgram | ElementwiseProgram | MatrixProgram)
-    return known and math.isfinite(program.scale) and program.scale >= 0
+    return isinstance(program, _Scaled) and math.isfinite(program.scale) and program.scale >= 0
 
 
-def _unscaled(program: Program) -> Program:
+def _unscaled(program: _Scaled) -> _Scaled:
     """Return a program with a scale of one; λ is then of no effect on its settings either."""
     if isinstance(program, ElementwiseProgram | MatrixProgram) and program.settings.get("lambda") == program.scale:
         settings = {name: value for name, value in program.settings.items() if name != "lambda"}
@@ -128,6 +131,7 @@ def _changes(planned: Plan) -> Plan:
     def change(job: TensorJob) -> TensorJob:
         if job.program is None:
             return job
+        assert _scalable(job.program)
         output = OutputTensor(job.name, "F64", job.output.shape, job.numel * 8)
         return replace(job, program=_unscaled(job.program), output=output, change_only=True)
 
@@ -153,6 +157,7 @@ def _add_scaled(planned: Plan, job: TensorJob, change: NDArray[np.float64], resu
     """
     base, info, program = planned.sources[0], job.inputs[0], job.program
     assert program is not None
+    assert _scalable(program)
     dtype, width = job.output.dtype, STORAGE_DTYPES[info.dtype].bits // 8
     raw = np.empty(min(_RUN, job.numel) * width, np.uint8)
     scaled = np.empty((2, min(_RUN, job.numel)), np.float64)

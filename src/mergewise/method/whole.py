@@ -28,7 +28,7 @@ def sees_changes(program: Program) -> bool:
     """Whether a program sees task vectors, and its result is added to the base."""
     if isinstance(program, ImportanceProgram):
         return False
-    return isinstance(program, VotingProgram | MatrixProgram) or program.delta
+    return isinstance(program, VotingProgram) or program.delta
 
 
 def carry_out(program: Program, arrays: Sequence[Any], masks: Masks) -> Any:
