@@ -54,11 +54,13 @@ def merge_with_every_method(folder: Path, base: support.Arrays, experts: list[su
             files = [save_statistics(name, open_source(path), Path(f"{path}-{name}.safetensors")) for path in paths]
             measured = {"statistics": list(map(str, files))}
             options += ["-p", "statistics=" + ",".join(measured["statistics"])]
-        printed = run("merge", "--method", name, "--base", str(folder / "base"), *options, str(shell), "--json")
+        own_base = None if method.base_joins else str(folder / "base")  # it would be one of the models
+        options += ["--base", own_base] if own_base else []
+        printed = run("merge", "--method", name, *options, str(shell), "--json")
         require(json.loads(printed)["tensors"] == len(base), f"{name}: a report of other tensors")
         given = [{"statistics": file} for file in measured.get("statistics", [])] or [{}] * len(paths)
         models = [mw.Expert(model=path, parameters=own) for path, own in zip(paths, given, strict=True)]
-        recipe = mw.Recipe(method=name, base=str(folder / "base"), experts=models)
+        recipe = mw.Recipe(method=name, base=own_base, experts=models)
         mw.merge(recipe, api)
         merged = support.load_model(shell)
         require(merged.keys() == base.keys(), f"{name}: other tensors than the base")
