@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mergewise.cache import cache_folder
-from mergewise.engine.merge import merge_to_arrays
+from mergewise.engine.arrays import merge_to_arrays
 from mergewise.engine.sweep import merge_sweep_to_arrays
 from mergewise.recipe import Recipe
 from mergewise.study.family import Training

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mergewise.engine.merge import merge_to_arrays
+from mergewise.engine.arrays import merge_to_arrays
 from mergewise.recipe import Recipe
 from mergewise.zoo.bases import BASES, SIZES
 from mergewise.zoo.build import default_cache, prepare_family

@@ -11,9 +11,10 @@ from mergewise.errors import CheckpointError, MergeError, MergewiseError, Method
 
 if TYPE_CHECKING:
     from mergewise.engine.adapters.extract import ExtractReport, extract_lora
+    from mergewise.engine.arrays import merge_arrays, merge_to_arrays
     from mergewise.engine.explain import Explanation, explain
     from mergewise.engine.jobs import Plan
-    from mergewise.engine.merge import MergeReport, merge, merge_arrays, merge_to_arrays
+    from mergewise.engine.merge import MergeReport, merge
     from mergewise.engine.plan import plan
     from mergewise.engine.survey.record import Survey
     from mergewise.engine.survey.run import survey
@@ -86,9 +87,9 @@ _HOMES = {
     "extract_lora": "mergewise.engine.adapters.extract",
     "limits": "mergewise.theory.limits",
     "merge": "mergewise.engine.merge",
-    "merge_arrays": "mergewise.engine.merge",
+    "merge_arrays": "mergewise.engine.arrays",
     "merge_method": "mergewise.method",
-    "merge_to_arrays": "mergewise.engine.merge",
+    "merge_to_arrays": "mergewise.engine.arrays",
     "methods": "mergewise.method",
     "plan": "mergewise.engine.plan",
     "survey": "mergewise.engine.survey.run",

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mergewise.engine import combine, gather
-from mergewise.engine.merge import merge_to_arrays
+from mergewise.engine.arrays import merge_to_arrays
 from mergewise.engine.sweep import merge_sweep_to_arrays
 from mergewise.errors import MergeError
 from mergewise.method import methods

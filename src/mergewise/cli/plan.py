@@ -60,9 +60,9 @@ def print_plan(
 ) -> None:
     """Print a plan and how it would be carried out."""
     from mergewise.engine import estimate
+    from mergewise.engine.carry_out import lay_out_for
     from mergewise.engine.devices.device import open_device
     from mergewise.engine.devices.layout import DeviceLayout
-    from mergewise.engine.merge import lay_out_for
 
     layout = lay_out_for(planned, None if device is None else open_device(device), threads, memory)
     there = {}

@@ -1,41 +1,33 @@
-"""Merging: into a folder, into memory, or from arrays to arrays."""
+"""Merging into a folder: staged, recorded, resumed."""
 
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from numpy.typing import NDArray
-
 from mergewise._version import __version__
 from mergewise.checkpoint import (
     ADAPTER_WEIGHTS,
     Access,
-    ArrayCheckpoint,
-    ArrayTarget,
-    Connections,
     Destination,
     FolderTarget,
-    StatisticsFile,
-    Target,
     fingerprint,
     let_go,
     local_path,
     require_free,
 )
 from mergewise.engine.adapters.core_target import CoreTarget, merge_target
-from mergewise.engine.devices.device import Device, open_device
-from mergewise.engine.devices.layout import DeviceLayout, lay_out_on
+from mergewise.engine.carry_out import Progress, carry_out, lay_out_for
+from mergewise.engine.devices.device import open_device
+from mergewise.engine.devices.layout import DeviceLayout
 from mergewise.engine.jobs import Plan
-from mergewise.engine.layout import Layout, lay_out, parse_size
-from mergewise.engine.measured import in_memory, open_statistics, require_measured
-from mergewise.engine.plan import build_plan, plan
+from mergewise.engine.layout import Layout, parse_size
+from mergewise.engine.plan import plan
 from mergewise.engine.provenance import (
     InputRecord,
     companion_files,
@@ -46,14 +38,10 @@ from mergewise.engine.provenance import (
     require_unchanged,
 )
 from mergewise.engine.stages import as_stages, is_finished, plan_stages, stage_folders
-from mergewise.errors import RecipeError
 from mergewise.method import find_method
-from mergewise.recipe import Expert, Recipe, check_parameters, placed
+from mergewise.recipe import Recipe, placed
 
-__all__ = ["MergeReport", "lay_out_for", "merge", "merge_arrays", "merge_to_arrays", "run"]
-
-Progress = Callable[[int, int], None]
-"""Called with the output bytes that are done and those that will be, from any thread, one call at a time."""
+__all__ = ["MergeReport", "merge"]
 
 
 @dataclass(frozen=True)
@@ -203,7 +191,7 @@ def _merge(
         with ThreadPoolExecutor(1, "mergewise-hash") as beside:
             recording = beside.submit(record_inputs, planned.sources)
             try:
-                disagreeing = _run(planned, layout, target, progress, folder.resumed)
+                disagreeing = carry_out(planned, layout, target, progress, folder.resumed)
             except BaseException:
                 _let_go(planned)  # else what is being asked for beside would be waited for
                 raise
@@ -217,11 +205,6 @@ def _merge(
     error = target.relative_error if isinstance(target, CoreTarget) else None
     report = _report(os.fspath(out), planned, began, layout.threads, remarks, records, error)
     return report if device is None else replace(report, device=device.name)
-
-
-def lay_out_for(planned: Plan, device: Device | None, threads: int | None, memory: str | int) -> Layout | DeviceLayout:
-    """Divide a memory budget for a merge on a device, or by the kernels; raises as ``lay_out`` and ``lay_out_on``."""
-    return lay_out(planned, threads, memory) if device is None else lay_out_on(planned, device, threads, memory)
 
 
 def _let_go(planned: Plan) -> None:
@@ -263,150 +246,11 @@ def _report(
     )
 
 
-def merge_to_arrays(
-    recipe: Recipe | str | os.PathLike[str],
-    *,
-    threads: int | None = None,
-    memory: str | int = "1GiB",
-    access: Access | None = None,
-    device: str | None = None,
-) -> dict[str, NDArray[Any]]:
-    """Merge checkpoints into memory: the same tensors that ``merge`` would write.
-
-    Args:
-        recipe: A recipe, or the file that holds one.
-        threads: Workers; ``None`` for one per available processor.
-        memory: Budget for the process without the result, in bytes or as in ``"1GiB"``.
-        access: How other machines may be reached; by default as the environment says.
-        device: As for ``merge``.
-
-    Returns:
-        Merged tensors by name; bfloat16 as ml_dtypes has it.
-
-    Raises:
-        MergewiseError: As ``merge``.
-    """
-    return _into_arrays(plan(recipe, access), threads, memory, device)
-
-
-def merge_arrays(
-    method: str,
-    base: Mapping[str, NDArray[Any]] | None,
-    experts: Sequence[Mapping[str, NDArray[Any]]],
-    *,
-    dtype: str | None = None,
-    threads: int | None = None,
-    memory: str | int = "1GiB",
-    device: str | None = None,
-    **parameters: Any,
-) -> dict[str, NDArray[Any]]:
-    """Merge dictionaries of arrays: ``merge_arrays("ties", base, [e1, e2], weight=[0.5, 0.5], density=0.2)``.
-
-    Args:
-        method: Name of a registered merge method.
-        base: Arrays of the base by name; ``None`` for methods that need none.
-        experts: Arrays of every expert by name, as in the base.
-        dtype: Everyday name of the dtype of the result; ``None`` keeps each array's own.
-        threads: Workers; ``None`` for one per available processor.
-        memory: Budget for the process without inputs and result.
-        device: As for ``merge``.
-        parameters: Of the method. A list of values gives one per expert, a list of ``{filter, value}`` chooses by the
-            tensor's name; ``lambda_`` stands for ``lambda``. ``statistics``, of methods that need some, is a list of
-            files, or of dictionaries of arrays by name.
-
-    Returns:
-        Merged arrays by name.
-
-    Raises:
-        MergewiseError: The arrays or the parameters do not fit the method.
-    """
-    measured = _in_memory(method, parameters)
-    shared: dict[str, Any] = {}
-    own: list[dict[str, Any]] = [{} for _ in experts]
-    for given, value in parameters.items():
-        name = given.rstrip("_")
-        if isinstance(value, list | tuple) and not any(isinstance(one, dict | list) for one in value):
-            if len(value) != len(own):
-                raise RecipeError(f"'{name}' has {len(value)} values for {len(own)} experts; expected one for each.")
-            for mine, one in zip(own, value, strict=True):
-                mine[name] = one
-        else:
-            shared[name] = value
-    recipe = Recipe(
-        method=method,
-        base=None if base is None or find_method(method).base_joins else "base",
-        experts=[Expert(model=f"expert {i}", parameters=mine) for i, mine in enumerate(own, 1)],
-        parameters=shared,
-        dtype=dtype,
-    )
-    labelled = {expert.model: arrays for expert, arrays in zip(recipe.experts, experts, strict=True)}
-    labelled |= {} if base is None else {"base": base}
-    sources = [ArrayCheckpoint(labelled[expert.model], expert.model) for expert in recipe.merged]
-    if recipe.in_delta_space and base is not None:
-        sources.insert(0, ArrayCheckpoint(base, "base"))
-    if find_method(method).statistics and not measured:
-        check_parameters(recipe)
-        measured = open_statistics(recipe, Connections())
-        require_measured(recipe, {source.location: source for source in sources}, measured)
-    return _into_arrays(build_plan(recipe, sources, measured), threads, memory, device)
-
-
-def _in_memory(method: str, parameters: dict[str, Any]) -> Sequence[StatisticsFile]:
-    """Return the statistics that are given as arrays, and put words in their place among the parameters."""
-    kind, given = find_method(method).statistics, parameters.get("statistics")
-    if not kind or not isinstance(given, list | tuple) or not all(isinstance(one, Mapping) for one in given):
-        return ()
-    parameters["statistics"] = [f"statistics {i}" for i in range(1, len(given) + 1)]
-    return [in_memory(one, kind, word) for one, word in zip(given, parameters["statistics"], strict=True)]
-
-
-def _into_arrays(
-    planned: Plan, threads: int | None, memory: str | int, device: str | None = None
-) -> dict[str, NDArray[Any]]:
-    layout = lay_out_for(planned, None if device is None else open_device(device), threads, memory)
-    arrays = ArrayTarget((output.name, output.dtype, output.shape) for output in planned.outputs)
-    _run(planned, layout, merge_target(planned, arrays), None)
-    return arrays.arrays
-
-
 def _folder(planned: Plan, out: str | os.PathLike[str], shard_bytes: int, work: str) -> FolderTarget:
     if planned.adapter is None:
         return FolderTarget(out, planned.outputs, shard_bytes, work)
     # one file is what loaders of adapters know; what takes seconds, and counts its error, begins anew
     return FolderTarget(out, planned.outputs, sys.maxsize, uuid4().hex, single=ADAPTER_WEIGHTS)
-
-
-def run(
-    planned: Plan,
-    layout: Layout | DeviceLayout,
-    target: Target,
-    skip: Container[str] = (),
-    advance: Callable[[int], None] = lambda _: None,
-) -> list[str]:
-    """Carry a plan out where its layout is for; as ``run_local`` and ``run_on_device``."""
-    if isinstance(layout, DeviceLayout):
-        from mergewise.engine.devices.run import run_on_device  # noqa: PLC0415 - as below
-
-        return run_on_device(planned, layout, target, advance, skip)
-    from mergewise.engine.local import run_local  # noqa: PLC0415 - brings in the compiled kernels, so as late as possible
-
-    return run_local(planned, layout, target, advance, skip)
-
-
-def _run(
-    planned: Plan, layout: Layout | DeviceLayout, target: Target, progress: Progress | None, skip: Container[str] = ()
-) -> list[str]:
-    done, whole = 0, sum(job.output.nbytes for job in planned.jobs)
-    lock = threading.Lock()
-
-    def advance(nbytes: int) -> None:
-        nonlocal done
-        with lock:
-            done += nbytes
-            if progress is not None:
-                progress(done, whole)
-
-    return run(planned, layout, target, skip, advance)
 
 
 def _disagreement(name: str, planned: Plan) -> str:

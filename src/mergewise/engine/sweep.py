@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, ArrayTarget, Connections, OutputTensor, numpy_dtype
+from mergewise.engine.arrays import merge_to_arrays
 from mergewise.engine.faults import does_not_fit
 from mergewise.engine.gather import SharedThresholds
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import lay_out
 from mergewise.engine.local import run_local
-from mergewise.engine.merge import merge_to_arrays
 from mergewise.engine.plan import plan_models, wanted_models
 from mergewise.engine.references import open_models
 from mergewise.kernels import encode_all

@@ -25,8 +25,8 @@ from mergewise.checkpoint import (
 )
 from mergewise.checkpoint.source import Writable
 from mergewise.engine.adapters.core_target import merge_target
+from mergewise.engine.carry_out import lay_out_for, run
 from mergewise.engine.devices.device import open_device
-from mergewise.engine.merge import lay_out_for, run
 from mergewise.engine.plan import plan
 from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, describe, record_inputs
 from mergewise.errors import CheckpointError

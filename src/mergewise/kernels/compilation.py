@@ -1,6 +1,7 @@
 """Compiling a kernel with numba: seconds, once per machine; nothing else imports numba."""
 
 import logging
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +13,6 @@ from mergewise.kernels.native import Argument, Array, Kernel, runtime_symbols
 __all__ = ["compiled"]
 
 _LOG = logging.getLogger("mergewise")
-_SAID: list[bool] = []
 
 
 def compiled(kernel: Kernel) -> bytes:
@@ -24,9 +24,7 @@ def compiled(kernel: Kernel) -> bytes:
     Raises:
         RuntimeError: It does, because a kernel allocates arrays or may raise what is not known in advance.
     """
-    if not _SAID:
-        _SAID.append(True)
-        _LOG.info("Compiling kernels for this machine; this takes a few seconds, once.")
+    _announce()
     module, _, name = kernel.source.partition(".")
     loop = getattr(import_module(f"mergewise.kernels.{module}"), name)
     signature = tuple(_kind(argument) for argument in kernel.arguments)
@@ -42,6 +40,12 @@ def compiled(kernel: Kernel) -> bytes:
     _, _, (code, _) = overload.library.serialize_using_object_code()
     symbol: str = overload.fndesc.llvm_func_name
     return symbol.encode() + b"\0" + bytes(code)
+
+
+@cache
+def _announce() -> None:
+    """Say, once per process, that this takes a while."""
+    _LOG.info("Compiling kernels for this machine; this takes a few seconds, once.")
 
 
 def _kind(argument: Argument) -> Any:

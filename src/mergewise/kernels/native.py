@@ -94,11 +94,6 @@ class Kernel:
             raise RuntimeError(f"The kernel {self.source} failed with status {status}; please report this.")
         return told.value != 0
 
-    def prepare(self) -> None:
-        """Load the code, or compile it, before it is first called."""
-        if self._function is None:
-            self._load()
-
     def _load(self) -> Any:
         with self._lock:
             if self._function is None:

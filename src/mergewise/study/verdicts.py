@@ -114,11 +114,9 @@ def _better_base(asked: _Asked) -> Verdict:
                 scores = [asked.held_in(base, asked.paper, asked.counts) for base in (pt, it)]
                 if scores[0] is not None and scores[1] is not None:
                     differences[pt.size] = scores[1] - scores[0]
-    if not differences:
-        return _nothing("1", claim, measure, "It takes a pretrained and an instruction-tuned base of the same size.")
-    effect = _mean(list(differences.values()))
-    each = ", ".join(f"{_signed(one)} at {size}" for size, one in differences.items())
-    return _judged("1", claim, measure, effect, f"The difference is {_signed(effect)} on average: {each}.")
+    return _judged_mean(
+        "1", claim, measure, differences, "It takes a pretrained and an instruction-tuned base of the same size."
+    )
 
 
 def _larger(asked: _Asked) -> Verdict:
@@ -175,11 +173,7 @@ def _against_multitask(asked: _Asked) -> Verdict:
         ]
         if each:
             differences[base.name] = _mean(each)
-    if not differences:
-        return _nothing("3b", claim, measure, "It takes multitask models.")
-    effect = _mean(list(differences.values()))
-    each_base = ", ".join(f"{_signed(one)} at {base}" for base, one in differences.items())
-    return _judged("3b", claim, measure, effect, f"The difference is {_signed(effect)} on average: {each_base}.")
+    return _judged_mean("3b", claim, measure, differences, "It takes multitask models.")
 
 
 def _more_experts(asked: _Asked) -> Verdict:
@@ -259,6 +253,15 @@ def _best_expert(asked: _Asked) -> Verdict:
     least, most = min(float(gain[0]) for gain in gains), max(float(gain[0]) for gain in gains)
     evidence = f"The gain is {_signed(effect)} on average, {least:+.3f} to {most:+.3f} row by row."
     return _judged("7", claim, measure, effect, evidence.replace("-", "−"))
+
+
+def _judged_mean(question: str, claim: str, measure: str, differences: Mapping[str, Floats], missing: str) -> Verdict:
+    """Judge the mean of differences by size or base; without any, say what is missing."""
+    if not differences:
+        return _nothing(question, claim, measure, missing)
+    effect = _mean(list(differences.values()))
+    each = ", ".join(f"{_signed(one)} at {place}" for place, one in differences.items())
+    return _judged(question, claim, measure, effect, f"The difference is {_signed(effect)} on average: {each}.")
 
 
 def _judged(question: str, claim: str, measure: str, effect: Floats, evidence: str) -> Verdict:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import Source, StatisticsWriter, model_digest, numpy_dtype
+from mergewise.engine.arrays import merge_arrays
 from mergewise.engine.masks import random_masks
 from mergewise.engine.measured import in_memory
-from mergewise.engine.merge import merge_arrays
 from mergewise.kernels import encode_all
 from mergewise.kernels.constants import CODES
 from mergewise.method import Measured, Parameter, find_method
