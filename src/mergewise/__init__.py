@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from mergewise.learning.collect import StatisticsReport, collect_statistics
     from mergewise.method import Array, Choices, Masks, PerModel, Range, merge_method, methods
     from mergewise.recipe import Expert, Recipe
+    from mergewise.theory.forecast import Forecast, forecast
     from mergewise.theory.limits import Limits, limits
+    from mergewise.theory.subsets import subset_plan
 
 __all__ = [
     "AdaMergingReport",
@@ -32,6 +34,7 @@ __all__ = [
     "Expert",
     "Explanation",
     "ExtractReport",
+    "Forecast",
     "Limits",
     "Masks",
     "MergeError",
@@ -52,6 +55,7 @@ __all__ = [
     "diff",
     "explain",
     "extract_lora",
+    "forecast",
     "limits",
     "merge",
     "merge_arrays",
@@ -59,6 +63,7 @@ __all__ = [
     "merge_to_arrays",
     "methods",
     "plan",
+    "subset_plan",
     "survey",
     "verify",
 ]
@@ -70,6 +75,7 @@ _HOMES = {
     "Expert": "mergewise.recipe",
     "Explanation": "mergewise.engine.explain",
     "ExtractReport": "mergewise.engine.adapters.extract",
+    "Forecast": "mergewise.theory.forecast",
     "Limits": "mergewise.theory.limits",
     "Masks": "mergewise.method",
     "MergeReport": "mergewise.engine.merge",
@@ -84,6 +90,7 @@ _HOMES = {
     "diff": "mergewise.engine.verify",
     "explain": "mergewise.engine.explain",
     "extract_lora": "mergewise.engine.adapters.extract",
+    "forecast": "mergewise.theory.forecast",
     "limits": "mergewise.theory.limits",
     "merge": "mergewise.engine.merge",
     "merge_arrays": "mergewise.engine.merge",
@@ -91,6 +98,7 @@ _HOMES = {
     "merge_to_arrays": "mergewise.engine.merge",
     "methods": "mergewise.method",
     "plan": "mergewise.engine.plan",
+    "subset_plan": "mergewise.theory.subsets",
     "survey": "mergewise.engine.survey.run",
     "verify": "mergewise.engine.verify",
 }
