@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from mergewise.learning.collect import StatisticsReport, collect_statistics
     from mergewise.method import Array, Choices, Masks, PerModel, Range, merge_method, methods
     from mergewise.recipe import Expert, Recipe
+    from mergewise.theory.forecast import Forecast, forecast
     from mergewise.theory.limits import Limits, limits
+    from mergewise.theory.subsets import subset_plan
 
 __all__ = [
     "AdaMergingReport",
@@ -33,6 +35,7 @@ __all__ = [
     "Expert",
     "Explanation",
     "ExtractReport",
+    "Forecast",
     "Limits",
     "Masks",
     "MergeError",
@@ -53,6 +56,7 @@ __all__ = [
     "diff",
     "explain",
     "extract_lora",
+    "forecast",
     "limits",
     "merge",
     "merge_arrays",
@@ -60,6 +64,7 @@ __all__ = [
     "merge_to_arrays",
     "methods",
     "plan",
+    "subset_plan",
     "survey",
     "verify",
 ]
@@ -71,6 +76,7 @@ _HOMES = {
     "Expert": "mergewise.recipe",
     "Explanation": "mergewise.engine.explain",
     "ExtractReport": "mergewise.engine.adapters.extract",
+    "Forecast": "mergewise.theory.forecast",
     "Limits": "mergewise.theory.limits",
     "Masks": "mergewise.method",
     "MergeReport": "mergewise.engine.merge",
@@ -85,6 +91,7 @@ _HOMES = {
     "diff": "mergewise.engine.verify",
     "explain": "mergewise.engine.explain",
     "extract_lora": "mergewise.engine.adapters.extract",
+    "forecast": "mergewise.theory.forecast",
     "limits": "mergewise.theory.limits",
     "merge": "mergewise.engine.merge",
     "merge_arrays": "mergewise.engine.arrays",
@@ -92,6 +99,7 @@ _HOMES = {
     "merge_to_arrays": "mergewise.engine.arrays",
     "methods": "mergewise.method",
     "plan": "mergewise.engine.plan",
+    "subset_plan": "mergewise.theory.subsets",
     "survey": "mergewise.engine.survey.run",
     "verify": "mergewise.engine.verify",
 }

@@ -17,6 +17,7 @@ from mergewise.cli.demo import demo
 from mergewise.cli.diff import diff
 from mergewise.cli.explain import explain
 from mergewise.cli.extract import extract_lora
+from mergewise.cli.forecast import forecast
 from mergewise.cli.inspect import inspect
 from mergewise.cli.limits import limits
 from mergewise.cli.merge import merge
@@ -57,7 +58,8 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
 
 COMMANDS = (
-    merge, plan, explain, verify, inspect, diff, survey, limits, extract_lora, statistics, adamerging, methods, demo,
+    merge, plan, explain, verify, inspect, diff, survey, limits, forecast, extract_lora, statistics, adamerging,
+    methods, demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(_interruptible(command))

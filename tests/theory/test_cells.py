@@ -1,0 +1,128 @@
+"""Tables of measured merges, as studies and people write them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from mergewise.theory.cells import cells_of, read_cells
+from mergewise.theory.errors import ForecastError
+
+ROWS = [
+    {"k": 1, "subset": "a", "loss": 0.9},
+    {"k": 2, "subset": "a+b", "loss": 0.8},
+    {"k": 4, "subset": "all", "loss": 0.7},
+]
+
+
+def written(path, rows):
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def tasks(cells, **more):
+    """Rows as in a study's table of tasks: (k, draw) with the score of every task."""
+    return [
+        {"base": "b", "method": "average", "k": k, "draw": draw, "task": task, "score": score} | more
+        for (k, draw), scores in cells.items()
+        for task, score in scores.items()
+    ]
+
+
+@pytest.mark.parametrize("name", ["cells.csv", "cells.json", "cells.parquet"])
+def test_a_table_is_the_same_in_every_form(name, tmp_path):
+    cells = read_cells(written(tmp_path / name, ROWS))
+    assert cells.k.tolist() == [1, 2, 4]
+    assert cells.losses.tolist() == [0.9, 0.8, 0.7]
+    assert cells.sizes is None
+    assert not cells.scores
+
+
+def test_scores_become_losses():
+    rows = [{"k": k, "score": k / 8} for k in (1, 2, 4)]
+    cells = cells_of(rows)
+    assert cells.scores
+    assert cells.losses.tolist() == [0.875, 0.75, 0.5]
+    assert cells_of(rows, scores=False).losses.tolist() == [0.125, 0.25, 0.5]
+
+
+def test_a_column_can_be_named_and_empty_values_are_left_out():
+    rows = [{"k": k, "held_in_normalised": v} for k, v in ((1, "1.0"), (2, "0.5"), (3, ""), (4, None))]
+    cells = cells_of(rows, value="held_in_normalised")
+    assert cells.k.tolist() == [1, 2]
+    assert cells.losses.tolist() == [0.0, 0.5]
+
+
+def test_rows_of_tasks_are_averaged_over_the_tasks_that_all_merges_were_scored_on(tmp_path):
+    rows = tasks(
+        {(1, 0): {"x": 0.5, "y": 0.25, "own": 1.0}, (1, 1): {"y": 0.5, "x": 0.5}, (2, 0): {"x": 1.0, "y": 0.5}}
+    )
+    rows += tasks({(0, None): {"x": 0.0}}, method="base")
+    path = written(tmp_path / "results.json", {"tables": {"tasks": rows, "scores": []}})
+    cells = read_cells(path)
+    assert cells.k.tolist() == [1, 1, 2]
+    assert cells.losses.tolist() == [0.625, 0.5, 0.25]
+    assert cells.remarks == ("values are means over the 2 of 3 tasks that every merge was scored on",)
+
+
+def test_merges_without_a_common_task_are_refused():
+    with pytest.raises(ForecastError, match="that every merge was scored on"):
+        cells_of(tasks({(1, 0): {"x": 0.5}, (1, 1): {"y": 0.5}}))
+
+
+def test_sizes_are_parameters_where_a_study_only_labels_them():
+    rows = [{"k": k, "loss": 1.0, "size": "3B", "parameters": n} for k in (1, 2, 4) for n in (10, 20, 30)]
+    assert sorted(set(cells_of(rows).sizes)) == [10.0, 20.0, 30.0]
+
+
+def test_bases_of_different_sizes_are_one_table_and_others_are_not():
+    rows = [{"base": f"b{n}", "k": k, "loss": 1.0, "parameters": n} for k in (1, 2, 4) for n in (10, 20, 30)]
+    assert len(np.unique(cells_of(rows).sizes)) == 3
+    rows += [{"base": "other", "k": 1, "loss": 1.0, "parameters": 10}]
+    with pytest.raises(ForecastError, match=r"Expected one base in the table.*--where base=b10"):
+        cells_of(rows)
+    assert cells_of(rows, where={"base": "b20"}).sizes is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"n": 1, "loss": 1.0}], {}, "Expected a column 'k'"),
+        ([{"k": 1, "los": 1.0}], {}, "Did you mean|Known here"),
+        ([{"k": 1, "loss": 1.0}], {"value": "lost"}, "'lost'.*Did you mean 'loss'"),
+        ([{"k": 1.5, "loss": 1.0}], {}, "whole numbers"),
+        ([{"k": 0, "loss": 1.0}], {}, "counts of 1 or more"),
+        ([{"k": 1, "loss": "much"}], {}, "Expected a number in column 'loss'.*'much'"),
+        ([{"k": 1, "loss": ""}], {}, "Expected numbers in column 'loss'"),
+        ([{"k": 1, "loss": 1.0, "method": m} for m in ("ties", "rht")], {}, "Expected one method.*rht, ties"),
+        ([{"k": 1, "loss": 1.0, "method": "ties"}], {"where": {"method": "tie"}}, "Did you mean 'ties'"),
+        ([{"k": 1, "loss": 1.0}], {"where": {"methods": "tie"}}, "no column 'methods'"),
+        ([{"k": 0, "loss": 1.0, "method": "base"}], {}, "Expected rows of merges"),
+        ([], {}, "Expected rows of merges"),
+    ],
+)
+def test_a_table_that_does_not_say_what_to_fit_is_refused_in_one_sentence(rows, options, message):
+    with pytest.raises(ForecastError, match=message):
+        cells_of(rows, **options)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"tables": 3}', '[{"k": 1}, {"j": 2}]', "3"])
+def test_a_file_that_is_no_table_is_refused(content, tmp_path):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ForecastError, match=r"x\.json"):
+        read_cells(tmp_path / "x.json")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ForecastError, match="cannot be read"):
+        read_cells(tmp_path / "none.csv")

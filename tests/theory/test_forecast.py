@@ -1,0 +1,184 @@
+"""Forecasts: intervals, rules, recommendations and warnings."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mergewise as mw
+from mergewise.theory.cells import Cells
+from mergewise.theory.errors import ForecastError
+from mergewise.theory.tail_law import Law
+
+LLAMA = Law(0.7137, 0.0783, 0.6875)
+EXACT = {k: [LLAMA.loss(k)] for k in (1, 2, 4, 8)}
+
+
+def noisy(seed: int, law: Law = LLAMA, noise: float = 0.004, counts=(1, 2, 4, 8)) -> dict[int, list[float]]:
+    rng = np.random.default_rng(seed)
+    return {k: list(law.loss(k) + noise / np.sqrt(k) * rng.normal(size=12)) for k in counts}
+
+
+def test_exact_losses_forecast_exactly():
+    found = mw.forecast(EXACT, experts=9)
+    assert found.law.floor == pytest.approx(0.7137, abs=1e-7)
+    assert found.curve[8].loss == pytest.approx(0.7218, abs=5e-5)
+    assert [point.k for point in found.curve] == list(range(1, 10))
+    assert found.curve[3].measured == LLAMA.loss(4)
+    assert found.curve[4].measured is None
+    assert found.r_squared == pytest.approx(1.0)
+    assert found.warnings == ("Numbers of experts measured on one subset only (1, 2, 4, 8) give no intervals.",)
+
+
+def test_one_expert_more_is_worth_it_down_to_five_percent_of_all_that_more_can_bring():
+    found = mw.forecast(EXACT)
+    worth = 0.05 * (LLAMA.loss(1) - LLAMA.floor)
+    assert LLAMA.gain(found.experts) < worth < LLAMA.gain(found.experts - 1)
+    assert found.sentence.startswith(f"Merge {found.experts} experts and expect a loss of 0.7")
+    assert found.sentence.endswith("beyond the first can bring.")
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_intervals_contain_the_estimate_and_are_the_same_for_a_seed(seed):
+    found = mw.forecast(noisy(seed), replicates=60, seed=seed)
+    assert found == mw.forecast(noisy(seed), replicates=60, seed=seed)
+    for point in found.curve:
+        assert point.low <= point.loss <= point.high
+    for name in ("floor", "tail", "shift"):
+        assert getattr(found.low, name) <= getattr(found.law, name) <= getattr(found.high, name)
+
+
+def test_numbers_with_one_subset_are_said_to_narrow_the_intervals_unless_there_is_no_other():
+    cells = noisy(0) | {8: [LLAMA.loss(8)]}
+    assert mw.forecast(cells).warnings[-1].endswith("only (8) make the intervals too narrow.")
+    assert mw.forecast(cells, experts=8).warnings == ()
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    held = sum(
+        found.curve[3].low <= LLAMA.loss(4) <= found.curve[3].high
+        for found in (mw.forecast(noisy(seed), replicates=200) for seed in range(60))
+    )
+    assert 48 <= held <= 60  # 95 % is 57; the percentile bootstrap of twelve subsets holds a little less
+
+
+@given(st.floats(0.1, 50.0), st.floats(-3.0, 3.0))
+@settings(max_examples=20, deadline=None)
+def test_units_of_the_loss_do_not_change_the_recommendation(scale, offset):
+    one = mw.forecast(EXACT)
+    other = mw.forecast({k: [scale * v + offset for v in values] for k, values in EXACT.items()})
+    assert other.experts == one.experts
+    assert other.law.floor == pytest.approx(scale * one.law.floor + offset, abs=1e-5 * scale)
+    assert other.law.tail == pytest.approx(scale * one.law.tail, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rules", "experts", "reason"),
+    [
+        ({"stop": 0.008}, 2, "one more would bring no more than 0.008"),
+        ({"target": 0.7306}, 4, "that meets the target"),
+        ({"budget": 7, "cost": 2}, 3, "the budget of 7 pays for no more"),
+        ({"budget": 0.3, "cost": 0.1, "stop": 1e-6}, 3, "the budget of 0.3 pays for no more"),
+        ({"budget": 100, "cost": 2, "stop": 0.008}, 2, "one more would bring no more than 0.008"),
+        ({"stop": 1e-5, "experts": 9}, 9, "there are no more experts"),
+        ({"stop": 1e-12}, 1000, "a forecast looks no further"),
+        ({"stop": 1.0}, 1, "one more would bring no more than 1"),
+    ],
+)
+def test_the_first_rule_that_ends_it_gives_the_number_and_the_reason(rules, experts, reason):
+    found = mw.forecast(EXACT, **rules)
+    assert (found.experts, found.reason) == (experts, reason)
+
+
+def test_a_target_that_is_out_of_reach_is_said_to_be():
+    assert (
+        "No number of experts meets the target: it lies at or beyond the floor."
+        in mw.forecast(EXACT, target=0.71).warnings
+    )
+    found = mw.forecast(EXACT, target=0.7306, budget=3)
+    assert found.experts == 3
+    assert "The target would take 4 experts." in found.warnings
+
+
+def test_scores_are_forecast_as_scores():
+    cells = Cells(np.array([1, 2, 4, 8]), np.array([LLAMA.loss(k) for k in (1, 2, 4, 8)]), scores=True)
+    found = mw.forecast(cells, target=1 - 0.7306)
+    assert found.experts == 4
+    assert found.value(found.law.floor) == pytest.approx(1 - 0.7137, abs=1e-6)
+    assert "expect a score of 0.2696" in found.sentence
+
+
+def test_losses_that_rise_are_no_case_for_the_law():
+    found = mw.forecast({1: [0.1], 2: [0.2], 4: [0.26], 8: [0.3]})
+    assert found.law.tail < 0
+    assert any("A < 0" in warning for warning in found.warnings)
+    assert any("rises from 1 to 2 experts" in warning for warning in found.warnings)
+    assert found.experts == 1
+    assert found.sentence.startswith("The law says nothing here, and 1 is best of the numbers measured (loss 0.1)")
+
+
+def test_a_curve_that_the_law_does_not_explain_is_said_to_be():
+    warnings = mw.forecast({1: [0.5], 2: [0.3], 4: [0.45], 8: [0.2]}).warnings
+    assert any("R² is" in warning for warning in warnings)
+    assert any("not monotone: it rises from 2 to 4 experts" in warning for warning in warnings)
+
+
+def test_equal_losses_are_said_to_be_equal():
+    found = mw.forecast({1: [0.5], 2: [0.5], 4: [0.5]})
+    assert any("all the same" in warning for warning in found.warnings)
+    assert json.loads(json.dumps(found.summary()))["r_squared"] is None
+
+
+def test_three_numbers_of_experts_do_not_test_the_law():
+    assert any("do not test it" in warning for warning in mw.forecast(noisy(0, counts=(1, 2, 4))).warnings)
+
+
+def of_sizes(sizes=(1e9, 3e9, 7e9), subsets=1) -> Cells:
+    rng = np.random.default_rng(0)
+    n, k = (axis.ravel().repeat(subsets) for axis in np.meshgrid(sizes, [1, 2, 4, 8]))
+    losses = 0.5 + 0.3 * (n / 1e9) ** -0.4 + 0.1 * (n / 1e9) ** -0.3 / (k + 0.75)
+    return Cells(k, losses + (subsets > 1) * 1e-3 * rng.normal(size=len(k)), n)
+
+
+def test_sizes_forecast_a_size_that_was_not_measured():
+    found = mw.forecast(of_sizes(), size=7e10)
+    assert found.size == 7e10
+    assert found.law.floor == pytest.approx(0.5 + 0.3 * 70**-0.4, abs=1e-4)
+    assert found.curve[0].measured is None
+    assert mw.forecast(of_sizes()).curve[0].measured is not None
+
+
+def test_intervals_over_sizes_contain_the_estimate():
+    found = mw.forecast(of_sizes(subsets=3), replicates=20)
+    assert all(p.low <= p.loss <= p.high and p.low < p.high for p in found.curve)
+    assert found.low.floor <= found.law.floor <= found.high.floor
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "message"),
+    [
+        ({1: [0.5], 2: [0.4]}, {}, "at least three different numbers of experts. Got 1, 2"),
+        (of_sizes((1e9, 3e9)), {}, "at least three sizes"),
+        (EXACT, {"size": 1e9}, "three sizes"),
+        (EXACT, {"stop": 0.0}, "above 0"),
+        (EXACT, {"budget": 1.0, "cost": 2.0}, "pays for one expert at least"),
+        (EXACT, {"budget": 1.0, "cost": 0.0}, "above 0"),
+        (EXACT, {"experts": 0}, "at least one expert"),
+        (EXACT, {"target": float("nan")}, "finite"),
+        ({1: [0.5], 2: [float("nan")], 3: [0.3]}, {}, "finite values"),
+        ({}, {}, "Got none"),
+    ],
+)
+def test_what_cannot_be_forecast_is_refused_in_one_sentence(cells, options, message):
+    with pytest.raises(ForecastError, match=message):
+        mw.forecast(cells, **options)
+
+
+def test_the_function_is_not_hidden_by_a_module():
+    import mergewise.cli.forecast
+    import mergewise.theory.forecast
+
+    assert mw.forecast is mergewise.theory.forecast.forecast
