@@ -12,7 +12,7 @@ import pytest
 import mergewise as mw
 import reference_elementwise as formulas
 from engine.models import BLOCK, CASES, arguments, assert_identical, digest, integer_model, large_family
-from mergewise.engine import gather
+from mergewise.engine import gather, layout
 from mergewise.engine.layout import Layout, sum_elements
 from mergewise.method import MatrixProgram, VotingProgram, WholeProgram
 from mergewise.testing.cases import merged
@@ -100,9 +100,9 @@ def test_the_size_of_the_sample_does_not_change_a_byte(case, sample, models, und
 @pytest.mark.parametrize(
     "case", ["ties trimmed, l1", "ties over the model, l1", "breadcrumbs over the model, l1", "rht"]
 )
-@pytest.mark.parametrize("bins", [1 << 4, 1 << 9])
+@pytest.mark.parametrize("bins", [1 << 6, 1 << 11])
 def test_the_number_of_bins_does_not_change_a_byte(case, bins, models, undisturbed, monkeypatch):
-    monkeypatch.setattr(gather, "COUNT_BINS", bins)
+    monkeypatch.setattr(layout, "COUNT_BINS", bins)
     monkeypatch.setattr(gather, "COLLECT_MOST", 0)
     monkeypatch.setattr(gather, "_LEAST_SAMPLE", 100)
     assert_identical(merge(case, models, threads=2, memory=smallest_budget(case, models)), undisturbed(case))

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, COUNT_BINS, sum_elements
+from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, bins_per_rank, sum_elements
 from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.pieces import Piece, Runner, Workspace
 from mergewise.engine.ties import TieShares
@@ -25,7 +25,7 @@ __all__ = ["SharedThresholds", "coefficients", "gather", "gather_coefficients", 
 
 M = TypeVar("M", MagnitudeCounts, MagnitudeKeys)
 
-_LEAST_SAMPLE, _LARGEST_SAMPLE = 1 << 16, 1 << 20
+_LEAST_SAMPLE, _LARGEST_SAMPLE = 1 << 16, 1 << 21  # elements of one expert, and of all together
 _SHORT_RUN, _LONG_RUN = 1 << 11, 1 << 13  # of elements that are sampled together; a tensor is more alike than a model
 
 
@@ -136,10 +136,10 @@ def _search(ranks: Sequence[tuple[int, int]], pieces: Sequence[Piece], runner: R
     kept, owners = [rank for rank, _ in ranks], [expert for _, expert in ranks]
     experts = len(pieces[0].job.inputs) - 1
     total = sum(piece.count for piece in pieces)
-    search = MagnitudeSearch(total, kept, owners, COUNT_BINS)
+    search = MagnitudeSearch(total, kept, owners, bins_per_rank(len(ranks)))
     if all(k in (0, total) for k in kept):
         return search
-    size = min(total, max(_LEAST_SAMPLE, min(_LARGEST_SAMPLE, total >> 6)))
+    size = min(total, max(_LEAST_SAMPLE, min(_LARGEST_SAMPLE // experts, total >> 6)))
     run = _LONG_RUN if total <= COLLECT_MOST else _SHORT_RUN
     sample = _sample(experts, pieces, runner, total // size, run)
     if size == total:

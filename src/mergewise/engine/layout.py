@@ -14,6 +14,7 @@ __all__ = [
     "BLOCK",
     "FIXED_BYTES",
     "Layout",
+    "bins_per_rank",
     "bytes_per_element",
     "default_threads",
     "fetching_bytes",
@@ -31,12 +32,13 @@ FIXED_BYTES = 192 << 20
 COLLECT_MOST, COLLECT_SHARE = 1 << 24, 16
 """Up to so many elements the keys that a sample leaves in doubt are collected, at most one of so many, …"""
 
-COUNT_BINS = 1 << 18
-"""… and in larger scopes they are counted in so many bins."""
+COUNT_BINS = 1 << 20
+"""… and in larger scopes they are counted in so many bins, the fewer for each rank the more ranks there are."""
 
-_STREAM_ELEMENTS = 1 << 18  # the inputs of a piece stay in the caches while it is worked on
+_STREAM_BYTES = 3 << 20  # what a piece takes stays in the caches while it is worked on, be the experts few or many
 # tensors up to here stay in hand from one stage to the next; others are read again, which is better where it is cheap
 _WINDOW_ELEMENTS, _COSTLY_WINDOW_ELEMENTS = 1 << 20, 1 << 24
+_LEAST_BITS = 4  # of the number of bins
 _LEAST_ELEMENTS = 1 << 12  # of rows that need much memory per element, since they are short
 _RANKING_BYTES = 36  # what it takes to rank one element of a row, beside a workspace
 
@@ -70,7 +72,7 @@ class Layout:
         room = (self.arena_bytes - _ranking_bytes(job)) // bytes_per_element(job)
         if _gathers(job) and job.numel <= min(room, self.window_elements):
             return job.numel
-        window = min(room, _STREAM_ELEMENTS)
+        window = min(room, _STREAM_BYTES // bytes_per_element(job))
         if _by_row(job) and job.row <= max(window, _least_elements(job)):
             unit = sum_elements(job) if isinstance(job.program, VotingProgram) else job.row
             return max(1, window // unit) * unit
@@ -121,6 +123,11 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int, extra: int = 0, 
     workers = max(1, min(wanted, room // max(1, least)))
     costly = any(source.costly for source in plan.sources)
     return Layout(workers, room // workers - beside, _COSTLY_WINDOW_ELEMENTS if costly else _WINDOW_ELEMENTS)
+
+
+def bins_per_rank(ranks: int) -> int:
+    """Return how many bins the magnitudes around each of so many ranks are counted in, a power of two."""
+    return 1 << max(_LEAST_BITS, (COUNT_BINS // ranks).bit_length() - 1)
 
 
 def fetching_bytes(plan: Plan) -> int:
@@ -242,5 +249,6 @@ def _counting_bytes(plan: Plan) -> int:
             scope = model if job.ranked_over_model else job.numel
             collected = scope // COLLECT_SHARE * 4 if scope <= COLLECT_MOST else 0
             # a collection that finds more than it has room for is followed by a count
-            most = max(most, (len(program.weights) + len(program.outliers)) * (collected + COUNT_BINS * 8))
+            ranks = len(program.weights) + len(program.outliers)
+            most = max(most, ranks * (collected + bins_per_rank(ranks) * 8))
     return most

@@ -5,7 +5,7 @@ from numba import njit
 
 from mergewise.kernels.constants import TILE
 from mergewise.kernels.intrinsics import tile
-from mergewise.kernels.storage import COMPILE, decode, encode, within
+from mergewise.kernels.storage import COMPILE, decode, encode_within
 
 __all__ = ["combine_importance"]
 
@@ -55,7 +55,6 @@ def combine_importance(raw, codes, count, weights, plain, out, out_code, limit):
                 mean[j] += value[j] * p
         for j in range(size):
             mean[j] = weighted[j] / divisor[j] if divisor[j] > 0.0 else mean[j] / share
-        good &= within(mean, size, limit)
-        encode(out_code, mean, size, out, start)
+        good &= encode_within(out_code, mean, size, out, start, limit)
         start += size
     return good

@@ -5,7 +5,7 @@ from numba import njit
 
 from mergewise.kernels.constants import TILE
 from mergewise.kernels.intrinsics import tile
-from mergewise.kernels.storage import COMPILE, decode, decode_add, encode, within
+from mergewise.kernels.storage import COMPILE, decode, decode_add, encode_within
 
 __all__ = ["combine_linear"]
 
@@ -50,7 +50,6 @@ def combine_linear(raw, codes, delta, offset, count, row, weights, divisor, scal
                 acc[j] /= divisor
         for j in range(size):
             acc[j] = base[j] + acc[j] * scale
-        finite &= within(acc, size, limit)
-        encode(out_code, acc, size, out, start)
+        finite &= encode_within(out_code, acc, size, out, start, limit)
         start += size
     return finite

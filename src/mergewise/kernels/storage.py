@@ -23,6 +23,8 @@ __all__ = [
     "difference_keys",
     "encode",
     "encode_all",
+    "encode_within",
+    "from_bf16",
     "within",
 ]
 
@@ -36,7 +38,8 @@ _BF16_RANGE = np.float64(ENCODE_LIMIT["BF16"]).view(np.uint64) - _BF16_LEAST
 
 
 @njit(**COMPILE)
-def _from_bf16(half):
+def from_bf16(half):
+    """Return the float32 that 16 bits of bfloat16 stand for."""
     return as_single(np.uint32(half) << _16)
 
 
@@ -63,7 +66,7 @@ def decode(code, raw, start, count, out):
     if code == BF16:
         half = raw.view(np.uint16)[start : start + count]
         for j in range(count):
-            out[j] = np.float64(_from_bf16(half[j]))
+            out[j] = np.float64(from_bf16(half[j]))
     elif code == F16:
         half = raw.view(np.uint16)[start : start + count]
         for j in range(count):
@@ -84,7 +87,7 @@ def decode_difference(code, raw, start, count, base, out):
     if code == BF16:
         half = raw.view(np.uint16)[start : start + count]
         for j in range(count):
-            out[j] = np.float64(_from_bf16(half[j])) - base[j]
+            out[j] = np.float64(from_bf16(half[j])) - base[j]
     elif code == F16:
         half = raw.view(np.uint16)[start : start + count]
         for j in range(count):
@@ -105,7 +108,7 @@ def decode_add(code, raw, start, count, base, weight, acc):
     if code == BF16:
         half = raw.view(np.uint16)[start : start + count]
         for j in range(count):
-            acc[j] += weight * (np.float64(_from_bf16(half[j])) - base[j])
+            acc[j] += weight * (np.float64(from_bf16(half[j])) - base[j])
     elif code == F16:
         half = raw.view(np.uint16)[start : start + count]
         for j in range(count):
@@ -134,7 +137,7 @@ def decode_single(code, raw, start, count, out):
     if code == BF16:
         half = raw.view(np.uint16)[start : start + count]
         for j in range(count):
-            out[j] = _from_bf16(half[j])
+            out[j] = from_bf16(half[j])
     elif code == F16:
         half = raw.view(np.uint16)[start : start + count]
         for j in range(count):
@@ -177,7 +180,7 @@ def difference_keys(raw, codes, expert, start, count, keys):
         mine = row.view(np.uint16)[start : start + count]
         theirs = raw[0].view(np.uint16)[start : start + count]
         for j in range(count):
-            keys[j] = as_bits(abs(_from_bf16(mine[j]) - _from_bf16(theirs[j])))
+            keys[j] = as_bits(abs(from_bf16(mine[j]) - from_bf16(theirs[j])))
     else:
         own = tile(TILE, np.float32)
         other = tile(TILE, np.float32)
@@ -234,6 +237,24 @@ def encode_all(code, value, count, raw, start):
     for first in range(0, count, TILE):
         size = min(TILE, count - first)
         encode(code, value[first : first + size], size, raw, start + first)
+
+
+@njit(**COMPILE)
+def encode_within(code, value, count, raw, start, limit):
+    """Encode a tile as ``encode`` does, and tell whether all magnitudes are below ``limit`` (NaN never is).
+
+    Args:
+        code: As there, and so is what follows it.
+        value: See there.
+        count: See there.
+        raw: See there.
+        start: See there.
+        limit: The smallest magnitude that the storage dtype cannot hold, of ``ENCODE_LIMIT``.
+    """
+    if code == BF16 and _encode_regular_bf16(value, count, raw.view(np.uint16)[start : start + count]):
+        return True  # which such numbers are
+    encode(code, value, count, raw, start)
+    return within(value, count, limit)
 
 
 @njit(**COMPILE)

@@ -3,9 +3,9 @@
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.constants import NORMALIZE, VOTING_TILE
+from mergewise.kernels.constants import BF16, NORMALIZE, VOTING_TILE
 from mergewise.kernels.intrinsics import tile
-from mergewise.kernels.storage import COMPILE, all_finite, decode, decode_difference, encode, within
+from mergewise.kernels.storage import COMPILE, all_finite, decode, decode_difference, encode_within, from_bf16
 
 __all__ = ["combine_voting"]
 
@@ -13,15 +13,31 @@ _BY_WEIGHTS, _BY_AGREEING, _BY_COUNT = NORMALIZE["weights"], NORMALIZE["agreeing
 
 
 @njit(**COMPILE)
-def _drop(tau, mark, count):
+def _keep_and_add(code, row, start, count, base, mark, weight, rescale, tau, acc):
+    """Decode a tile, take the difference from the base, drop what is not kept, and add it up: in one go if it can be.
+
+    Half of the time of a merge goes into loads and stores of tiles, so that a loop saved counts.
+    """
+    if code == BF16:
+        half = row.view(np.uint16)[start : start + count]
+        for j in range(count):
+            change = np.float64(from_bf16(half[j])) - base[j]
+            kept = change if mark[j] != np.uint8(0) else 0.0
+            tau[j] = kept
+            acc[j] += weight * (kept * rescale)
+        return
+    decode_difference(code, row, start, count, base, tau)
     for j in range(count):
-        tau[j] = tau[j] if mark[j] != np.uint8(0) else 0.0
+        kept = tau[j] if mark[j] != np.uint8(0) else 0.0
+        tau[j] = kept
+        acc[j] += weight * (kept * rescale)
 
 
 @njit(**COMPILE)
-def _divide_by_chance(tau, chance, count):
+def _divide_and_add(tau, chance, weight, rescale, acc, count):
     for j in range(count):
         tau[j] /= chance[j]
+        acc[j] += weight * (tau[j] * rescale)
 
 
 @njit(**COMPILE)
@@ -40,17 +56,20 @@ def _add_agreeing(tau, side, ballot, weight, rescale, share_of_one, acc, share, 
 
 
 @njit(**COMPILE)
-def _divide(acc, share, mode, total, tiny, count):
-    """Normalise the votes of one tile in place."""
+def _finish(base, acc, share, mode, total, tiny, scale, count):
+    """Normalise the votes of one tile, scale them and add the base, in place."""
     if mode == _BY_WEIGHTS:
         for j in range(count):
-            acc[j] /= total
+            acc[j] = base[j] + acc[j] / total * scale
     elif mode == _BY_AGREEING:
         for j in range(count):
-            acc[j] /= share[j] if abs(share[j]) > tiny else 1.0
+            acc[j] = base[j] + acc[j] / (share[j] if abs(share[j]) > tiny else 1.0) * scale
     elif mode == _BY_COUNT:
         for j in range(count):
-            acc[j] /= max(share[j], 1.0)
+            acc[j] = base[j] + acc[j] / max(share[j], 1.0) * scale
+    else:
+        for j in range(count):
+            acc[j] = base[j] + acc[j] * scale
 
 
 @njit(**COMPILE)
@@ -100,15 +119,16 @@ def combine_voting(
         acc[:] = 0.0
         for i in range(experts):
             t = tau[i]
+            weight, factor = (ballots[i], 1.0) if elect else (weights[i], rescale[i])
+            if sparse and chances.shape[1] == 0:
+                mark = keep[i, start : start + size]
+                _keep_and_add(codes[1 + i], raw[1 + i], start, size, base, mark, weight, factor, t, acc)
+                continue
             decode_difference(codes[1 + i], raw[1 + i], start, size, base, t)
             if chances.shape[1] > 0:
-                _divide_by_chance(t, chances[i, start : start + size], size)
-            elif sparse:
-                _drop(t, keep[i, start : start + size], size)
-            if elect:
-                _add(t, ballots[i], 1.0, acc, size)
+                _divide_and_add(t, chances[i, start : start + size], weight, factor, acc, size)
             else:
-                _add(t, weights[i], rescale[i], acc, size)
+                _add(t, weight, factor, acc, size)
         if elect:
             for j in range(size):
                 side[j] = 1.0 if acc[j] >= 0.0 else -1.0  # a zero sum elects +
@@ -117,9 +137,6 @@ def combine_voting(
             for i in range(experts):
                 one = 1.0 if normalize == _BY_COUNT else weights[i]
                 _add_agreeing(tau[i], side, ballots[i], weights[i], rescale[i], one, acc, share, size)
-        _divide(acc, share, normalize, total, tiny, size)
-        for j in range(size):
-            acc[j] = base[j] + acc[j] * scale
-        finite &= within(acc, size, limit)
-        encode(out_code, acc, size, out, start)
+        _finish(base, acc, share, normalize, total, tiny, scale, size)
+        finite &= encode_within(out_code, acc, size, out, start, limit)
     return finite

@@ -21,7 +21,7 @@ __all__ = ["KEEP_ALL", "KEEP_NONE", "MagnitudeCounts", "MagnitudeKeys", "Magnitu
 _KEY_BITS = 31  # magnitudes have no sign bit
 _TOP = 0xFFFFFFFF
 _DIGIT_BITS = 10
-_SLACK = 5.0  # standard errors of a sampled rank on either side of the bracket
+_SLACK = 4.0  # standard errors of a sampled rank on either side of the bracket
 
 KEEP_ALL = 0
 KEEP_NONE = 0xFFFFFFFF
