@@ -1,21 +1,34 @@
 """Merge eight adapters of rank 16 of a 7B Llama (all linear layers) into one adapter; the base is headers over a hole.
 
-Prints wall time, processor time and peak memory of the whole process ``mergewise merge --adapter``.
+Prints wall time, processor time and memory of the whole process ``mergewise merge --adapter``, and with ``--out
+docs/benchmarks/adapters.md`` writes them to a page.
 """
 
 import argparse
 import json
 import math
-import os
-import resource
-import subprocess
+import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+
+import measure
+import results
+
+SECONDS, NBYTES = 10.0, 1e9
+"""Targets, of wall time and of resident memory."""
+
+_PAGE = f"""\
+# Adapters merged into an adapter
+
+Made by `benchmarks/adapters.py`: adapters of rank 16 of all linear layers of a 7B-shaped Llama (32 layers, 224
+modules), merged into one of the rank below, as a whole process. Targets: {SECONDS:g} s and {NBYTES / 1e9:g} GB.
+*Anonymous* memory is sampled, *resident* counts pages of mapped files too.
+"""
+_HEAD = ("rank", "time", "processor", "anonymous", "resident", "met")
 
 LAYERS, HIDDEN, INNER, VOCABULARY, RANK = 32, 4096, 11008, 32000, 16
 
@@ -65,6 +78,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--method", default="task_arithmetic")
+    parser.add_argument("--out", type=Path, help="a page in Markdown")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -73,22 +87,27 @@ def main() -> None:
         for i in range(asked.adapters):
             write_adapter(root / f"a{i}", i)
             command += ["--expert", str(root / f"a{i}")]
-        environment = os.environ | {"MERGEWISE_CACHE": str(root / "cache")}
+        environment = {"MERGEWISE_CACHE": str(root / "cache")}
+        lines = []
         for rank in (RANK, RANK * asked.adapters):
-            walls, before = [], resource.getrusage(resource.RUSAGE_CHILDREN)
-            for run in range(asked.runs):
-                began = time.perf_counter()
-                out = str(root / f"out-{rank}-{run}")
-                subprocess.run(
-                    [*command, "--adapter", "--rank", str(rank), out], check=True, capture_output=True, env=environment
-                )
-                walls.append(time.perf_counter() - began)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            cpu = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / asked.runs
-            wall, peak = sorted(walls)[asked.runs // 2], after.ru_maxrss / 1e3
-            print(
-                f"rank {rank}: wall median {wall:.1f} s of {asked.runs}, processors {cpu:.1f} s, memory {peak:.0f} MB"
-            )
+            runs = []
+            for number in range(asked.runs):
+                out = str(root / f"out-{rank}-{number}")
+                runs.append(measure.run([*command, "--adapter", "--rank", str(rank), out], environment))
+            wall, cpu = (statistics.median(getattr(run, what) for run in runs) for what in ("wall", "cpu"))
+            anonymous, resident = (max(getattr(run, what) for run in runs) for what in ("anonymous", "rss"))
+            met = wall <= SECONDS and resident <= NBYTES
+            lines.append([
+                str(rank), f"{wall:.1f} s", f"{cpu:.1f} s", f"{anonymous / 1e6:.0f} MB", f"{resident / 1e6:.0f} MB",
+                "yes" if met else "**no**",
+            ])  # fmt: skip
+            print(*lines[-1], sep="  ", flush=True)
+        if asked.out:
+            given = [argument for argument in sys.argv[1:] if argument != str(asked.out)]
+            spoken = " ".join(["python benchmarks/adapters.py", *given]).replace("--out", "--out PAGE")
+            said = f"{asked.adapters} adapters, `{asked.method}`, {asked.runs} runs: median time and greatest memory."
+            came_from = results.provenance(spoken, root, ["numpy"])
+            asked.out.write_text(f"{_PAGE}\n{said}\n\n{results.table(_HEAD, lines)}\n{came_from}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ Everything is measured as a **whole process**: start of Python, imports, plan, m
 contenders take turns (A B C A B C …) in one session; ratios are taken within each turn, and a table shows their median
 and, in brackets, the least and the greatest. Outputs are removed and the disk is synchronised between runs, outside of
 the measured time. Checkpoints are synthetic, Llama-shaped, a base and experts near it (`benchmarks/checkpoints.py`);
-recipes are in `benchmarks/recipes.py`, the same file for mergewise and mergekit.
+recipes are in `benchmarks/recipes.py`, the same file for mergewise and mergekit. Pages of their own:
+[spectral methods](benchmarks/spectral.md) beside FusionBench's, and [adapters](benchmarks/adapters.md).
 
 - *Warm*: the files that are read are in the page cache. *Cold*: the page cache was dropped before each run by
   `/proc/sys/vm/drop_caches`, so that programs too come from the disk. A disk of a virtual machine may have a cache of
@@ -114,7 +115,7 @@ def _targets(kinds: Mapping[str, Sequence[Row]]) -> str:
     if not lines:
         return ""
     head = "## Targets\n\nComparisons count from 300 million parameters (mergekit) and a billion (the floor) on.\n"
-    return f"{head}\n{_table(('what', 'target', 'measured', 'met', 'runs'), lines)}\n"
+    return f"{head}\n{results.table(('what', 'target', 'measured', 'met', 'runs'), lines)}\n"
 
 
 def _target(what: str, target: str, measured: str, met: bool, runs: int, least: int = 1) -> Sequence[str]:
@@ -152,7 +153,7 @@ def _peers(rows: Sequence[Row], plots: dict[str, str]) -> str:
         "`benchmarks/sd_mecha_merge.py`, with its default threads. Memory is the peak of anonymous / resident MB.\n"
     )
     head = ("method", "parameters", "size", "mergewise", "MB", "mergekit", "times", "MB", "sd-mecha", "times", "MB")
-    return f"## Against the peers\n\n{said}\n{_table(head, lines)}\n{plot}"
+    return f"## Against the peers\n\n{said}\n{results.table(head, lines)}\n{plot}"
 
 
 def _floor(rows: Sequence[Row], _plots: dict[str, str]) -> str:
@@ -164,7 +165,7 @@ def _floor(rows: Sequence[Row], _plots: dict[str, str]) -> str:
         for row in sorted(rows, key=lambda row: row["cold"])
     ]  # fmt: skip
     head = ("method", "size", "files", "mergewise", "floor", "times the floor")
-    return f"## Against the floor\n\n{_table(head, lines)}\n"
+    return f"## Against the floor\n\n{results.table(head, lines)}\n"
 
 
 def _first(rows: Sequence[Row], _plots: dict[str, str]) -> str:
@@ -174,7 +175,7 @@ def _first(rows: Sequence[Row], _plots: dict[str, str]) -> str:
         "The first merge of a checkpoint reads it once more to hash it, while the page cache is warm; the first on a "
         "machine, or of a storage dtype that is new to it, compiles the kernels that it calls.\n"
     )
-    return f"## The first merge\n\n{said}\n{_table(('method', 'size', *names), lines)}\n"
+    return f"## The first merge\n\n{said}\n{results.table(('method', 'size', *names), lines)}\n"
 
 
 def _memory(rows: Sequence[Row], _plots: dict[str, str]) -> str:
@@ -188,7 +189,7 @@ def _memory(rows: Sequence[Row], _plots: dict[str, str]) -> str:
             for row in rows
             if tuple(row["points"]) == names
         ]
-        parts.append(_table(("method", *names), lines))
+        parts.append(results.table(("method", *names), lines))
     return "\n".join(parts)
 
 
@@ -208,7 +209,7 @@ def _scaling(rows: Sequence[Row], plots: dict[str, str]) -> str:
                 (row["method"], _seconds(row["runs"]["start-up"]), *(_scaled(row, name, axis) for name in names))
                 for row in group
             ]
-            parts.append(_table(("method", "start-up", *names), lines))
+            parts.append(results.table(("method", "start-up", *names), lines))
         if chosen and axis != "threads":
             key, scale, label = (
                 ("experts", 1.0, "experts") if axis == "experts" else ("parameters", 1e9, "10⁹ parameters")
@@ -233,13 +234,13 @@ def _kill(rows: Sequence[Row], _plots: dict[str, str]) -> str:
         "file of the output is compared with the undisturbed one by SHA-256.\n"
     )
     head = ("method", "size", "killed", "of them while the output grew", "byte-identical when resumed")
-    return f"## Killed and resumed\n\n{said}\n{_table(head, lines)}\n"
+    return f"## Killed and resumed\n\n{said}\n{results.table(head, lines)}\n"
 
 
 def _options(rows: Sequence[Row], _plots: dict[str, str]) -> str:
     names = list(rows[0]["runs"])
     lines = [(row["method"], _size(row), *(_seconds(row["runs"][name]) for name in names)) for row in rows]
-    return f"## mergekit with other options\n\n{_table(('method', 'size', *names), lines)}\n"
+    return f"## mergekit with other options\n\n{results.table(('method', 'size', *names), lines)}\n"
 
 
 def _provenance(rows: Sequence[Row]) -> str:
@@ -314,11 +315,6 @@ def _size(row: Row) -> str:
 
 def _settings(row: Row) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in row["settings"].items())
-
-
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

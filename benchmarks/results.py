@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from contenders import Bench
 from measure import Run
 
-__all__ = ["about", "load", "save"]
+__all__ = ["about", "load", "provenance", "save", "table"]
 
 _VERSIONS = (
     "import importlib.metadata as m, json, sys;"
@@ -44,6 +44,24 @@ def about(bench: Bench, arguments: Sequence[str], peers: Sequence[str] = ()) -> 
     }
 
 
+def provenance(command: str, scratch: Path, packages: Sequence[str]) -> str:
+    """Return a sentence about where the figures of one script come from.
+
+    Args:
+        command: What was run, without paths of this machine.
+        scratch: Where its files were.
+        packages: Beside mergewise, whose versions matter.
+    """
+    machine, versions = _machine(scratch), _versions(sys.executable, ["mergewise", *packages])
+    said = ", ".join(f"{name} {version}" for name, version in versions.items())
+    commit = _commit()
+    return (
+        f"Measured on {datetime.now(UTC).date().isoformat()} by `{command}`: {machine['processor']}, "
+        f"{machine['processors']} processors, {machine['memory'] / 2**30:.0f} GiB of memory, {machine['filesystem']}, "
+        f"{machine['system']}; {said}{f', commit {commit}' if commit else ''}.\n"
+    )
+
+
 def save(folder: Path, name: str, row: Mapping[str, Any], runs: Mapping[str, Sequence[Run]]) -> Path:
     """Write a row: its description and its runs by contender."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,6 +74,12 @@ def save(folder: Path, name: str, row: Mapping[str, Any], runs: Mapping[str, Seq
 def load(folder: Path) -> list[dict[str, Any]]:
     """Return every row in a folder, by name of its file."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _of_peer(versions: dict[str, str], peer: str) -> dict[str, str]:

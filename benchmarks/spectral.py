@@ -1,29 +1,57 @@
 """Speed of the spectral methods beside FusionBench's on the same tensors, and how far the results are apart.
 
 The tensors are a block of a Llama: seven matrices in three shapes, with eight experts, in float32. FusionBench is timed
-without reading and writing, mergewise with. Give a Python that has fusion-bench 0.2.33 and torch:
-``python benchmarks/spectral.py --fusionbench VENV/bin/python``.
+without reading and writing, mergewise with. Give a Python that has fusion-bench 0.2.33 and torch, and a page to write:
+``python benchmarks/spectral.py --fusionbench VENV/bin/python --out docs/benchmarks/spectral.md``.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+import measure
 import mergewise as mw
+import results
 from checkpoints import SIZES, llama_shapes
 from mergewise.engine.layout import lay_out
 
 METHODS = ("tsv_m", "iso_c", "iso_cts")
+MEMORY = "16GiB"
 OTHERS = ("wudi", "wudi_ridge", "knots")
+
+TIMES, APART = 3.0, 1e-4
+"""Targets: how many times as fast as FusionBench at least, how far from its result at the most."""
+
+_PAGE = f"""\
+# Spectral methods beside FusionBench's
+
+Made by `benchmarks/spectral.py`: one merge each of the same task vectors, by mergewise in float64 with reading and
+writing, and by fusion-bench 0.2.33 (`TSVM_utils`, `iso_utils`) in float32, the merge alone. Targets: {TIMES:g} times as
+fast or more, and within {APART:g} of the same result. *Apart* is the largest relative distance over the matrices,
+*plan* the memory that the plan states, *peak* the sampled anonymous memory of the process.
+"""
+_HEAD = (
+    "method",
+    "mergewise",
+    "processor",
+    "plan",
+    "peak",
+    "FusionBench",
+    "processor",
+    "times as fast",
+    "apart",
+    "met",
+)
 
 
 def main() -> None:
@@ -35,14 +63,34 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--methods", nargs="*", default=[*METHODS, *OTHERS])
     parser.add_argument("--one-of-each", action="store_true", help="one matrix of every shape, not the whole block")
+    parser.add_argument("--out", type=Path, help="a page in Markdown")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         shapes = _block(given.size, one_of_each=given.one_of_each)
         _write(folder, shapes, given.experts)
-        print(f"{len(shapes)} matrices, {sum(map(np.prod, shapes.values())) / 1e6:.0f} M elements, {given}")
+        elements = sum(map(math.prod, shapes.values()))
+        what = (
+            f"{len(shapes)} matrices of a block of a Llama of {given.size}, {elements / 1e6:.0f} million elements, "
+            f"{given.experts} experts, float32, {given.threads} threads"
+        )
+        print(what, flush=True)
+        tiny = folder / "tiny"
+        _write(tiny, {"model.layers.0.mlp.up_proj.weight": (8, 4)}, given.experts)
+        measure.run(
+            _command(tiny, [str(path) for path in sorted(tiny.glob("expert-*"))], "iso_c", 1)
+        )  # compiles kernels
+        lines = []
         for method in given.methods:
-            _compare(folder, method, given.threads, given.fusionbench if method in METHODS else None)
+            lines.append(_compare(folder, method, given.threads, given.fusionbench if method in METHODS else None))
+            print(*lines[-1], sep="  ", flush=True)
+        if given.out:
+            asked = [a for a in sys.argv[1:] if "=" not in a and a != str(given.fusionbench) and a != str(given.out)]
+            command = " ".join(["python benchmarks/spectral.py", *asked]).replace(
+                "--fusionbench", "--fusionbench PYTHON"
+            )
+            came_from = results.provenance(command.replace("--out", "--out PAGE"), folder, ["numpy"])
+            given.out.write_text(f"{_PAGE}\n{what}.\n\n{results.table(_HEAD, lines)}\n{came_from}")
 
 
 def _block(size: str, *, one_of_each: bool) -> dict[str, tuple[int, ...]]:
@@ -61,33 +109,41 @@ def _write(folder: Path, shapes: dict[str, tuple[int, ...]], experts: int) -> No
             own = {name: common[name] + rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
             model = {name: base[name] + np.float32(0.001) * delta for name, delta in own.items()}
         path = folder / (f"expert-{number}" if number else "base")
-        path.mkdir()
+        path.mkdir(parents=True)
         (path / "config.json").write_text("{}")
         save_file(model, path / "model.safetensors")
 
 
-def _compare(folder: Path, method: str, threads: int, fusionbench: Path | None) -> None:
-    recipe = mw.Recipe(
-        method=method, base=str(folder / "base"), experts=[str(p) for p in sorted(folder.glob("expert-*"))],
-        dtype="float64",
-    )  # fmt: skip
+def _compare(folder: Path, method: str, threads: int, fusionbench: Path | None) -> list[str]:
+    """Merge on both sides; return a line of the table."""
+    experts = [str(path) for path in sorted(folder.glob("expert-*"))]
+    recipe = mw.Recipe(method=method, base=str(folder / "base"), experts=experts, dtype="float64")
     planned = mw.plan(recipe)
-    layout = lay_out(planned, threads, "16GiB")
-    wall, processor = time.perf_counter(), time.process_time()
-    mw.merge(recipe, folder / method, threads=threads, memory="16GiB")
-    wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    plan = f"plan {layout.peak_bytes(planned) >> 20} MiB"
-    line = f"{method:10s} mergewise {wall:7.1f} s (processor {processor:7.1f} s), {plan}"
-    if fusionbench:
-        out = folder / f"{method}.safetensors"
-        theirs = _black_box(fusionbench, folder, method, threads, out)
-        base, ours = load_file(folder / "base" / "model.safetensors"), load_file(folder / method / "model.safetensors")
-        apart = max(_relative(ours[name] - base[name], delta) for name, delta in load_file(out).items())
-        line += (
-            f"   FusionBench {theirs['wall']:7.1f} s (processor {theirs['processor']:7.1f} s)   "
-            f"{theirs['wall'] / wall:.1f} times (processor {theirs['processor'] / processor:.1f})   apart {apart:.1e}"
-        )
-    print(line, flush=True)
+    stated = lay_out(planned, threads, MEMORY).peak_bytes(planned)
+    run = measure.run(_command(folder, experts, method, threads))
+    line = [
+        f"`{method}`", f"{run.wall:.1f} s", f"{run.cpu:.1f} s", f"{stated / 1e6:.0f} MB",
+        f"{run.anonymous / 1e6:.0f} MB",
+    ]  # fmt: skip
+    if not fusionbench:
+        return [*line, "–", "–", "–", "–", "–"]
+    out = folder / f"{method}.safetensors"
+    theirs = _black_box(fusionbench, folder, method, threads, out)
+    base, ours = load_file(folder / "base" / "model.safetensors"), load_file(folder / method / "model.safetensors")
+    apart = max(_relative(ours[name] - base[name], delta) for name, delta in load_file(out).items())
+    times = theirs["wall"] / run.wall
+    met = times >= TIMES and apart <= APART and run.anonymous <= stated
+    return [
+        *line, f"{theirs['wall']:.1f} s", f"{theirs['processor']:.1f} s", f"{times:.1f}", f"{apart:.0e}",
+        "yes" if met else "**no**",
+    ]  # fmt: skip
+
+
+def _command(folder: Path, experts: Sequence[str], method: str, threads: int) -> list[str]:
+    command = [sys.executable, "-m", "mergewise", "merge", "--method", method, "--base", str(folder / "base")]
+    for path in experts:
+        command += ["--expert", path]
+    return [*command, "--dtype", "float64", "--threads", str(threads), "--memory", MEMORY, str(folder / method)]
 
 
 def _black_box(python: Path, folder: Path, method: str, threads: int, out: Path) -> dict[str, Any]:

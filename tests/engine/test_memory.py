@@ -16,6 +16,7 @@ import pytest
 import mergewise as mw
 from adapters import factors, save_adapter
 from mergewise.checkpoint import open_source
+from mergewise.engine.layout import lay_out
 from mergewise.testing.cases import merged, save_statistics
 from support import save_model
 
@@ -153,6 +154,26 @@ def test_matrices_keep_to_the_least_budget_that_is_accepted(name, shape, tmp_pat
         mw.merge_to_arrays(recipe, memory=1)
     (least,) = re.findall(r"needs at least (\d+) MiB", str(caught.value))
     assert mebibytes_at_the_peak(models, tmp_path, name, {}, f"{least}MiB") <= int(least)
+
+
+WHOLE_MODELS = {  # width, inner width, layers, vocabulary
+    "small": (192, 512, 4, 3000),
+    "medium": (512, 1408, 3, 8000),
+}
+
+
+@pytest.mark.parametrize("name", ["tsv_m", "iso_c", "iso_cts", "wudi", "wudi_ridge", "knots"])
+@pytest.mark.parametrize("size", WHOLE_MODELS)
+def test_whole_models_take_no_more_than_their_plan_says(name, size, tmp_path):
+    # matrices of several shapes, one after the other in every thread: what one leaves behind must not add up
+    width, inner, layers, vocabulary = WHOLE_MODELS[size]
+    block = {"q": (width, width), "k": (width // 4, width), "up": (inner, width), "down": (width, inner), "n": (width,)}
+    shapes = {f"layers.{i}.{part}": shape for i in range(layers) for part, shape in block.items()}
+    models = family(tmp_path, {"embed": (vocabulary, width), **shapes, "head": (vocabulary, width)}, 4)
+    recipe = mw.Recipe(method=name, base=str(models[0]), experts=[str(m) for m in models[1:]])
+    planned = mw.plan(recipe)
+    stated = lay_out(planned, 2, "8GiB").peak_bytes(planned) / (1 << 20)
+    assert mebibytes_at_the_peak(models, tmp_path, name, {}, "8GiB") <= stated
 
 
 @pytest.mark.parametrize(
