@@ -103,8 +103,8 @@ def main() -> None:
             ])  # fmt: skip
             print(*lines[-1], sep="  ", flush=True)
         if asked.out:
-            given = [argument for argument in sys.argv[1:] if argument != str(asked.out)]
-            spoken = " ".join(["python benchmarks/adapters.py", *given]).replace("--out", "--out PAGE")
+            given = ("PAGE" if argument == str(asked.out) else argument for argument in sys.argv[1:])
+            spoken = " ".join(["python benchmarks/adapters.py", *given])
             said = f"{asked.adapters} adapters, `{asked.method}`, {asked.runs} runs: median time and greatest memory."
             came_from = results.provenance(spoken, root, ["numpy"])
             asked.out.write_text(f"{_PAGE}\n{said}\n\n{results.table(_HEAD, lines)}\n{came_from}")

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +76,20 @@ def main() -> None:
         print(what, flush=True)
         tiny = folder / "tiny"
         _write(tiny, {"model.layers.0.mlp.up_proj.weight": (8, 4)}, given.experts)
-        measure.run(
-            _command(tiny, [str(path) for path in sorted(tiny.glob("expert-*"))], "iso_c", 1)
-        )  # compiles kernels
+        measure.run(_command(tiny, "iso_c", 1))  # compiles the kernels
         lines = []
         for method in given.methods:
             lines.append(_compare(folder, method, given.threads, given.fusionbench if method in METHODS else None))
             print(*lines[-1], sep="  ", flush=True)
-        if given.out:
-            asked = [a for a in sys.argv[1:] if "=" not in a and a != str(given.fusionbench) and a != str(given.out)]
-            command = " ".join(["python benchmarks/spectral.py", *asked]).replace(
-                "--fusionbench", "--fusionbench PYTHON"
-            )
-            came_from = results.provenance(command.replace("--out", "--out PAGE"), folder, ["numpy"])
-            given.out.write_text(f"{_PAGE}\n{what}.\n\n{results.table(_HEAD, lines)}\n{came_from}")
+            if given.out:
+                came_from = results.provenance(_spoken(given), folder, ["numpy"])
+                given.out.write_text(f"{_PAGE}\n{what}.\n\n{results.table(_HEAD, lines)}\n{came_from}")
+
+
+def _spoken(given: argparse.Namespace) -> str:
+    """Return the command without paths of this machine."""
+    places = {str(given.fusionbench): "PYTHON", str(given.out): "PAGE"}
+    return " ".join(["python benchmarks/spectral.py", *(places.get(argument, argument) for argument in sys.argv[1:])])
 
 
 def _block(size: str, *, one_of_each: bool) -> dict[str, tuple[int, ...]]:
@@ -116,11 +115,11 @@ def _write(folder: Path, shapes: dict[str, tuple[int, ...]], experts: int) -> No
 
 def _compare(folder: Path, method: str, threads: int, fusionbench: Path | None) -> list[str]:
     """Merge on both sides; return a line of the table."""
-    experts = [str(path) for path in sorted(folder.glob("expert-*"))]
+    experts = list(map(str, sorted(folder.glob("expert-*"))))
     recipe = mw.Recipe(method=method, base=str(folder / "base"), experts=experts, dtype="float64")
     planned = mw.plan(recipe)
     stated = lay_out(planned, threads, MEMORY).peak_bytes(planned)
-    run = measure.run(_command(folder, experts, method, threads))
+    run = measure.run(_command(folder, method, threads))
     line = [
         f"`{method}`", f"{run.wall:.1f} s", f"{run.cpu:.1f} s", f"{stated / 1e6:.0f} MB",
         f"{run.anonymous / 1e6:.0f} MB",
@@ -139,10 +138,10 @@ def _compare(folder: Path, method: str, threads: int, fusionbench: Path | None) 
     ]  # fmt: skip
 
 
-def _command(folder: Path, experts: Sequence[str], method: str, threads: int) -> list[str]:
+def _command(folder: Path, method: str, threads: int) -> list[str]:
     command = [sys.executable, "-m", "mergewise", "merge", "--method", method, "--base", str(folder / "base")]
-    for path in experts:
-        command += ["--expert", path]
+    for path in sorted(folder.glob("expert-*")):
+        command += ["--expert", str(path)]
     return [*command, "--dtype", "float64", "--threads", str(threads), "--memory", MEMORY, str(folder / method)]
 
 

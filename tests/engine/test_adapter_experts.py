@@ -104,6 +104,23 @@ def test_adapters_of_an_adapted_base_change_what_it_makes(family):
             assert np.allclose(values, expected, rtol=1e-6, atol=1e-7), name
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_adapter_upon_an_adapter_is_put_on_the_recipes_base_as_one_alone_is(family, turned):
+    # the one below names another base, which counts only where the recipe has none
+    base = model_arrays(1, width=40)
+    save_model(family / "other", base)
+    tensors = linear_adapter(1, base)
+    save_adapter(family / "named", tensors, base_model_name_or_path=str(family / "base"))
+    experts = [str(family / "named"), f"{family / 'named'}+{family / 'a2'}"]
+    recipe = mw.Recipe(method="task_arithmetic", base=str(family / "other"), experts=experts[:: -1 if turned else 1])
+    floats = {k: v for k, v in base.items() if v.dtype.kind == "f"}
+    one = materialised(floats, tensors, lambda module: 2.0)
+    two = materialised(one, linear_adapter(2, base), lambda module: 4.0)
+    for name, values in mw.merge_to_arrays(recipe).items():
+        if name in floats:
+            assert np.allclose(values, one[name] + two[name] - base[name], rtol=1e-6, atol=1e-7), name
+
+
 def test_the_record_names_base_and_adapter_and_verify_derives_the_merge_again(family):
     recipe = mw.Recipe(method="ties", base=str(family / "base"), experts=[str(family / "a1"), str(family / "a2")])
     report = mw.merge(recipe, family / "out")

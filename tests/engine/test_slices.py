@@ -178,6 +178,20 @@ class TestParameters:
         assert constant(found[UP.format(0)]) == (value("C", 0) + value("B", 0)) / 2
         assert constant(found[UP.format(2)]) == (value("A", 2) + value("B", 2)) / 2
 
+    @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_ties", "della", "sce", "tsv_m", "wudi"])
+    def test_a_slice_of_the_base_alone_stays_as_it_is(self, models, method):
+        slices = [[source("A", 0, 2)], [source("A", 2, 4), source("B", 2, 4)]]
+        found = merged(method, slices, base_model="A")
+        whole = merged(method, slices[1:], base_model="A")
+        for number in range(2):
+            assert constant(found[UP.format(number)]) == value("A", number)
+            assert found[UP.format(number + 2)].tobytes() == whole[UP.format(number)].tobytes()
+
+    def test_a_method_of_two_experts_refuses_a_slice_of_the_base_alone(self, models):
+        slices = [{"sources": [source("A", 0, 2)]}]
+        said = refusal({"merge_method": "model_stock", "base_model": "A", "slices": slices})
+        assert "model_stock merges at least 2 experts, found 0 at slices.0" in said
+
     def test_slices_may_merge_different_numbers_of_models(self, models):
         slices = [[source("A", 0, 1)], [source("A", 1, 2), source("B", 1, 2), source("C", 1, 2)], [source("B", 5, 6)]]
         found = merged("linear", slices)

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.oracle
 
 # their masks are random, and differ by design
 RANDOM = {"dare_ties", "dare_linear", "della", "della_linear"}
-NOTHING_DROPPED = {"dare_ties_not_rescaled", "odd_anchors"}
+NOTHING_DROPPED = {
+    "dare_ties_not_rescaled", "made_dare_linear_all_forms", "made_della_everything_kept", "odd_anchors",
+}  # fmt: skip
 # vectors of eight numbers at right angles or beyond: mergekit extrapolates past the base there, mergewise stops at it
 EXTRAPOLATED = {"model_stock_base_among_them", "model_stock_slices"}
 COMPARED = [

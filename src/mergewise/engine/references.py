@@ -40,23 +40,32 @@ def open_models(
     Raises:
         CheckpointError: One of them is missing or damaged, cannot be reached, or an adapter does not fit its base.
     """
-    opened = dict(made or {})
-    return {name: _open(name, base, opened, connections) for name in names}
+    opened, adapted = dict(made or {}), dict[tuple[str, str | None], Source]()
+    return {name: _open(name, base, opened, adapted, connections) for name in names}
 
 
-def _open(name: str, base: str | None, opened: dict[str, Source], connections: Connections) -> Source:
-    """Open a model once, however often it is named."""
-    if name not in opened:
+def _open(
+    name: str,
+    base: str | None,
+    opened: dict[str, Source],
+    adapted: dict[tuple[str, str | None], Source],
+    connections: Connections,
+) -> Source:
+    """Open a model once, however often it is named; one with an adapter once for each base that it is put on."""
+    if name in opened:
+        return opened[name]
+    under = None if base == name else base
+    if (name, under) not in adapted:
         reference = ModelReference.parse(name)
         own, adapter = reference.model, reference.adapter
-        if adapter is None and is_adapter(connections.place(own)):
-            own, adapter = _base_of(own, None if base == name else base, connections), own
         if adapter is None:
-            opened[name] = open_source(own, connections)
-        else:
-            added = open_adapter(connections.place(adapter))
-            opened[name] = AdaptedCheckpoint(_open(own, None, opened, connections), added, name)
-    return opened[name]
+            if not is_adapter(connections.place(own)):
+                opened[name] = open_source(own, connections)
+                return opened[name]
+            own, adapter = _base_of(own, under, connections), own
+        added = open_adapter(connections.place(adapter))
+        adapted[name, under] = AdaptedCheckpoint(_open(own, under, opened, adapted, connections), added, name)
+    return adapted[name, under]
 
 
 def _base_of(adapter: str, base: str | None, connections: Connections) -> str:

@@ -74,6 +74,9 @@ def section_of_slice(
     base = one.base_model or base
     merged, places = _merged(method, one.sources, base, f"{place}.sources")
     own = next((source.layer_range for source in one.sources if source.model == base), None)
+    if not merged and method.space == "delta" and method.min_experts == 1:
+        # the base alone stays as it is: what it changes of itself is nothing
+        merged, places = tuple(one.sources[:1]), (f"{place}.sources.0.parameters",)
     shared = ((f"{place}.parameters", one.parameters), *shared)
     return Section(merged, base, own, places, shared, place, module, one.sources[0].layers)
 
