@@ -133,7 +133,7 @@ def _compare(folder: Path, method: str, threads: int, fusionbench: Path | None) 
     times = theirs["wall"] / run.wall
     met = times >= TIMES and apart <= APART and run.anonymous <= stated
     return [
-        *line, f"{theirs['wall']:.1f} s", f"{theirs['processor']:.1f} s", f"{times:.1f}", f"{apart:.0e}",
+        *line, f"{theirs['wall']:.1f} s", f"{theirs['processor']:.1f} s", f"{times:.1f}", f"{apart:.1e}",
         "yes" if met else "**no**",
     ]  # fmt: skip
 
