@@ -36,10 +36,13 @@ def watch():
         time.sleep(0.004)
 watcher = threading.Thread(target=watch, daemon=True)
 watcher.start()
-report = mw.merge(mw.Recipe(**recipe), out, memory=memory, threads=threads)
+if out is None:
+    mw.survey(recipe["base"], recipe["experts"], spectra=recipe["spectra"], memory=memory, threads=threads)
+else:
+    mw.merge(mw.Recipe(**recipe), out, memory=memory, threads=threads)
 done.set()
 watcher.join()
-print(json.dumps({"peak": peak / 1024, "threads": report.threads}))
+print(json.dumps({"peak": peak / 1024}))
 """
 
 pytestmark = [
@@ -57,11 +60,17 @@ def mebibytes_at_the_peak(models, tmp_path, method, parameters, memory, threads=
         "method": method, "base": str(models[0]), "experts": [str(m) for m in models[1:]], "parameters": parameters,
         **more,
     }  # fmt: skip
-    command = [sys.executable, "-c", SCRIPT, json.dumps([recipe, str(tmp_path / "out"), memory, threads])]
+    peak = peak_of(recipe, str(tmp_path / "out"), memory, threads)
+    shutil.rmtree(tmp_path / "out")
+    return peak
+
+
+def peak_of(*given):
+    """Run the script with a recipe, a place for what is merged, a budget and threads; return its peak in MiB."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(given)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert found.returncode == 0, found.stderr
-    shutil.rmtree(tmp_path / "out")
     return json.loads(found.stdout)["peak"]
 
 
@@ -106,6 +115,18 @@ def large(tmp_path_factory):
 )
 def test_a_model_larger_than_the_budget_merges_within_it(large, tmp_path, method, parameters, memory):
     assert mebibytes_at_the_peak(large, tmp_path, method, parameters, f"{memory}MiB") <= memory
+
+
+@pytest.mark.parametrize("spectra", [False, True])
+def test_a_survey_keeps_to_the_least_budget_that_is_accepted(large, spectra):
+    paths = [str(path) for path in large]
+    with pytest.raises(mw.RecipeError) as caught:
+        mw.survey(paths[0], paths[1:], spectra=spectra, memory="193MiB")
+    (least,) = re.findall(r"needs? at least (\d+) MiB", str(caught.value))
+    mw.survey(paths[0], paths[1:], tensors=["layers.0.w"], spectra=spectra)  # compiles what no budget is about
+    asked = {"base": paths[0], "experts": paths[1:], "spectra": spectra}
+    for memory in (int(least), 400) if not spectra else (400,):
+        assert peak_of(asked, None, f"{memory}MiB", 2) <= memory
 
 
 def test_two_thresholds_per_expert_keep_to_the_budget(large, tmp_path):

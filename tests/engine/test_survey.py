@@ -36,16 +36,16 @@ def test_every_floating_tensor_is_there_once(surveyed):
     assert [record.shape for record in survey.tensors] == [models[0][name].shape for name in expected]
 
 
-def test_products_moments_and_changes_equal_float64_numpy(surveyed):
+def test_products_and_moments_are_within_a_millionth_of_float64_numpy(surveyed):
     _, models, survey = surveyed
     for record in survey.tensors:
         tau, base = changes(models, record.name)
         rows = np.vstack([base, tau])
         scale = np.sqrt(np.outer((rows**2).sum(1), (rows**2).sum(1)))
-        assert (np.abs(record.products - rows @ rows.T) <= 1e-12 * scale).all(), record.name
+        assert (np.abs(record.products - rows @ rows.T) <= 1e-6 * scale).all(), record.name
         for column, power in enumerate((1, 3, 4)):
             most = (np.abs(tau) ** power).sum(1)
-            assert (np.abs(record.sums[:, column] - (tau**power).sum(1)) <= 1e-12 * most).all(), record.name
+            assert (np.abs(record.sums[:, column] - (tau**power).sum(1)) <= 1e-6 * most).all(), record.name
         np.testing.assert_array_equal(record.changed, np.count_nonzero(tau, axis=1))
 
 
@@ -75,7 +75,7 @@ def test_kurtosis_of_experts_is_that_of_all_elements(surveyed):
     tau, _ = changes(models, record.name)
     centred = tau - tau.mean(1, keepdims=True)
     expected = (centred**4).mean(1) / (centred**2).mean(1) ** 2 - 3
-    np.testing.assert_allclose(record.kurtosis, expected, rtol=1e-9)
+    np.testing.assert_allclose(record.kurtosis, expected, atol=1e-5)
     np.testing.assert_array_equal(record.tails[:3, 0], record.kurtosis)
 
 
@@ -119,7 +119,7 @@ def test_spectra_equal_singular_values_by_lapack(surveyed):
         found = record.spectra
         taus = [tau.reshape(record.shape) for tau in changes(models, record.name)[0]]
         exact = [effective_ranks(np.linalg.svd(tau, compute_uv=False) ** 2) for tau in taus]
-        np.testing.assert_allclose(found.ranks, exact, rtol=1e-8)
+        np.testing.assert_allclose(found.ranks, exact, rtol=1e-6)
         for side in (0, 1):
             if not found.exact[side]:
                 continue
@@ -127,11 +127,11 @@ def test_spectra_equal_singular_values_by_lapack(surveyed):
             grams = [gram / np.trace(gram) for gram in grams]
             for k in range(1, 4):
                 values = np.linalg.eigvalsh(np.sum(grams[:k], axis=0))
-                np.testing.assert_allclose(found.occupancy[side, k - 1], effective_ranks(values)[2], rtol=1e-8)
+                np.testing.assert_allclose(found.occupancy[side, k - 1], effective_ranks(values)[2], rtol=1e-6)
                 dimension = ridge_dimension(values, 1.0 / record.shape[side])
-                np.testing.assert_allclose(found.dimension[side, k - 1], dimension, rtol=1e-8)
+                np.testing.assert_allclose(found.dimension[side, k - 1], dimension, rtol=1e-6)
             for i, j in ((0, 0), (0, 1), (2, 1)):
-                np.testing.assert_allclose(found.overlaps[side, i, j], np.trace(grams[i] @ grams[j]), rtol=1e-8)
+                np.testing.assert_allclose(found.overlaps[side, i, j], np.trace(grams[i] @ grams[j]), rtol=1e-6)
 
 
 def test_a_sketched_side_is_within_six_of_its_errors_of_the_exact_one(surveyed, monkeypatch):

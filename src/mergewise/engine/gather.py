@@ -21,7 +21,7 @@ from mergewise.statistics.gram import GramRows, segment_bounds
 from mergewise.statistics.magnitude import MagnitudeCounts, MagnitudeKeys, MagnitudeSearch, kept_count, kept_ranks
 from mergewise.statistics.norms import L1Norms
 
-__all__ = ["SharedThresholds", "coefficients", "gather", "gather_coefficients", "search_magnitudes"]
+__all__ = ["SharedThresholds", "coefficients", "gather", "gather_coefficients", "sample_magnitudes", "search_magnitudes"]
 
 M = TypeVar("M", MagnitudeCounts, MagnitudeKeys)
 
@@ -139,10 +139,8 @@ def _search(ranks: Sequence[tuple[int, int]], pieces: Sequence[Piece], runner: R
     search = MagnitudeSearch(total, kept, owners, bins_per_rank(len(ranks)))
     if all(k in (0, total) for k in kept):
         return search
-    size = min(total, max(_LEAST_SAMPLE, min(_LARGEST_SAMPLE // experts, total >> 6)))
-    run = _LONG_RUN if total <= COLLECT_MOST else _SHORT_RUN
-    sample = _sample(experts, pieces, runner, total // size, run)
-    if size == total:
+    sample = sample_magnitudes(experts, pieces, runner, _LONG_RUN if total <= COLLECT_MOST else _SHORT_RUN)
+    if sample.shape[1] == total:
         search.settle(sample)
         return search
     search.bracket(sample)
@@ -165,6 +163,20 @@ def _search(ranks: Sequence[tuple[int, int]], pieces: Sequence[Piece], runner: R
     while not search.done:
         search.refine(_combined(runner.fold(search.zero_counts, count, pieces)))
     return search
+
+
+def sample_magnitudes(experts: int, pieces: Sequence[Piece], runner: Runner, run: int) -> NDArray[np.uint32]:
+    """Return magnitude keys of a scope, (experts, size) uint32: all of a small one, else of evenly spread runs.
+
+    Args:
+        experts: How many there are.
+        pieces: The scope, in order.
+        runner: Does the work.
+        run: Elements that are sampled together.
+    """
+    total = sum(piece.count for piece in pieces)
+    size = min(total, max(_LEAST_SAMPLE, min(_LARGEST_SAMPLE // experts, total >> 6)))
+    return _sample(experts, pieces, runner, total // size, run)
 
 
 def _combined(parts: list[M]) -> M:

@@ -8,15 +8,15 @@ This is the table of those that are called from Python; each is documented where
 name begins with. Importing the package compiles nothing, the first call of a kernel does, once per machine.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergewise.kernels.constants import APART, BLOCK_LANES, BLOCK_ROWS, LANES, LINE, SURVEY_TILE
+from mergewise.kernels.constants import APART, BLOCK_LANES, BLOCK_ROWS, LANES, LINE, SURVEY_TILE, TILE
 from mergewise.kernels.native import Array, Kernel
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 __all__ = [
     "add_low_rank",
@@ -27,6 +27,7 @@ __all__ = [
     "combine_voting",
     "count_equal",
     "count_magnitudes",
+    "count_set_aside",
     "difference_block",
     "encode_all",
     "gram",
@@ -87,30 +88,33 @@ difference_block = Kernel("matrices.difference_block", [_BYTES, int, _BYTES, int
 survey_piece = Kernel(
     "survey.survey_piece",
     [
-        *_MODELS, _INTEGERS, _WORDS, _REAL_ROWS, Array("float64", 5), _MATRICES, _MATRICES, _MATRICES, _INTEGERS,
-        _WORD_ROWS,
+        *_MODELS, _INTEGERS, int, _WORDS, _WORDS, _WORDS, Array("float32", 2), _REAL_ROWS, Array("float64", 5),
+        _MATRICES, _BYTES, _MATRICES, _MATRICES, _INTEGER_ROWS, _WORD_ROWS, _WORD_ROWS, _BYTES, _WORDS, _INTEGERS,
     ],
 )  # fmt: skip
+count_set_aside = Kernel("survey.count_set_aside", [_WORD_ROWS, _BYTES, _WORDS, _WORDS, _WORD_ROWS])
 _fill_words = Kernel("random.fill_words", [int, _WORDS, int])
 
 
-def tiles(experts: int, elements: int) -> "NDArray[np.float64]":
-    """Return room for a tile per expert, (experts, ≥ elements) float64, at the start of cache lines.
+def tiles(experts: int, elements: int, dtype: "DTypeLike" = np.float64) -> "NDArray[Any]":
+    """Return room for a tile per expert, (experts, ≥ elements) of float64 or another dtype, at starts of cache lines.
 
     Rows a power of two apart would be at the same place in their pages, and wait for each other.
     """
-    row = elements + APART // 8
-    room = np.empty(experts * row + LINE // 8)
-    first = -room.__array_interface__["data"][0] % LINE // 8
+    width = np.dtype(dtype).itemsize
+    row = elements + APART // width
+    room = np.empty(experts * row + LINE // width, dtype)
+    first = -room.__array_interface__["data"][0] % LINE // width
     return room[first : first + experts * row].reshape(experts, row)
 
 
-def survey_room(models: int) -> "tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]":
-    """Return what a survey of so many models works in: tiles, and lanes of products and of power sums."""
+def survey_room(models: int) -> "tuple[NDArray[Any], ...]":
+    """Return what ``survey_piece`` works in for so many models, from ``tau`` to ``again``."""
     groups = -(-models // BLOCK_ROWS)
-    tau = tiles(groups * BLOCK_ROWS, SURVEY_TILE)
+    tau = tiles(groups * BLOCK_ROWS, SURVEY_TILE, np.float32)
     tau[:] = 0.0
-    return tau, np.empty((groups, groups, BLOCK_ROWS, BLOCK_ROWS, BLOCK_LANES)), np.empty((models, 3, LANES))
+    blocks = np.empty((groups, groups, BLOCK_ROWS, BLOCK_ROWS, BLOCK_LANES))
+    return tau, tiles(models, TILE // 2), blocks, np.empty((models, 3, LANES)), np.empty(models, np.uint8)
 
 
 def row_room(row: int) -> "tuple[NDArray[np.uint32], NDArray[np.int64]]":

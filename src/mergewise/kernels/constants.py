@@ -14,6 +14,8 @@ __all__ = [
     "JOINT_EXPERTS",
     "LANES",
     "LINE",
+    "MASKED_EXPERTS",
+    "MOST_EXPERTS",
     "NORMALIZE",
     "SURVEY_TILE",
     "TILE",
@@ -26,11 +28,17 @@ TILE = 1024
 VOTING_TILE = 512
 """Elements per tile where there is a row per expert: what is worked on stays in the first-level cache."""
 
-SURVEY_TILE = 256
-"""Elements per tile of a survey: a row of float64 per model stays in the first-level cache."""
+SURVEY_TILE = 512
+"""Elements per tile of a survey: a row of float32 per model stays in the first-level cache."""
 
 JOINT_EXPERTS = 8
 """Up to so many experts both masks of an element are counted together: one count for every element."""
+
+MASKED_EXPERTS = 16
+"""Up to so many experts both masks of an element are bits of one word of 32."""
+
+MOST_EXPERTS = 64
+"""A mask has no more bits."""
 
 COLUMNS = 512
 """Columns of a low-rank product taken at once: their part of the right factor stays in the second-level cache."""
@@ -38,7 +46,7 @@ COLUMNS = 512
 LANES = 16
 """Sums are taken in this many lanes, whatever the width of a machine's registers, so that they are equal everywhere."""
 
-BLOCK_ROWS, BLOCK_LANES = 3, 8
+BLOCK_ROWS, BLOCK_LANES = 3, 16
 """Rows of either side whose products are taken together, which saves loads, and the lanes of each such sum."""
 
 LINE = 64

@@ -17,6 +17,7 @@ __all__ = [
     "dot",
     "power_sums",
     "tile",
+    "trailing_zeros",
 ]
 
 _intrinsic: Any = extending.intrinsic  # what it decorates is called without its first argument
@@ -115,25 +116,25 @@ def tile(context: Any, count: Any, dtype: Any) -> Any:  # noqa: ARG001
 def power_sums(context: Any, x: Any, count: Any, lanes: Any) -> Any:  # noqa: ARG001
     """Add Σx, Σx³ and Σx⁴ of the first ``count`` elements (a multiple of ``LANES``) to lanes of sums.
 
-    Lane l adds the elements j ≡ l (mod ``LANES``) in their order; the lanes, (3, LANES) float64 contiguous, stay apart,
-    since adding them up takes longer than a tile does.
+    Lane l adds the elements j ≡ l (mod ``LANES``) in their order, in the precision of x, float32 or float64; what comes
+    out is added to the lanes, (3, LANES) float64 contiguous, which stay apart: adding them up takes longer than a tile.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wide = ir.VectorType(ir.DoubleType(), LANES)
+        wide = ir.VectorType(context.get_value_type(signature.args[0].dtype), LANES)
         data, found = (context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 2))
-        places = _lane_places(builder, found, 3, LANES)
-        sums = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(wide, None)) for _ in range(3)]
+        for total in sums:
+            builder.store(ir.Constant(wide, None), total)
         step, start = ir.Constant(arguments[1].type, LANES), ir.Constant(arguments[1].type, 0)
         with cgutils.for_range_slice(builder, start, arguments[1], step, inc=True) as (index, _):
             at = builder.bitcast(builder.gep(data, [index]), wide.as_pointer())
-            one = builder.load(at, align=8)
+            one = builder.load(at, align=4)
             square = builder.fmul(one, one)
             terms = [one, builder.fmul(square, one), builder.fmul(square, square)]
             for total, term in zip(sums, terms, strict=True):
                 builder.store(builder.fadd(builder.load(total), term), total)
-        for total, place in zip(sums, places, strict=True):
-            builder.store(builder.load(total), place, align=8)
+        _add_to_lanes(builder, sums, found, LANES)
         return context.get_dummy_value()
 
     return types.none(x, types.intp, lanes), generate
@@ -143,13 +144,14 @@ def power_sums(context: Any, x: Any, count: Any, lanes: Any) -> Any:  # noqa: AR
 def block_products(context: Any, rows: Any, i: Any, j: Any, count: Any, lanes: Any) -> Any:  # noqa: ARG001
     """Add the inner products of rows i, i + 1, i + 2 with rows j, j + 1, j + 2 to lanes of sums.
 
-    The rows are of a contiguous two-dimensional float64 array; of each the first ``count`` elements are taken, a
-    multiple of ``BLOCK_LANES``. Lane l adds the elements ≡ l in their order; the lanes, (3, 3, BLOCK_LANES) float64
-    contiguous, stay apart.
+    The rows are of a contiguous two-dimensional array, float32 or float64; of each the first ``count`` elements are
+    taken, a multiple of ``BLOCK_LANES``. Lane l adds the elements ≡ l in their order, in the precision of the rows; what
+    comes out is added to the lanes, (3, 3, BLOCK_LANES) float64 contiguous, which stay apart. A product and a sum are
+    rounded each by itself, whether or not a machine could do both at once, so that they are equal everywhere.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wide = ir.VectorType(ir.DoubleType(), BLOCK_LANES)
+        wide = ir.VectorType(context.get_value_type(signature.args[0].dtype), BLOCK_LANES)
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         found = context.make_array(signature.args[4])(context, builder, arguments[4]).data
         width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
@@ -160,12 +162,13 @@ def block_products(context: Any, rows: Any, i: Any, j: Any, count: Any, lanes: A
 
         left = [row(arguments[1], r) for r in range(BLOCK_ROWS)]
         right = [row(arguments[2], r) for r in range(BLOCK_ROWS)]
-        places = _lane_places(builder, found, BLOCK_ROWS**2, BLOCK_LANES)
-        sums = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(wide, None)) for _ in range(BLOCK_ROWS**2)]
+        for total in sums:
+            builder.store(ir.Constant(wide, None), total)
         step, start = ir.Constant(arguments[3].type, BLOCK_LANES), ir.Constant(arguments[3].type, 0)
         with cgutils.for_range_slice(builder, start, arguments[3], step, inc=True) as (index, _):
             loaded = [
-                [builder.load(builder.bitcast(builder.gep(data, [index]), wide.as_pointer()), align=8) for data in side]
+                [builder.load(builder.bitcast(builder.gep(data, [index]), wide.as_pointer()), align=4) for data in side]
                 for side in (left, right)
             ]
             for a in range(BLOCK_ROWS):
@@ -173,11 +176,30 @@ def block_products(context: Any, rows: Any, i: Any, j: Any, count: Any, lanes: A
                     total = sums[a * BLOCK_ROWS + b]
                     term = builder.fmul(loaded[0][a], loaded[1][b])
                     builder.store(builder.fadd(builder.load(total), term), total)
-        for total, place in zip(sums, places, strict=True):
-            builder.store(builder.load(total), place, align=8)
+        _add_to_lanes(builder, sums, found, BLOCK_LANES)
         return context.get_dummy_value()
 
     return types.none(rows, types.intp, types.intp, types.intp, lanes), generate
+
+
+@_intrinsic
+def trailing_zeros(context: Any, bits: Any) -> Any:  # noqa: ARG001
+    """Return the place of the lowest bit that is set; there must be one."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        place = builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+        return builder.zext(place, ir.IntType(64))
+
+    return types.int64(types.uint32), generate
+
+
+def _add_to_lanes(builder: Any, sums: list[Any], found: Any, lanes: int) -> None:
+    """Add vectors of sums, float32 or float64, to rows of float64 lanes that lie one after the other."""
+    wide = ir.VectorType(ir.DoubleType(), lanes)
+    for total, place in zip(sums, _lane_places(builder, found, len(sums), lanes), strict=True):
+        value = builder.load(total)
+        value = value if value.type == wide else builder.fpext(value, wide)
+        builder.store(builder.fadd(builder.load(place, align=8), value), place, align=8)
 
 
 def _lane_places(builder: Any, data: Any, sums: int, lanes: int) -> list[Any]:

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mergewise.kernels import constants
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["DENSE_EXPERTS", "MOST_EXPERTS", "Claims"]
 
-DENSE_EXPERTS = 16
+DENSE_EXPERTS = constants.MASKED_EXPERTS
 """Up to so many experts masks are counted over all coordinates; for more, over a sample of them."""
 
-MOST_EXPERTS = 64
+MOST_EXPERTS = constants.MOST_EXPERTS
 """A mask has so many bits."""
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["KEEP_ALL", "KEEP_NONE", "MagnitudeCounts", "MagnitudeKeys", "MagnitudeSearch", "kept_count", "kept_ranks"]
+__all__ = ["KEEP_ALL", "KEEP_NONE", "MagnitudeCounts", "MagnitudeKeys", "MagnitudeSearch", "kept_count", "kept_ranks", "sampled_bracket"]
 
 _KEY_BITS = 31  # magnitudes have no sign bit
 _TOP = 0xFFFFFFFF
@@ -49,6 +49,30 @@ def kept_ranks(density: float, outliers: float, total: int) -> tuple[int, int]:
     kept = min(total, int(density * total)) if density > 0.0 else 0
     top = min(int(outliers * total), total - kept)
     return top, top + kept
+
+
+def sampled_bracket(
+    sample: "NDArray[np.uint32]", kept: "Sequence[int]", total: int
+) -> "tuple[NDArray[np.uint32], NDArray[np.uint32]]":
+    """Bracket the k-th largest key of rows of keys, as a sample suggests.
+
+    Args:
+        sample: (rows, size) uint32, keys of evenly spread elements.
+        kept: k of each row.
+        total: Number of elements behind the sample.
+
+    Returns:
+        The first key of each bracket and the one after its last, (rows,) uint32 each.
+    """
+    size = sample.shape[1]
+    bounds = np.empty((2, len(kept)), np.uint32)
+    for r, k in enumerate(kept):
+        share = 1.0 - k / total
+        margin = _SLACK * np.sqrt(size * share * (1.0 - share)) + _SLACK
+        ends = [max(0, int(share * size - margin)), min(size - 1, int(share * size + margin) + 1)]
+        keys = np.partition(sample[r], ends)
+        bounds[0, r], bounds[1, r] = keys[ends[0]], keys[ends[1]] + 1
+    return bounds[0], bounds[1]
 
 
 @dataclass
@@ -199,13 +223,11 @@ class MagnitudeSearch:
         Args:
             sample: (experts, size) uint32, keys of evenly spread elements.
         """
-        size = sample.shape[1]
-        for r in np.flatnonzero(self._open):
-            share = 1.0 - self._kept[r] / self._total
-            margin = _SLACK * np.sqrt(size * share * (1.0 - share)) + _SLACK
-            ends = [max(0, int(share * size - margin)), min(size - 1, int(share * size + margin) + 1)]
-            keys = np.partition(sample[self.owners[r]], ends)
-            self._place(int(r), int(keys[ends[0]]), int(keys[ends[1]]) + 1)
+        for index in np.flatnonzero(self._open):
+            r = int(index)
+            own = sample[self.owners[r] : self.owners[r] + 1]
+            (low,), (end,) = sampled_bracket(own, [self._kept[r]], self._total)
+            self._place(r, int(low), int(end))
 
     def choose(self, keys: MagnitudeKeys) -> None:
         """Settle thresholds from all keys inside their brackets, or move these; where there was no room they stay."""

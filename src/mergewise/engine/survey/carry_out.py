@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 from mergewise._version import __version__
 from mergewise.checkpoint import Source, file_identity, reserved_bytes
 from mergewise.engine.jobs import Plan, TensorJob
-from mergewise.engine.layout import FIXED_BYTES, Layout, lay_out, parse_size
-from mergewise.engine.pieces import Piece, Workspace, cut
+from mergewise.engine.layout import BLOCK, FIXED_BYTES, Layout, lay_out, parse_size
+from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.survey.file import VERSION
 from mergewise.engine.survey.journal import SurveyJournal
 from mergewise.engine.survey.record import Survey, TensorRecord
@@ -25,6 +25,8 @@ from mergewise.engine.workers import Alone, Crew
 from mergewise.errors import CheckpointError, RecipeError, SurveyError
 
 __all__ = ["Progress", "Wanted", "survey_plan"]
+
+_PIECE = 2 * BLOCK  # elements
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of inputs that were looked at and those that will be, one call at a time."""
@@ -143,7 +145,7 @@ class _Pass:
 
     def _gather_weights(self, jobs: Sequence[TensorJob], layout: Layout) -> None:
         by_size = sorted(jobs, key=lambda job: (-job.numel, job.name.encode()))
-        pieces = {job.name: cut(job, layout) for job in by_size}
+        pieces = {job.name: _cut(job, layout) for job in by_size}
         fair_share = sum(job.numel for job in by_size) // (2 * layout.threads)
         large = [job for job in by_size if len(pieces[job.name]) > 1 and job.numel > fair_share]
         names = {job.name for job in large}
@@ -158,13 +160,12 @@ class _Pass:
     def _survey(self, pieces: Sequence[Piece], runner: Alone | Crew) -> None:
         job = pieces[0].job
         before = self._before.get(job.name)
-        known = np.empty(0, np.float32) if before is None else before.thresholds
         share = _stored_bytes(job) / job.numel
 
         def advance(piece: Piece) -> None:
             self._advance(int(piece.count * share))
 
-        self._add(survey_tensor(pieces, runner, self._planned.sources, self._wanted.seed, known, advance))
+        self._add(survey_tensor(pieces, runner, self._planned.sources, self._wanted.seed, before, advance))
 
     def _gather_spectra(self, jobs: Sequence[TensorJob], room: int, threads: int) -> None:
         by_size = sorted(jobs, key=lambda job: (-job.numel, job.name.encode()))
@@ -193,6 +194,12 @@ class _Pass:
             self._done += nbytes
             if self._progress is not None:
                 self._progress(self._done, self._whole)
+
+
+def _cut(job: TensorJob, layout: Layout) -> list[Piece]:
+    """Cut a tensor into pieces that stay in the caches while they are worked on; it is read once."""
+    step = min(layout.piece_elements(job), _PIECE)
+    return [Piece(job, start, min(step, job.numel - start)) for start in range(0, job.numel, step)]
 
 
 def _spectral_room(planned: Plan, matrices: Sequence[TensorJob], memory: str | int) -> int:
@@ -240,8 +247,8 @@ def _require_first_of(begun: Survey, before: Survey) -> None:
 
 def _read_again(count: int) -> str:
     return (
-        f"{count} experts were read again, since products and claims that are joint with new experts need them; their "
-        "thresholds and ranks were kept."
+        f"{count} experts were read again, since products and claims that are joint with new experts need them; the "
+        "products among themselves, their thresholds and the exact ranks of their matrices were kept."
     )
 
 

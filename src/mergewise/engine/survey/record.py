@@ -58,8 +58,9 @@ class TensorRecord:
     Attributes:
         name: Its name.
         shape: Its shape.
-        products: (1 + experts, 1 + experts) float64, inner products of the base (first) and the task vectors.
-        sums: (experts, 3) float64, Στ, Στ³, Στ⁴ (Στ² is in ``products``).
+        products: (1 + experts, 1 + experts) float64, inner products of the base (first) and the task vectors, to
+            a millionth of the norms' product.
+        sums: (experts, 3) float64, Στ, Στ³, Στ⁴ (Στ² is in ``products``), to a millionth of Σ|τ|, Σ|τ|³, Στ⁴.
         changed: (experts,) int64, elements that an expert changed by more than float32 has for nought.
         thresholds: (experts,) float32, the magnitude from which on an element is claimed: the k-th largest, exactly.
         claims: Counts of joint claims.

@@ -45,7 +45,7 @@ def survey(
         tensors: Survey only tensors whose name contains one of these; surveys of the rest can be added by ``combine``.
         seed: Of random masks and probes.
         extend: A survey of the first of the experts. They are read again, as products and claims that are joint with
-            the new ones need them; their thresholds and the ranks of their matrices are not searched for again.
+            the new ones need them; products among themselves, thresholds and exact ranks of their matrices are kept.
         out: Where to save the survey; if it is interrupted, what is finished is kept beside it for the next time.
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the whole process, in bytes or as in ``"1GiB"``.

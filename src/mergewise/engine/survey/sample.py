@@ -67,6 +67,8 @@ def sampled_tails(
 ) -> NDArray[np.float64]:
     """Return the tail figures of every task vector and of every merge, (experts + merges, 5) float64.
 
+    The kurtosis of task vectors is left at nought: it is known of all elements.
+
     Args:
         sample: (experts, elements) float64.
         thresholds: (experts,) float32, magnitudes from which on elements are among the largest of the whole tensor.
@@ -75,9 +77,11 @@ def sampled_tails(
         name: The tensor's name, for these.
         whole: Whether the sample is the whole tensor, so that its kurtosis has no sampling error.
     """
-    subjects = np.concatenate([sample, _merged(sample, _claimed(sample, thresholds), density, seed, name)])
+    merged = _merged(sample, _claimed(sample, thresholds), density, seed, name)
+    subjects = np.concatenate([sample, merged])
+    kurtosis, error = np.zeros((2, subjects.shape[0]))
     with np.errstate(all="ignore"):  # what overflows is NaN or infinite in the figures too
-        kurtosis, error = sampled_kurtosis(subjects)
+        kurtosis[sample.shape[0] :], error[sample.shape[0] :] = sampled_kurtosis(merged)
         hill = hill_index(subjects)
     return np.stack([kurtosis, 0.0 * error if whole else error, *hill, np.mean(subjects != 0.0, axis=1)], axis=1)
 

@@ -1,19 +1,20 @@
-"""One tensor of a survey: thresholds first, then one look at every piece for all that is summed and counted."""
+"""One tensor of a survey: one look at every piece for all that is summed and counted."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import Source
 from mergewise.engine.combine import first_not_finite
-from mergewise.engine.gather import search_magnitudes
 from mergewise.engine.layout import BLOCK
 from mergewise.engine.pieces import Piece, Runner, Workspace
 from mergewise.engine.survey.record import TensorRecord
 from mergewise.engine.survey.sample import SAMPLE_BYTES, sampled_claims, sampled_tails, take_sample
+from mergewise.engine.survey.thresholds import Aside, Brackets, bracketed, found_thresholds, searched
 from mergewise.kernels import survey_piece, survey_room
 from mergewise.kernels.constants import JOINT_EXPERTS
 from mergewise.method import VotingProgram
@@ -34,7 +35,7 @@ def survey_tensor(
     runner: Runner,
     sources: Sequence[Source],
     seed: int,
-    known: NDArray[np.float32],
+    known: TensorRecord | None,
     advance: Callable[[Piece], None],
 ) -> TensorRecord:
     """Survey one tensor.
@@ -44,7 +45,7 @@ def survey_tensor(
         runner: Does the work.
         sources: The checkpoints, for messages.
         seed: Of random masks.
-        known: Thresholds of the first experts, from an earlier survey.
+        known: What an earlier survey knows of the first experts: their products and thresholds are kept.
         advance: Told of every piece that was looked at.
 
     Raises:
@@ -55,12 +56,8 @@ def survey_tensor(
     program = job.program
     assert isinstance(program, VotingProgram)
     experts = len(job.inputs) - 1
-    thresholds = known
-    if known.size < experts:
-        search = search_magnitudes(program, pieces, runner)
-        thresholds = search.thresholds[:experts].view(np.float32)
-        thresholds[: known.size] = known
-    keys = thresholds.view(np.uint32)
+    old = 1 + known.thresholds.size if known is not None else 0
+    before = np.empty(0, np.float32) if known is None else known.thresholds
     sample = runner.each(lambda workspace, *_: take_sample(workspace, pieces), pieces[:1])[0]
 
     def look(workspace: Workspace, sums: _Sums, piece: Piece) -> None:
@@ -68,21 +65,41 @@ def survey_tensor(
         bounds = segment_bounds(piece.start, piece.count, job.numel, BLOCK)
         products = np.empty((bounds.size - 1, 1 + experts, 1 + experts))
         powers = np.empty((bounds.size - 1, experts, 3))
-        survey_piece(raw, codes, bounds, keys, *survey_room(1 + experts), products, powers, sums.changed, sums.counts)
+        aside = sums.aside
+        survey_piece(
+            raw, codes, bounds, old, sums.brackets.low, sums.brackets.mark, sums.brackets.high, *sums.room, products,
+            powers, sums.tally, sums.counts, aside.masks, aside.owners, aside.keys, aside.filled,
+        )  # fmt: skip
         if not np.isfinite(products).all():
             raise first_not_finite(raw, piece, tuple(sources), "survey")
         sums.products[piece.start], sums.powers[piece.start] = products, powers
-        advance(piece)
+        if sums.first_time:
+            advance(piece)
 
-    first, *others = runner.fold(lambda: _Sums.zero(experts), look, pieces)
+    brackets = bracketed(pieces, runner, before)
+    parts = runner.fold(lambda: _Sums.zero(job.numel, brackets, first_time=True), look, pieces)
+    tally = np.sum([part.tally for part in parts], axis=0)
+    thresholds = found_thresholds(brackets, tally, [part.aside for part in parts])
+    if thresholds is None:
+        parts.clear()
+        again = searched(pieces, runner, before)
+        parts = runner.fold(lambda: _Sums.zero(job.numel, again, first_time=False), look, pieces)
+        thresholds = again.thresholds
+    first, *others = parts
+    for part in parts:
+        part.aside.count(thresholds, first.counts)
     for other in others:
         first.combine(other)
+    products = segment_totals(first.products)
+    if known is not None:
+        products[:old, :old] = known.products
+    edges = thresholds.view(np.float32)
     whole = sample.shape[1] == job.numel
-    claims = first.claims() if experts <= DENSE_EXPERTS else sampled_claims(sample, thresholds)
-    tails = sampled_tails(sample, thresholds, program.densities[0], seed, job.name, whole=whole)
+    claims = first.claims() if experts <= DENSE_EXPERTS else sampled_claims(sample, edges)
+    tails = sampled_tails(sample, edges, program.densities[0], seed, job.name, whole=whole)
     record = TensorRecord(
-        job.name, job.inputs[0].shape, segment_totals(first.products), segment_totals(first.powers), first.changed,
-        thresholds, claims, tails, sample.shape[1],
+        job.name, job.inputs[0].shape, products, segment_totals(first.powers), first.changed, edges, claims,
+        tails, sample.shape[1],
     )  # fmt: skip
     tails[:experts, 0], tails[:experts, 1] = record.kurtosis, 0.0  # these are of all elements
     tails[:experts, 4] = first.changed / job.numel
@@ -93,7 +110,7 @@ def _counters(experts: int) -> tuple[int, int]:
     """Return the shape of the counts that the kernel wants."""
     if experts > DENSE_EXPERTS:
         return 1, 0
-    return (1, 1 << 2 * experts) if experts <= JOINT_EXPERTS else (2, 1 << experts)
+    return (1, 1 << experts + JOINT_EXPERTS) if experts <= JOINT_EXPERTS else (2, 1 << experts)
 
 
 @dataclass
@@ -101,25 +118,41 @@ class _Sums:
     """What one worker has added up: a monoid under ``combine``.
 
     Attributes:
-        changed: (experts,) int64.
+        brackets: Where claims begin, as far as that is known.
+        first_time: Whether the tensor is looked at for the first time.
+        tally: (experts, 3) int64, magnitudes above the brackets, not below them, and not zero.
         counts: As the kernel counts masks, uint32: no tensor has more elements than that holds.
+        aside: Elements whose claims are in doubt.
+        room: What the kernel works in.
         products: (segments, models, models) float64 by the first element of the piece.
         powers: (segments, experts, 3) float64 by the first element of the piece.
     """
 
-    changed: NDArray[np.int64]
+    brackets: Brackets
+    first_time: bool
+    tally: NDArray[np.int64]
     counts: NDArray[np.uint32]
+    aside: Aside
+    room: tuple[NDArray[Any], ...]
     products: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     powers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
-    def zero(cls, experts: int) -> "_Sums":
+    def zero(cls, numel: int, brackets: Brackets, *, first_time: bool) -> "_Sums":
         """Return the sums over no elements."""
-        return cls(np.zeros(experts, np.int64), np.zeros(_counters(experts), np.uint32))
+        experts = brackets.low.size
+        counts = np.zeros(_counters(experts), np.uint32)
+        aside = Aside.empty(numel, experts, brackets)
+        return cls(brackets, first_time, np.zeros((experts, 3), np.int64), counts, aside, survey_room(1 + experts))
+
+    @property
+    def changed(self) -> NDArray[np.int64]:
+        """(experts,) int64, elements that are not zero."""
+        return np.ascontiguousarray(self.tally[:, 2])
 
     def combine(self, other: "_Sums") -> None:
         """Add the sums over other pieces of the same tensor."""
-        self.changed += other.changed
+        self.tally += other.tally
         self.counts += other.counts
         self.products |= other.products
         self.powers |= other.powers
@@ -129,8 +162,8 @@ class _Sums:
         counts = self.counts.astype(np.int64)
         if counts.shape[0] == 2:
             return Claims.of_bins(counts[0], counts[1])
-        bins = 1 << self.changed.size
-        negative, claims = np.divmod(np.flatnonzero(counts[0]), bins)
+        bins = 1 << self.brackets.low.size
+        negative, claims = np.divmod(np.flatnonzero(counts[0]), 1 << JOINT_EXPERTS)
         found = counts[0][counts[0] > 0]
         sides = np.bincount(negative, found, bins) + np.bincount(claims ^ negative, found, bins)
         return Claims.of_bins(np.bincount(claims, found, bins).astype(np.int64), sides.astype(np.int64))
