@@ -118,7 +118,9 @@ def test_claims_are_exact_where_many_changes_are_equal_or_nought(tmp_path):
         assert conflict[0] == pytest.approx((up & down).mean(), abs=1e-15)
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1e-13), ("float32", 1e12), ("float64", 1.0), ("float32", 1.0)])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("float32", 1e-13), ("float32", 1e12), ("float64", 1.0), ("float32", 1.0)]
+)
 def test_sums_keep_their_digits_whatever_the_size_of_changes(tmp_path, dtype, scale):
     rng = np.random.default_rng(1)
     base = {"w": (rng.normal(size=BLOCK + 77) * scale).astype(dtype)}
@@ -239,4 +241,3 @@ class TestSources:
         )
         alike = {"base": "", "experts": (), "identities": (), "remarks": ()}
         assert pack(replace(near, **alike)) == pack(replace(far, **alike))
-

@@ -21,7 +21,14 @@ from mergewise.statistics.gram import GramRows, segment_bounds
 from mergewise.statistics.magnitude import MagnitudeCounts, MagnitudeKeys, MagnitudeSearch, kept_count, kept_ranks
 from mergewise.statistics.norms import L1Norms
 
-__all__ = ["SharedThresholds", "coefficients", "gather", "gather_coefficients", "sample_magnitudes", "search_magnitudes"]
+__all__ = [
+    "SharedThresholds",
+    "coefficients",
+    "gather",
+    "gather_coefficients",
+    "sample_magnitudes",
+    "search_magnitudes",
+]
 
 M = TypeVar("M", MagnitudeCounts, MagnitudeKeys)
 

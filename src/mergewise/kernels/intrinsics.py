@@ -145,8 +145,8 @@ def block_products(context: Any, rows: Any, i: Any, j: Any, count: Any, lanes: A
     """Add the inner products of rows i, i + 1, i + 2 with rows j, j + 1, j + 2 to lanes of sums.
 
     The rows are of a contiguous two-dimensional array, float32 or float64; of each the first ``count`` elements are
-    taken, a multiple of ``BLOCK_LANES``. Lane l adds the elements ≡ l in their order, in the precision of the rows; what
-    comes out is added to the lanes, (3, 3, BLOCK_LANES) float64 contiguous, which stay apart. A product and a sum are
+    taken, a multiple of ``BLOCK_LANES``. Lane l adds the elements ≡ l in their order, in the precision of the rows, and
+    the outcome is added to the lanes, (3, 3, BLOCK_LANES) float64 contiguous, which stay apart. A product and a sum are
     rounded each by itself, whether or not a machine could do both at once, so that they are equal everywhere.
     """
 

@@ -187,6 +187,30 @@ def _total(lanes):
 
 
 @njit(**COMPILE)
+def _pairs_in_float64(wide, padded, old, again, products):
+    """Add inner products of pairs of which a model is to be summed again, and of which one is new."""
+    for i in range(old, again.size):
+        for j in range(i + 1):
+            if again[i] | again[j]:
+                products[i, j] += dot(wide[i], wide[j], padded)
+
+
+@njit(**COMPILE)
+def _begin_pairs(again, products):
+    for i in range(again.size):
+        for j in range(i + 1):
+            if again[i] | again[j]:
+                products[i, j] = 0.0
+
+
+@njit(**COMPILE)
+def _mirror(products):
+    for i in range(products.shape[0]):
+        for j in range(i):
+            products[j, i] = products[i, j]
+
+
+@njit(**COMPILE)
 def _in_float64(raw, codes, first, last, old, again, wide, powers, products, sums):
     """Take the sums of a segment once more, of the models that want it and their pairs.
 
@@ -202,33 +226,79 @@ def _in_float64(raw, codes, first, last, old, again, wide, powers, products, sum
         products: (models, models) float64, written where a model of the two is wanted.
         sums: (models - 1, 3) float64, written where it is.
     """
-    models = codes.size
     powers[:] = 0.0
-    for i in range(models):
-        for j in range(i + 1):
-            if again[i] | again[j]:
-                products[i, j] = 0.0
+    _begin_pairs(again, products)
     for start in range(first, last, TILE // 2):
         size = min(TILE // 2, last - start)
         padded = -(-size // LANES) * LANES
         decode(codes[0], raw[0], start, size, wide[0])
-        wide[0, size:padded] = 0.0
-        for i in range(1, models):
+        for i in range(1, codes.size):
             decode_difference(codes[i], raw[i], start, size, wide[0], wide[i])
-            wide[i, size:padded] = 0.0
+        wide[:, size:padded] = 0.0
+        for i in range(1, codes.size):
             if again[i]:
                 power_sums(wide[i], padded, powers[i])
-        for i in range(models):
-            for j in range(i + 1):
-                if again[i] | again[j] and i >= old:
-                    products[i, j] += dot(wide[i], wide[j], padded)
-    for i in range(models):
-        for j in range(i + 1):
-            if again[i] | again[j]:
-                products[j, i] = products[i, j]
-        if again[i] and i:
+        _pairs_in_float64(wide, padded, old, again, products)
+    _mirror(products)
+    for i in range(1, codes.size):
+        if again[i]:
             for m in range(3):
                 sums[i - 1, m] = _total(powers[i, m])
+
+
+@njit(**COMPILE)
+def _differences(codes, raw, start, size, padded, single, tau):
+    """Decode a tile, and take the differences from the base, in float32."""
+    if single:
+        decode_single(codes[0], raw[0], start, size, tau[0])
+        for i in range(1, codes.size):
+            _difference(codes[i], raw[i], start, size, tau[0], tau[i])
+    else:
+        _rounded_differences(codes, raw, start, size, tau)
+    tau[:, size:padded] = np.float32(0.0)
+
+
+@njit(**COMPILE)
+def _add_sums(tau, padded, old, powers, blocks):
+    """Add the power sums and the inner products of a tile, but for products that are known."""
+    for i in range(1, powers.shape[0]):
+        power_sums(tau[i], padded, powers[i])
+    for a in range(blocks.shape[0]):
+        if a == 0 or BLOCK_ROWS * (a + 1) > old:  # the base's square decides on precision
+            for b in range(a + 1):
+                block_products(tau, BLOCK_ROWS * a, BLOCK_ROWS * b, padded, blocks[a, b])
+
+
+@njit(**COMPILE)
+def _segment(blocks, powers, products, sums):
+    """Write the sums of a segment."""
+    for i in range(products.shape[0]):
+        for j in range(i + 1):
+            products[i, j] = _total(blocks[i // BLOCK_ROWS, j // BLOCK_ROWS, i % BLOCK_ROWS, j % BLOCK_ROWS])
+    _mirror(products)
+    for i in range(1, products.shape[0]):
+        for m in range(3):
+            sums[i - 1, m] = _total(powers[i, m])
+
+
+@njit(**COMPILE)
+def _out_of_range(products, sums, tally, before, again):
+    """Mark the models whose sums over a segment float32 cannot hold; tell whether there are any."""
+    wanted = False
+    for i in range(again.size):
+        fourth = sums[i - 1, 2] if i else products[0, 0] * products[0, 0]
+        unchanged = i > 0 and tally[i - 1, 2] == before[i - 1]
+        again[i] = np.uint8(not (_LEAST <= fourth < np.inf or unchanged))
+        wanted = wanted or again[i] != 0
+    return wanted
+
+
+@njit(**COMPILE)
+def _all_single(codes):
+    single = True
+    for i in range(codes.size):
+        single = single and codes[i] != F64
+    return single
 
 
 @njit(**COMPILE)
@@ -256,69 +326,39 @@ def survey_piece(
         tally: (experts, 3) int64, magnitudes above the bracket, those not below it, and those that are not zero in
             float32; added to.
         counts: Up to ``JOINT_EXPERTS`` experts (1, 2^(experts + JOINT_EXPERTS)) uint32, elements by the mask of claims
-            and, above it, that of negative claims; for more (2, 2^experts), elements by the mask of claims, and by those
-            of positive and of negative claims, an element in both; with no bins nothing is counted. Added to.
+            and, above it, that of negative claims; for more (2, 2^experts), elements by the mask of claims, and by
+            those of positive and of negative claims, an element in both; with no bins nothing is counted. Added to.
         aside: (2, room) uint32, both masks of elements in doubt, as bits from 0 and from ``MASKED_EXPERTS`` on: what is
             claimed for sure, and what may be.
         owners: (room,) uint8, the expert of each key.
         keys: (room,) uint32, the magnitudes in doubt, by element and then by expert.
         filled: (3,) int64, elements and keys that are set aside, and elements for which there was no room; added to.
     """
-    models = codes.size
-    groups = blocks.shape[0]
     sure = tile(SURVEY_TILE, np.uint32)
     maybe = tile(SURVEY_TILE, np.uint32)
     before = tile(MOST_EXPERTS, np.int64)
     counting = counts.shape[1] > 0
-    single = True
-    for i in range(models):
-        single = single and codes[i] != F64
+    single = _all_single(codes)
     for s in range(bounds.size - 1):
         blocks[:] = 0.0
         powers[:] = 0.0
-        for i in range(1, models):
-            before[i - 1] = tally[i - 1, 2]
+        for i in range(tally.shape[0]):
+            before[i] = tally[i, 2]
         for start in range(bounds[s], bounds[s + 1], SURVEY_TILE):
             size = min(SURVEY_TILE, bounds[s + 1] - start)
             padded = -(-size // LANES) * LANES
+            _differences(codes, raw, start, size, padded, single, tau)
+            if single:
+                _add_sums(tau, padded, old, powers, blocks)
             sure[:] = np.uint32(0)
             maybe[:] = np.uint32(0)
-            base = tau[0]
-            if single:
-                decode_single(codes[0], raw[0], start, size, base)
-                for i in range(1, models):
-                    _difference(codes[i], raw[i], start, size, base, tau[i])
-            else:
-                _rounded_differences(codes, raw, start, size, tau)
-            tau[:, size:padded] = np.float32(0.0)
-            for i in range(1, models):
+            for i in range(tally.shape[0]):
                 if counting:
-                    _claims(tau[i], low[i - 1], mark[i - 1], high[i - 1], i - 1, size, sure, maybe, tally[i - 1])
+                    _claims(tau[1 + i], low[i], mark[i], high[i], i, size, sure, maybe, tally[i])
                 else:
-                    _tally(tau[i], low[i - 1], high[i - 1], size, tally[i - 1])
-                if single:
-                    power_sums(tau[i], padded, powers[i])
-            if single:
-                for a in range(groups):
-                    for b in range(a + 1):
-                        if a == 0 or BLOCK_ROWS * (a + 1) > old:  # the base's square is looked at below
-                            block_products(tau, BLOCK_ROWS * a, BLOCK_ROWS * b, padded, blocks[a, b])
+                    _tally(tau[1 + i], low[i], high[i], size, tally[i])
             if counting and not _count(tau, sure, maybe, size, counts, aside, owners, keys, filled):
                 filled[2] += 1
-        for i in range(models):
-            for j in range(i + 1):
-                product = _total(blocks[i // BLOCK_ROWS, j // BLOCK_ROWS, i % BLOCK_ROWS, j % BLOCK_ROWS])
-                products[s, i, j] = product
-                products[s, j, i] = product
-        for i in range(1, models):
-            for m in range(3):
-                sums[s, i - 1, m] = _total(powers[i, m])
-        wanted = False
-        for i in range(models):
-            square = products[s, 0, 0]
-            fourth = sums[s, i - 1, 2] if i else square * square
-            unchanged = i > 0 and tally[i - 1, 2] == before[i - 1]
-            again[i] = np.uint8(not (_LEAST <= fourth < np.inf or unchanged))
-            wanted = wanted or again[i] != 0
-        if wanted:
+        _segment(blocks, powers, products[s], sums[s])
+        if _out_of_range(products[s], sums[s], tally, before, again):
             _in_float64(raw, codes, bounds[s], bounds[s + 1], old, again, wide, powers, products[s], sums[s])

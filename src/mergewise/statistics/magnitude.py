@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["KEEP_ALL", "KEEP_NONE", "MagnitudeCounts", "MagnitudeKeys", "MagnitudeSearch", "kept_count", "kept_ranks", "sampled_bracket"]
+__all__ = [
+    "KEEP_ALL",
+    "KEEP_NONE",
+    "MagnitudeCounts",
+    "MagnitudeKeys",
+    "MagnitudeSearch",
+    "kept_count",
+    "kept_ranks",
+    "nth_largest",
+    "sampled_bracket",
+]
 
 _KEY_BITS = 31  # magnitudes have no sign bit
 _TOP = 0xFFFFFFFF
@@ -70,8 +80,8 @@ def sampled_bracket(
         share = 1.0 - k / total
         margin = _SLACK * np.sqrt(size * share * (1.0 - share)) + _SLACK
         ends = [max(0, int(share * size - margin)), min(size - 1, int(share * size + margin) + 1)]
-        keys = np.partition(sample[r], ends)
-        bounds[0, r], bounds[1, r] = keys[ends[0]], keys[ends[1]] + 1
+        low, high = (nth_largest(sample[r], size - end)[0] for end in ends)
+        bounds[0, r], bounds[1, r] = low, high + 1
     return bounds[0], bounds[1]
 
 
@@ -126,7 +136,7 @@ class MagnitudeKeys:
         self.above += other.above
 
 
-def _nth_largest(keys: "NDArray[np.uint32]", n: int) -> tuple[int, int, int]:
+def nth_largest(keys: "NDArray[np.uint32]", n: int) -> tuple[int, int, int]:
     """Return the n-th largest key, and how many are larger and equal: by counting digits, since many are equal."""
     value, higher = 0, 0
     shift = max(0, int(keys.max()).bit_length() - _DIGIT_BITS)
@@ -236,7 +246,7 @@ class MagnitudeSearch:
             k, above, inside = self._kept[r], int(keys.above[r]), int(keys.filled[r])
             if self._misses(r, above, inside) or inside > keys.found.shape[1]:
                 continue
-            threshold, higher, found = _nth_largest(keys.found[r, :inside], k - above)
+            threshold, higher, found = nth_largest(keys.found[r, :inside], k - above)
             self._settle_one(r, int(self.lower[r]) + threshold, k - above - higher, found)
         self._close_settled()
 

@@ -26,7 +26,7 @@ from mergewise.errors import CheckpointError, RecipeError, SurveyError
 
 __all__ = ["Progress", "Wanted", "survey_plan"]
 
-_PIECE = 2 * BLOCK  # elements
+_PIECE = 4 * BLOCK  # elements
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of inputs that were looked at and those that will be, one call at a time."""

@@ -16,7 +16,7 @@ from mergewise.engine.pieces import Piece, Runner
 from mergewise.kernels import count_set_aside
 from mergewise.method import VotingProgram
 from mergewise.statistics.claims import DENSE_EXPERTS
-from mergewise.statistics.magnitude import kept_count, sampled_bracket
+from mergewise.statistics.magnitude import kept_count, nth_largest, sampled_bracket
 
 __all__ = ["Aside", "Brackets", "bracketed", "found_thresholds", "searched"]
 
@@ -77,10 +77,11 @@ class Aside:
             np.empty((2, room), np.uint32), np.empty(room, np.uint8), np.empty(room, np.uint32), np.zeros(3, np.int64)
         )
 
-    def keys_of(self, expert: int) -> NDArray[np.uint32]:
-        """Return the magnitudes of an expert that are in doubt."""
-        own: NDArray[np.uint32] = self.keys[: self.filled[1]][self.owners[: self.filled[1]] == expert]
-        return own
+    def by_expert(self, experts: int) -> list[NDArray[np.uint32]]:
+        """Return the magnitudes that are in doubt, of each expert."""
+        owners = self.owners[: self.filled[1]]
+        ordered = self.keys[np.argsort(owners, kind="stable")]  # numbers of a byte are sorted by counting
+        return np.split(ordered, np.cumsum(np.bincount(owners, minlength=experts))[:-1])
 
     def count(self, thresholds: NDArray[np.uint32], counts: NDArray[np.uint32]) -> None:
         """Count the elements, now that thresholds are known."""
@@ -129,7 +130,7 @@ def searched(pieces: Sequence[Piece], runner: Runner, known: NDArray[np.float32]
 def found_thresholds(
     brackets: Brackets, tally: NDArray[np.int64], asides: Sequence[Aside]
 ) -> NDArray[np.uint32] | None:
-    """Return the exact thresholds, (experts,) uint32, from what was counted and set aside; ``None`` if that was too little.
+    """Return the exact thresholds, (experts,) uint32, from what was counted and set aside; ``None`` if in vain.
 
     Args:
         brackets: Where they were looked for.
@@ -139,6 +140,7 @@ def found_thresholds(
     if any(aside.filled[2] for aside in asides):
         return None
     found = brackets.thresholds.copy()
+    doubtful = [aside.by_expert(found.size) for aside in asides]
     for i in np.flatnonzero(~brackets.known):
         above, reached = int(tally[i, 0]), int(tally[i, 1])
         if reached < brackets.kept and brackets.low[i] == 1:
@@ -148,9 +150,8 @@ def found_thresholds(
         elif brackets.mark[i] == brackets.low[i]:
             found[i] = brackets.low[i]
         else:
-            own = np.concatenate([aside.keys_of(int(i)) for aside in asides])
-            place = own.size - (brackets.kept - above)
-            found[i] = np.partition(own, place)[place]
+            own = np.concatenate([keys[i] for keys in doubtful])
+            found[i] = nth_largest(own, brackets.kept - above)[0]
     return found
 
 
