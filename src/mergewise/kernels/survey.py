@@ -137,13 +137,13 @@ def _count(tau, sure, maybe, size, counts, aside, owners, keys, filled):
     if at + waiting > aside.shape[1] or found + waiting * (tau.shape[0] - 1) > keys.size:
         return waiting == 0
     for p in range(waiting):
-        j = np.int64(pending[p])
-        aside[0, at + p] = sure[j]
-        aside[1, at + p] = maybe[j]
-        doubt = (sure[j] ^ maybe[j]) & _CLAIMS
+        place = np.int64(pending[p])
+        aside[0, at + p] = sure[place]
+        aside[1, at + p] = maybe[place]
+        doubt = (sure[place] ^ maybe[place]) & _CLAIMS
         while doubt != np.uint32(0):
             i = trailing_zeros(doubt)
-            keys[found] = as_bits(tau[1 + i, j]) & _MAGNITUDE
+            keys[found] = as_bits(tau[1 + i, place]) & _MAGNITUDE
             owners[found] = np.uint8(i)
             found += 1
             doubt &= doubt - np.uint32(1)
