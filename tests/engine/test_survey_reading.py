@@ -75,7 +75,7 @@ def test_a_bracket_that_misses_or_overflows_changes_no_byte(surveyed, monkeypatc
     search = thresholds.sampled_bracket
     monkeypatch.setattr(thresholds, "sampled_bracket", lambda *given: place(*search(*given)))
     if place(np.uint32(8), np.uint32(16))[0] == 1:
-        monkeypatch.setattr(thresholds, "COUNT_BINS", 1 << 8)
+        monkeypatch.setattr(thresholds, "ASIDE_BYTES", 1 << 16)
     assert pack(mw.survey(paths[0], paths[1:], spectra=False)) == pack(survey)
 
 

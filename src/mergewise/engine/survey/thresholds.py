@@ -11,17 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.engine.gather import sample_magnitudes, search_magnitudes
-from mergewise.engine.layout import COLLECT_MOST, COLLECT_SHARE, COUNT_BINS
 from mergewise.engine.pieces import Piece, Runner
 from mergewise.kernels import count_set_aside
 from mergewise.method import VotingProgram
 from mergewise.statistics.claims import DENSE_EXPERTS
 from mergewise.statistics.magnitude import kept_count, nth_largest, sampled_bracket
 
-__all__ = ["Aside", "Brackets", "bracketed", "found_thresholds", "searched"]
+__all__ = ["ASIDE_BYTES", "Aside", "Brackets", "bracketed", "found_thresholds", "searched"]
 
 _RUN = 1 << 12  # elements that are sampled together
 _KEY_BYTES = 13  # of a magnitude, its owner, and the masks of an element
+
+ASIDE_BYTES = _KEY_BYTES << 19
+"""What elements that are set aside may take, for each expert and worker."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,8 @@ class Aside:
 
     @classmethod
     def empty(cls, numel: int, experts: int, brackets: Brackets) -> "Aside":
-        """Return room for the elements of a tensor that are in doubt: no more than a search for ranks would take."""
-        collected = numel // COLLECT_SHARE * 4 if numel <= COLLECT_MOST else 0
-        room = min(numel * experts, experts * (collected + COUNT_BINS * 8) // _KEY_BYTES)
-        room = 0 if brackets.known.all() else room
+        """Return room for the elements of a tensor that are in doubt."""
+        room = 0 if brackets.known.all() else experts * min(numel, ASIDE_BYTES // _KEY_BYTES)
         return cls(
             np.empty((2, room), np.uint32), np.empty(room, np.uint8), np.empty(room, np.uint32), np.zeros(3, np.int64)
         )

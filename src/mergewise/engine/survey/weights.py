@@ -14,7 +14,7 @@ from mergewise.engine.layout import BLOCK
 from mergewise.engine.pieces import Piece, Runner, Workspace
 from mergewise.engine.survey.record import TensorRecord
 from mergewise.engine.survey.sample import SAMPLE_BYTES, sampled_claims, sampled_tails, take_sample
-from mergewise.engine.survey.thresholds import Aside, Brackets, bracketed, found_thresholds, searched
+from mergewise.engine.survey.thresholds import ASIDE_BYTES, Aside, Brackets, bracketed, found_thresholds, searched
 from mergewise.kernels import survey_piece, survey_room
 from mergewise.kernels.constants import JOINT_EXPERTS
 from mergewise.method import VotingProgram
@@ -27,7 +27,7 @@ __all__ = ["beside_the_rows", "survey_tensor"]
 
 def beside_the_rows(experts: int) -> int:
     """Return the bytes that a worker needs beside a piece in hand: for counts of masks, and for the sample."""
-    return math.prod(_counters(experts)) * 4 + experts * SAMPLE_BYTES
+    return math.prod(_counters(experts)) * 4 + experts * (SAMPLE_BYTES + ASIDE_BYTES)
 
 
 def survey_tensor(
