@@ -24,7 +24,7 @@ from mergewise.kernels.constants import (
     TILE,
 )
 from mergewise.kernels.intrinsics import as_bits, block_products, dot, power_sums, tile, trailing_zeros
-from mergewise.kernels.storage import COMPILE, _from_bf16, decode, decode_difference, decode_single
+from mergewise.kernels.storage import COMPILE, decode, decode_difference, decode_single, from_bf16
 
 __all__ = ["count_set_aside", "survey_piece"]
 
@@ -40,7 +40,7 @@ def _difference(code, raw, start, size, base, x):
     if code == BF16:
         half = raw.view(np.uint16)[start : start + size]
         for j in range(size):
-            x[j] = _from_bf16(half[j]) - base[j]
+            x[j] = from_bf16(half[j]) - base[j]
     else:
         decode_single(code, raw, start, size, x)
         for j in range(size):
