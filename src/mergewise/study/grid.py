@@ -222,7 +222,9 @@ class _BaseGrid:
         assert self._opened is not None
         return self._opened.workshop.items(task, split)
 
-    def _seconds(self, method: str, experts: int, items: float, settings: Sequence[Mapping[str, Value]] = ({},)) -> float:
+    def _seconds(
+        self, method: str, experts: int, items: float, settings: Sequence[Mapping[str, Value]] = ({},)
+    ) -> float:
         """Estimate a sweep: settings that differ in λ only share a change."""
         nbytes = self._base.nbytes
         merging = (experts + 1) * nbytes / SPEED[find_method(method).family]
