@@ -25,8 +25,8 @@ NodeKind = Literal["models", "references", "tuning", "merges"]
 # Bytes of weights, of the base and all experts, that one core merges in a second, by the kind of method; then bytes of
 # one model: of a change that settings share, kept in float64, and of the base plus such a change times λ. Measured by
 # benchmarks/grid.py; for estimates before anything else was measured.
-SPEED = {"linear": 2.5e9, "voting": 8e8, "geometric": 6e8, "spectral": 1e8, "custom": 2e8}
-KEPT = 1.9e8
+SPEED = {"linear": 2.7e9, "voting": 8e8, "geometric": 6e8, "spectral": 1.3e8, "custom": 2e8}
+KEPT = 2.4e8
 SCALED = 1.6e9
 
 

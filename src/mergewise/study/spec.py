@@ -15,7 +15,7 @@ methods:
 k: [2, 4]
 draws: 3
 seed: 0
-scoring: {validation_items: 240, test_items: 240, replicates: 2000}
+scoring: {validation_items: 240, tuning_draws: 2, test_items: 240, replicates: 2000}
 """
 
 import types
