@@ -65,3 +65,10 @@ def test_where_there_are_fewer_sets_than_draws_they_take_turns_with_other_seeds(
     assert protocol.tuning_picks(NAMES, 8) == (Pick(NAMES, 5),)
     assert [pick.experts for pick in protocol.picks(NAMES, 2)] == list(draw_experts(NAMES, 2, 3, 5))
     assert protocol.tuning_picks(NAMES, 2) == protocol.picks(NAMES, 2)
+
+
+def test_settings_may_be_tried_on_some_of_the_draws():
+    protocol = Protocol((), draws=3, seed=5, tuning_draws=2)
+    assert protocol.tuning_picks(NAMES, 2) == protocol.picks(NAMES, 2)[:2]
+    assert protocol.tuning_picks(NAMES, 8) == (Pick(NAMES, 5),)
+    assert protocol.distinct_picks(NAMES, 2) == protocol.picks(NAMES, 2)

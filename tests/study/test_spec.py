@@ -151,3 +151,20 @@ def test_the_examples_are_studies_of_the_zoo(name):
         assert took.cells["models"] >= 64 + 8
     else:
         assert sum(took.seconds.values()) < 3600
+
+
+def test_a_dry_run_knows_what_sweeps_share():
+    def seconds(**parameters):
+        return estimate(study(methods={"ties": {"parameters": parameters}})).seconds["tuning"]
+
+    one_change = seconds(**{"lambda": [1.0, 1.5, 2.0, 2.5]})
+    four_changes = seconds(density=[0.1, 0.2, 0.3, 0.4])
+    assert one_change < four_changes
+
+
+def test_fewer_draws_to_tune_on_take_less_time_and_no_fewer_merges():
+    all_draws, one_draw = (
+        estimate(study(draws=3, k=[2], scoring={"validation_items": 12, "tuning_draws": draws})) for draws in (None, 1)
+    )
+    assert one_draw.cells["tuning"] * 3 == all_draws.cells["tuning"]
+    assert one_draw.merges == all_draws.merges

@@ -8,20 +8,17 @@ A model as it is – the base, an expert – is the cell that averages that one 
 """
 
 import hashlib
-import inspect
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-import mergewise
 from mergewise.method import find_method
 from mergewise.study.errors import StudyError
 from mergewise.study.protocol import Value
@@ -36,7 +33,6 @@ __all__ = [
     "Split",
     "TaskItems",
     "Tensors",
-    "code_digest",
     "digest",
     "digest_of_files",
     "model",
@@ -45,7 +41,6 @@ __all__ = [
 ]
 
 FORMAT = 2
-SCORING = ("study/cells.py", "study/sweep.py")  # what of the study itself the scores depend on, beside its family
 Split = Literal["validation", "test"]
 Tensors = Mapping[str, NDArray[Any]]
 Scores = Mapping[str, NDArray[np.bool_] | NDArray[np.float64]]
@@ -192,22 +187,6 @@ def digest_of_files(files: Mapping[str, str]) -> str:
 
 def _counts(name: str) -> bool:
     return name.endswith((".json", ".safetensors", ".txt", ".model", ".jinja")) and name != MANIFEST
-
-
-def code_digest(workshop: object) -> str:
-    """Return the digest of the code that merges and scores, with the versions of the libraries it computes with.
-
-    Args:
-        workshop: of the family; the module of its class counts, as it brings the bench.
-    """
-    root = Path(mergewise.__file__).parent
-    parts = [f"{library} {version(library)}".encode() for library in ("numpy", "numba", "torch", "transformers")]
-    parts.append(Path(inspect.getfile(type(workshop))).read_bytes())
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        if name.partition("/")[0] not in {"cli", "limits", "study", "testing"} or name in SCORING:
-            parts += [name.encode(), path.read_bytes()]
-    return digest(parts)
 
 
 def digest(parts: Iterable[bytes]) -> str:

@@ -14,7 +14,7 @@ from typing import Literal
 from mergewise.method import find_method
 from mergewise.study.cells import CellSpec, Model, Result, Split, TaskItems, model, scores_of
 from mergewise.study.family import Base, Training, Workshop
-from mergewise.study.protocol import Method, Pick
+from mergewise.study.protocol import Method, Pick, Value
 from mergewise.study.spec import Study
 from mergewise.study.tuning import Trial, Tuned, choose, validation_score
 
@@ -22,8 +22,12 @@ __all__ = ["Grid", "Known", "Node", "NodeKind", "Opened", "build_grid", "tuned"]
 
 NodeKind = Literal["models", "references", "tuning", "merges"]
 
-# Bytes of weights that one core merges in a second, by the kind of method; for estimates before anything was measured.
-SPEED = {"linear": 1.2e9, "voting": 4e8, "geometric": 6e8, "spectral": 3e7, "custom": 2e8}
+# Bytes of weights, of the base and all experts, that one core merges in a second, by the kind of method; then bytes of
+# one model: of a change that settings share, kept in float64, and of the base plus such a change times λ. Measured by
+# benchmarks/grid.py; for estimates before anything else was measured.
+SPEED = {"linear": 2.7e9, "voting": 8e8, "geometric": 6e8, "spectral": 1.3e8, "custom": 2e8}
+KEPT = 2.4e8
+SCALED = 1.6e9
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ class _BaseGrid:
         self,
         known: Known,
         method: str,
-        parameters: Mapping[str, float | int | str | bool],
+        parameters: Mapping[str, Value],
         experts: Sequence[str],
         tasks: Sequence[str],
         split: Split,
@@ -218,9 +222,17 @@ class _BaseGrid:
         assert self._opened is not None
         return self._opened.workshop.items(task, split)
 
-    def _seconds(self, method: str, experts: int, items: float) -> float:
-        speed = SPEED[find_method(method).family]
-        return (experts + 1) * self._base.nbytes / speed + items * self._study.family.item_seconds(self._base.name)
+    def _seconds(
+        self, method: str, experts: int, items: float, settings: Sequence[Mapping[str, Value]] = ({},)
+    ) -> float:
+        """Estimate a sweep: settings that differ in λ only share a change."""
+        nbytes = self._base.nbytes
+        merging = (experts + 1) * nbytes / SPEED[find_method(method).family]
+        scoring = items * self._study.family.item_seconds(self._base.name)
+        if len(settings) == 1:
+            return merging + scoring
+        changes = {tuple((name, value) for name, value in one.items() if name != "lambda") for one in settings}
+        return len(changes) * (merging + nbytes / KEPT) + len(settings) * (nbytes / SCALED + scoring)
 
     def _references(self) -> Iterator[Node]:
         everything = [*self._held_in, *self._held_out]
@@ -254,8 +266,9 @@ class _BaseGrid:
                     for setting in settings
                 )
 
-            cells = len(method.settings(0))
-            seconds = cells * self._seconds(method.merge_method, count, limit * len(tasks))
+            settings = method.settings(pick.seed)
+            cells = len(settings)
+            seconds = self._seconds(method.merge_method, count, limit * len(tasks), settings)
             id_ = _tuning_id(self._base.name, method, count, index)
             needs = self._needs(pick)
             yield Node(id_, "tuning", self._base.name, needs, cells, seconds, specs=specs, method=method.name)
@@ -263,11 +276,12 @@ class _BaseGrid:
     def _merges(self, method: Method, count: int) -> Iterator[Node]:
         """Yield every draw with the chosen setting, scored on its experts' tasks and on the held-out ones."""
         picks = self._protocol.picks(self._study.names, count)
-        distinct = self._protocol.tuning_picks(self._study.names, count)
+        distinct = self._protocol.distinct_picks(self._study.names, count)
         tuning: list[str] = []
         if method.grid:
-            tuning += [_tuning_id(self._base.name, method, count, index) for index in range(len(distinct))]
-            validated = dict.fromkeys(name for pick in distinct for name in pick.experts)
+            tried = self._protocol.tuning_picks(self._study.names, count)
+            tuning += [_tuning_id(self._base.name, method, count, index) for index in range(len(tried))]
+            validated = dict.fromkeys(name for pick in tried for name in pick.experts)
             tuning += [f"validation/{self._base.name}/{name}" for name in validated]
         for index, pick in enumerate(picks):
             tasks = [*self._tasks_of(pick), *self._held_out]

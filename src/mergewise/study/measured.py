@@ -76,7 +76,7 @@ def measure(study: Study, base: Base, known: Known) -> Measured | None:
     costs: dict[tuple[str, int], Cost] = {}
     for count in study.protocol.counts:
         picks = study.protocol.picks(study.names, count)
-        distinct = study.protocol.tuning_picks(study.names, count)
+        tried_picks = study.protocol.tuning_picks(study.names, count)
         for method in study.protocol.methods:
             place = f"{base.name}/{method.name}/{count}"
             found = [known.results.get(f"merge/{place}/{index}") for index in range(len(picks))]
@@ -89,7 +89,7 @@ def measure(study: Study, base: Base, known: Known) -> Measured | None:
             tried = 0.0
             if method.grid:
                 chosen[pair] = tuned(study, base.name, method, count, known)
-                sweeps = [known.results[f"tuning/{place}/{index}"] for index in range(len(distinct))]
+                sweeps = [known.results[f"tuning/{place}/{index}"] for index in range(len(tried_picks))]
                 tried = sum(sum(one["seconds"].values()) for sweep in sweeps for one in sweep)
             costs[pair] = Cost(
                 len(results),

@@ -70,6 +70,7 @@ class Protocol:
         draws: how many choices of experts per count; where fewer different ones exist, these take turns.
         validation_items: items that each tried setting is scored on, shared evenly by the draws and their tasks.
         test_items: items per task for the reported scores; None for all.
+        tuning_draws: on how many of the draws settings are tried; None for all.
         replicates: bootstrap resamples per interval.
         seed: of everything that is drawn: experts, masks, resamples.
     """
@@ -79,6 +80,7 @@ class Protocol:
     draws: int = 3
     validation_items: int = 240
     test_items: int | None = 240
+    tuning_draws: int | None = None
     replicates: int = 2000
     seed: int = 0
 
@@ -96,10 +98,14 @@ class Protocol:
         sets = draw_experts(names, count, self.draws, self.seed)
         return tuple(Pick(sets[draw % len(sets)], self.seed + draw) for draw in range(self.draws))
 
-    def tuning_picks(self, names: Sequence[str], count: int) -> tuple[Pick, ...]:
-        """Return the draws that settings are tried on: those of different sets, as twice the same says nothing more."""
+    def distinct_picks(self, names: Sequence[str], count: int) -> tuple[Pick, ...]:
+        """Return the draws of different sets; further ones differ from these in their seed only."""
         picks = self.picks(names, count)
         return picks[: len({pick.experts for pick in picks})]
+
+    def tuning_picks(self, names: Sequence[str], count: int) -> tuple[Pick, ...]:
+        """Return the draws that settings are tried on: of different sets, as twice the same says nothing more."""
+        return self.distinct_picks(names, count)[: self.tuning_draws]
 
 
 def draw_experts(names: Sequence[str], count: int, draws: int, seed: int) -> tuple[tuple[str, ...], ...]:

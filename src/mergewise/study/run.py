@@ -14,7 +14,7 @@ from typing import Any
 
 from mergewise._version import __version__
 from mergewise.cache import cache_folder
-from mergewise.study.cells import code_digest
+from mergewise.study.code import code_digest
 from mergewise.study.engines import Engine, EngineMaker, InProcess, LocalProcesses
 from mergewise.study.execute import Execution, Progress, duration, line_of
 from mergewise.study.grid import Known, Opened, build_grid

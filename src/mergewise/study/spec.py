@@ -15,7 +15,7 @@ methods:
 k: [2, 4]
 draws: 3
 seed: 0
-scoring: {validation_items: 240, test_items: 240, replicates: 2000}
+scoring: {validation_items: 240, tuning_draws: 2, test_items: 240, replicates: 2000}
 """
 
 import types
@@ -97,6 +97,7 @@ class Scoring(_Part):
 
     validation_items: Annotated[int, Field(ge=1)] = 240
     test_items: Annotated[int, Field(ge=1)] | None = 240
+    tuning_draws: Annotated[int, Field(ge=1)] | None = None
     replicates: Annotated[int, Field(ge=100, le=100_000)] = 2000
 
 
@@ -260,6 +261,7 @@ def resolve(spec: Spec) -> Study:
         draws=spec.draws,
         validation_items=spec.scoring.validation_items,
         test_items=spec.scoring.test_items,
+        tuning_draws=spec.scoring.tuning_draws,
         replicates=spec.scoring.replicates,
         seed=spec.seed,
     )

@@ -1,25 +1,22 @@
 """The embedded zoo as a family: encoders in two qualities and four sizes, tasks with text heads."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
-from mergewise.study.cells import Bench, CellSpec, Model, Scores, Split, TaskItems, Tensors, digest, model
+from mergewise.study.cells import Bench, Model, Split, TaskItems, digest, model
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Base, Category, Progress, Training
-from mergewise.study.sweep import merge_sweep
+from mergewise.study.zoo_bench import ZooBench
 from mergewise.zoo.bases import BASES
 from mergewise.zoo.build import prepare_family
 from mergewise.zoo.family import CATEGORIES, HELD_IN, Plans, item_seconds, training_seconds
 from mergewise.zoo.making import Making, Work, carry_out
 from mergewise.zoo.store import load_tasks
 from mergewise.zoo.tasks import TASKS, Example, Task
-
-if TYPE_CHECKING:
-    from mergewise.zoo.encoder import Scorer
 
 __all__ = ["ZooFamily"]
 
@@ -95,6 +92,7 @@ class ZooWorkshop:
 
     plans: Plans
     splits: Mapping[str, Mapping[str, str]]
+    bench_module: ClassVar[str] = ZooBench.__module__
 
     def base(self, base: str) -> Training | Model:
         """Return the unpacked whole base, or how another comes about."""
@@ -129,39 +127,6 @@ class ZooWorkshop:
     def bench(self, base: Model) -> Bench:
         """Load the base and all examples that are scored."""
         return ZooBench(base.path, self.plans.sources.base, self.plans.sources.tasks_file)
-
-
-class ZooBench:
-    """Merges and scores encoders.
-
-    Args:
-        base: the folder of any model of the base's size.
-        labeller: folder of the encoder whose embeddings of the label texts are the heads of every task.
-        tasks_file: the tasks that can be scored.
-    """
-
-    def __init__(self, base: Path, labeller: Path, tasks_file: Path) -> None:
-        from mergewise.zoo.encoder import Encoder  # noqa: PLC0415 - torch, which no dry run needs
-
-        self._encoder = Encoder(base)
-        self._scorer = _scorer(labeller, tasks_file)
-
-    def merge(self, specs: Sequence[CellSpec]) -> Iterator[Tensors]:
-        """Yield the merged models in float32."""
-        return merge_sweep(specs, dtype="float32")
-
-    def score(self, tensors: Tensors, tasks: Sequence[str], split: Split, limit: int | None) -> Scores:
-        """Say for every item of every task whether the merged encoder answers it rightly."""
-        self._encoder.load_tensors(tensors)
-        return {task: self._scorer.correct(self._encoder, task, split, limit=limit) for task in tasks}
-
-
-@lru_cache(maxsize=1)
-def _scorer(labeller: Path, tasks_file: Path) -> "Scorer":
-    """Return the scorer of this process, which keeps tokens and label embeddings for the benches of all bases."""
-    from mergewise.zoo.encoder import Scorer  # noqa: PLC0415 - as above
-
-    return Scorer(labeller, {name: replace(task, train=()) for name, task in load_tasks(tasks_file).items()})
 
 
 def _make(folder: Path, needs: tuple[Path, ...], *, work: Work) -> None:

@@ -60,7 +60,7 @@ MEAN_TOKENS = {
     "sitcom_speaker": 18,
 }
 """Tokens of a training text, by task."""
-MEAN_ITEM_TOKENS = 24
+ITEM_SECONDS, ITEM_LAYER_SECONDS = 1.0e-4, 6.5e-4  # of one text of mean length, by benchmarks/grid.py
 MEAN_PLAIN_TOKENS = 16
 
 
@@ -198,7 +198,7 @@ def training_seconds(base: str, categories: Sequence[str]) -> float:
 
 def item_seconds(base: str) -> float:
     """Estimate the seconds of one core that a model of this base takes to score one item."""
-    return BASES[base].layers * MEAN_ITEM_TOKENS * TOKEN_LAYER_SECONDS
+    return ITEM_SECONDS + BASES[base].layers * ITEM_LAYER_SECONDS
 
 
 def _tuning_seconds(layers: int, recipes: Mapping[str, Recipe]) -> float:
