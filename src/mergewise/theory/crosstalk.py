@@ -3,8 +3,8 @@
 The rows of τ_i tell of the inputs that task i has (arXiv 2503.08099), so ‖τ_j τ_iᵀ‖²/‖τ_i‖² measures what expert j
 does to them. With M_i = τ_iᵀτ_i/‖τ_i‖² it is a_ij = ‖τ_j‖² tr(M_i M_j), which a survey knows of every pair. Where
 experts keep to inputs of their own it is nought, and their sum serves all of them; where all have the same inputs only
-their mean does. Between the two, Σ_i ‖(λ Σ_j τ_j - τ_i) τ_iᵀ‖²/‖τ_i‖² is least at λ = Σ a_ii / Σ a_ij, if products of different
-experts average out, as they do where cosines are near nought.
+their mean does. Between the two, Σ_i ‖(λ Σ_j τ_j - τ_i) τ_iᵀ‖²/‖τ_i‖² is least at λ = Σ a_ii / Σ a_ij, if products of
+different experts average out, as they do where cosines are near nought.
 """
 
 from collections.abc import Iterable, Sequence
