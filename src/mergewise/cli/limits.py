@@ -75,18 +75,18 @@ def _print(found: "Limits") -> None:
         print(f"- {finding.sentence}")
     print()
     names = short_names(found.experts)
-    curve = model.width
     rows = []
-    for k, expert in enumerate(curve.order):
-        share = curve.greedy_gains[k] / curve.greedy_gains[0] if curve.greedy_gains[0] > 0 else 0.0
-        covered, conflict = found.coverage_of(curve.order[: k + 1])
+    for k, expert in enumerate(chosen.order):
+        before = chosen.order[: k + 1]
+        reached, error = found.width_of(before)
+        covered, conflict = found.coverage_of(before)
         rows.append(
             (
-                k + 1, names[expert], f"{curve.greedy[k]:.3f} ± {curve.greedy_errors[k]:.3f}", f"{share:.1%}",
-                f"{curve.mean[k]:.3f}", f"{covered:.1%}", f"{conflict:.1%}", f"{model.norms[expert]:.3g}",
+                k + 1, names[expert], f"{chosen.gains[k]:.1%}", f"{reached:.3f} ± {error:.3f}",
+                f"{model.width.mean[k]:.3f}", f"{covered:.1%}", f"{conflict:.1%}", f"{model.norms[expert]:.3g}",
             )
         )  # fmt: skip
-    columns = ("k", "expert added", "width", "gain of first", "mean width", "coverage", "conflict", "norm")
+    columns = ("k", "expert added", "gain of first", "width", "mean width", "coverage", "conflict", "norm")
     print_table(columns, rows, numeric=[c for c in columns if c != "expert added"])
     print()
     print_pairs([("room", _room(model)), ("tensors", f"{model.tensors} ({figure(model.parameters)} parameters)")])
