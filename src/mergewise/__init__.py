@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mergewise.recipe import Expert, Recipe
     from mergewise.theory.forecast import Forecast, forecast
     from mergewise.theory.limits import Limits, limits
+    from mergewise.theory.selection import Selected, select
     from mergewise.theory.subsets import subset_plan
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Range",
     "Recipe",
     "RecipeError",
+    "Selected",
     "StatisticsReport",
     "Survey",
     "SurveyError",
@@ -64,6 +66,7 @@ __all__ = [
     "merge_to_arrays",
     "methods",
     "plan",
+    "select",
     "subset_plan",
     "survey",
     "verify",
@@ -84,6 +87,7 @@ _HOMES = {
     "Plan": "mergewise.engine.jobs",
     "Range": "mergewise.method",
     "Recipe": "mergewise.recipe",
+    "Selected": "mergewise.theory.selection",
     "StatisticsReport": "mergewise.learning.collect",
     "adamerging": "mergewise.learning.adamerging",
     "collect_statistics": "mergewise.learning.collect",
@@ -99,6 +103,7 @@ _HOMES = {
     "merge_to_arrays": "mergewise.engine.arrays",
     "methods": "mergewise.method",
     "plan": "mergewise.engine.plan",
+    "select": "mergewise.theory.selection",
     "subset_plan": "mergewise.theory.subsets",
     "survey": "mergewise.engine.survey.run",
     "verify": "mergewise.engine.verify",

@@ -555,3 +555,37 @@ def test_whatever_the_text_a_recipe_is_refused_in_a_sentence(tmp_path_factory, t
     path.write_text(text, "utf-8")
     with pytest.raises(RecipeError, match=r"text\.yaml: "):
         load_recipe(path)
+
+
+class TestWhichModelsAreMerged:
+    @pytest.mark.parametrize("choice", ["auto", 2, {"keep": 1, "survey": "s.survey"}, {"keep": "auto", "survey": "s"}])
+    def test_it_is_left_open_by_experts_and_written_back(self, choice):
+        recipe = parse_recipe(TIES | {"experts": choice})
+        assert recipe.canonical()["experts"] == choice
+        assert parse_recipe(recipe.canonical()) == recipe
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"experts": 0}, "'experts': expected 'auto' or the number of models"),
+            ({"experts": "all"}, "'experts': expected 'auto' or the number of models"),
+            ({"experts": ["E1"]}, "the models stand under 'models'"),
+            ({"experts": {"keep": True}}, "'experts.keep': expected 'auto' or the number of models"),
+            ({"experts": {"number": 2}}, "unknown key 'number' at experts.number. Known here: keep, survey."),
+            ({"experts": 3}, "how many of the 2 models are merged, expected at most that, found 3"),
+            ({"experts": "auto", "base_model": None, "merge_method": "average"}, "the recipe needs 'base_model'"),
+            (
+                {"experts": 1, "models": None, "slices": [{"sources": [{"model": "E1", "layer_range": [0, 1]}]}]},
+                "so the recipe needs 'models'",
+            ),
+        ],
+    )
+    def test_what_cannot_be_meant_is_refused(self, changes, words):
+        content = {key: value for key, value in (TIES | changes).items() if value is not None}
+        with pytest.raises(RecipeError) as fault:
+            parse_recipe(content)
+        assert words in str(fault.value)
+
+    def test_a_recipe_that_leaves_it_open_is_not_planned(self):
+        with pytest.raises(RecipeError, match="leaves open which of the 2 models are merged"):
+            check_parameters(parse_recipe(TIES | {"experts": 1}))

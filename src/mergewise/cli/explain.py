@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergewise.cli.output import JsonOption, print_json, print_pairs, print_table
-from mergewise.cli.recipe import CacheOption, OfflineOption, access
+from mergewise.cli.recipe import CacheOption, OfflineOption, access, resolved
 
 if TYPE_CHECKING:
     from mergewise.recipe import Origin
@@ -24,7 +24,9 @@ def explain(
     """Say what a merge does to one tensor, and with which numbers; only headers are read."""
     from mergewise.engine import explain
 
-    found = explain.explain(recipe, tensor, access=access(offline, cache))
+    reach = access(offline, cache)
+    stages = resolved(recipe, None, None, reach, threads=None, memory="1GiB", quiet=json)
+    found = explain.explain(stages, tensor, access=reach)
     if json:
         print_json(found.summary())
         return

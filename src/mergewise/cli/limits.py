@@ -26,6 +26,10 @@ def limits(
     report: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Write a report, one page that loads nothing.")
     ] = None,
+    suggest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a recipe with a λ for every matrix by its collisions; - to print it."),
+    ] = None,
     eta: Annotated[float, typer.Option(help="How unlikely it may be that experts collide where none should.")] = 0.01,
     density: DensityOption = 0.2,
     spectra: SpectraOption = True,
@@ -49,6 +53,12 @@ def limits(
         from mergewise.theory.report import write_report
 
         write_report(found, report)
+    if suggest is not None:
+        text = _suggestion(found, None if given is source else source)
+        if str(suggest) == "-":
+            print(text, end="")
+            return
+        suggest.write_text(text, "utf-8")
     if json:
         print_json(found.summary())
         return
@@ -65,18 +75,18 @@ def _print(found: "Limits") -> None:
         print(f"- {finding.sentence}")
     print()
     names = short_names(found.experts)
-    curve = model.width
     rows = []
-    for k, expert in enumerate(curve.order):
-        share = curve.greedy_gains[k] / curve.greedy_gains[0] if curve.greedy_gains[0] > 0 else 0.0
-        covered, conflict = found.coverage_of(curve.order[: k + 1])
+    for k, expert in enumerate(chosen.order):
+        before = chosen.order[: k + 1]
+        reached, error = found.width_of(before)
+        covered, conflict = found.coverage_of(before)
         rows.append(
             (
-                k + 1, names[expert], f"{curve.greedy[k]:.3f} ± {curve.greedy_errors[k]:.3f}", f"{share:.1%}",
-                f"{curve.mean[k]:.3f}", f"{covered:.1%}", f"{conflict:.1%}", f"{model.norms[expert]:.3g}",
+                k + 1, names[expert], f"{chosen.gains[k]:.1%}", f"{reached:.3f} ± {error:.3f}",
+                f"{model.width.mean[k]:.3f}", f"{covered:.1%}", f"{conflict:.1%}", f"{model.norms[expert]:.3g}",
             )
         )  # fmt: skip
-    columns = ("k", "expert added", "width", "gain of first", "mean width", "coverage", "conflict", "norm")
+    columns = ("k", "expert added", "gain of first", "width", "mean width", "coverage", "conflict", "norm")
     print_table(columns, rows, numeric=[c for c in columns if c != "expert added"])
     print()
     print_pairs([("room", _room(model)), ("tensors", f"{model.tensors} ({figure(model.parameters)} parameters)")])
@@ -85,6 +95,20 @@ def _print(found: "Limits") -> None:
     rows_of_kinds = [_row(group) for group in sorted(found.kinds, key=lambda g: -g.energy)[:12]]
     print_table(of_kinds, rows_of_kinds, numeric=of_kinds[1:])
     print()
+    if found.collisions:
+        from mergewise.theory.crosstalk import concentration
+
+        print(concentration(found.collisions))
+        of_collisions = ("collisions in", "share", "of changes", "crosstalk", "best λ")
+        print_table(
+            of_collisions,
+            [
+                (one.name, f"{one.share:.1%}", f"{one.own:.1%}", f"{one.crosstalk:.2f}", f"{one.scale:.2f}")
+                for one in found.collisions[:8]
+            ],
+            numeric=of_collisions[1:],
+        )
+        print()
     of_tails = ("tail of", "excess kurtosis", "Hill index", "not zero")
     print_table(
         of_tails,
@@ -99,6 +123,17 @@ def _print(found: "Limits") -> None:
         ],
         numeric=of_tails[1:],
     )
+
+
+def _suggestion(found: "Limits", recipe: Path | None) -> str:
+    """Return a suggested recipe as text: of the recommended experts, or with a recipe's own models and method."""
+    import yaml
+
+    from mergewise.engine.plan import as_recipe
+    from mergewise.theory.suggestion import suggest
+
+    suggested = suggest(found, None if recipe is None else as_recipe(recipe))
+    return yaml.safe_dump(suggested.canonical(), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
 def _room(group: "GroupLimits") -> str:

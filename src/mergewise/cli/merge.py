@@ -19,9 +19,12 @@ from mergewise.cli.recipe import (
     OfflineOption,
     ParameterOption,
     RankOption,
+    SelectOption,
+    SurveyOption,
     ThreadsOption,
     access,
     quick_recipe,
+    resolved,
 )
 
 __all__ = ["merge"]
@@ -39,6 +42,8 @@ def merge(
     dtype: DtypeOption = None,
     adapter: AdapterOption = False,
     rank: RankOption = None,
+    select: SelectOption = None,
+    survey: SurveyOption = None,
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
     device: DeviceOption = None,
@@ -58,6 +63,8 @@ def merge(
     mergewise merge recipe.yaml OUT
 
     mergewise merge --method ties --base B --expert E1 --expert E2 -p density=0.2 OUT
+
+    mergewise merge recipe.yaml OUT --select 5
     """
     if len(paths) != (1 if method else 2):
         expected = (
@@ -75,8 +82,13 @@ def merge(
 
     shard_bytes = parse_size(shard_size, "shard size")
     output = {"rank": rank} if adapter else None
-    recipe = quick_recipe(method, base, expert, parameter, dtype, output) if method else paths[0]
     out = paths[-1]
+    if not dry_run and Destination.of(out, access(offline, cache)) is None:
+        require_free(local_path(out))  # before a survey takes its time
+    whole = (
+        quick_recipe(method, base, expert, parameter, dtype, output, choose=select is not None) if method else paths[0]
+    )
+    recipe = resolved(whole, select, survey, access(offline, cache), threads=threads, memory=memory, quiet=json)
     if dry_run:
         destination = Destination.of(out, access(offline, cache))
         place = local_path(out) if destination is None else destination.folder

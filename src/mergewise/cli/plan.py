@@ -1,20 +1,30 @@
 """``mergewise plan``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, size
-from mergewise.cli.recipe import CacheOption, DeviceOption, MemoryOption, OfflineOption, ThreadsOption, access
+from mergewise.cli.recipe import (
+    CacheOption,
+    DeviceOption,
+    MemoryOption,
+    OfflineOption,
+    SelectOption,
+    SurveyOption,
+    ThreadsOption,
+    access,
+    resolved,
+)
 
 if TYPE_CHECKING:
     from mergewise.checkpoint import Access
     from mergewise.engine.devices.layout import DeviceLayout
     from mergewise.engine.jobs import Plan
     from mergewise.engine.layout import Layout
-    from mergewise.recipe import Recipe
+    from mergewise.recipe import Stage
 
 __all__ = ["plan", "print_plan", "print_plans"]
 
@@ -25,16 +35,19 @@ def plan(
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
     device: DeviceOption = None,
+    select: SelectOption = None,
+    survey: SurveyOption = None,
     offline: OfflineOption = False,
     cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check a recipe and say what merging it takes, from headers alone."""
-    print_plans(recipe, out, threads, memory, access(offline, cache), device, as_json=json)
+    """Check a recipe and say what merging it takes, from headers alone (and a survey, if it chooses its experts)."""
+    stages = resolved(recipe, select, survey, access(offline, cache), threads=threads, memory=memory, quiet=json)
+    print_plans(stages, out, threads, memory, access(offline, cache), device, as_json=json)
 
 
 def print_plans(
-    recipe: "Recipe | str | Path",
+    stages: "Sequence[Stage]",
     out: Path,
     threads: int | None,
     memory: str,
@@ -44,9 +57,8 @@ def print_plans(
     as_json: bool,
 ) -> None:
     """Print the plan of a recipe, or of the last of several stages with a note on those before."""
-    from mergewise.engine.stages import as_stages, plan_stages, stage_folders
+    from mergewise.engine.stages import plan_stages, stage_folders
 
-    stages = as_stages(recipe)
     plans = plan_stages(stages, stage_folders(stages, ""), access)
     if len(stages) > 1:
         names = ", ".join(str(stage.name) for stage in stages[:-1])

@@ -1,5 +1,6 @@
 """A recipe from the command line: a file, or the quick form."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ from mergewise.errors import RecipeError
 
 if TYPE_CHECKING:
     from mergewise.checkpoint import Access
-    from mergewise.recipe import Recipe
+    from mergewise.recipe import Recipe, Stage
 
 __all__ = [
     "AdapterOption",
@@ -21,9 +22,11 @@ __all__ = [
     "MethodOption",
     "ParameterOption",
     "RankOption",
+    "SelectOption",
+    "SurveyOption",
     "ThreadsOption",
 ]
-__all__ += ["CHECKPOINT_HELP", "CacheOption", "OfflineOption", "access", "quick_recipe"]
+__all__ += ["CHECKPOINT_HELP", "CacheOption", "OfflineOption", "access", "quick_recipe", "resolved"]
 
 MethodOption = Annotated[str | None, typer.Option(help="Quick form: the merge method, instead of a recipe file.")]
 BaseOption = Annotated[str | None, typer.Option(help="Quick form: the base checkpoint.")]
@@ -48,6 +51,14 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(metavar="cuda|mps|cpu", help="Merge with torch on a device; by default with compiled kernels."),
 ]
+SelectOption = Annotated[
+    str | None,
+    typer.Option(metavar="K|auto", help="Merge the K experts that a survey of all puts first, or as many as fit."),
+]
+SurveyOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The survey to choose by, made there if there is none; by default in the cache."),
+]
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="Reach no other machine; models of the Hub come from its local cache.")
 ]
@@ -59,8 +70,6 @@ CHECKPOINT_HELP = "A checkpoint: a folder, a file, a URL, or organisation/name@r
 
 def access(offline: bool, cache: Path | None) -> "Access":
     """Return how other machines may be reached, as the options say, or else the environment."""
-    from dataclasses import replace
-
     from mergewise.checkpoint import Access
 
     found = Access()
@@ -74,8 +83,10 @@ def quick_recipe(
     parameters: list[str] | None,
     dtype: str | None,
     adapter: dict[str, Any] | None = None,
+    *,
+    choose: bool = False,
 ) -> "Recipe":
-    """Build a recipe from the options of the quick form.
+    """Build a recipe from the options of the quick form; with ``choose``, one that leaves open which experts it takes.
 
     Raises:
         RecipeError: They do not make one.
@@ -106,7 +117,10 @@ def quick_recipe(
             )
         for entry, value in zip(entries, values, strict=True):
             entry["parameters"][name] = _value(value, given)
-    return Recipe(method=method, base=base, experts=entries, parameters=shared, dtype=dtype, adapter=adapter)
+    open_choice: dict[str, Any] = {"select": "auto"} if choose else {}
+    return Recipe(
+        method=method, base=base, experts=entries, parameters=shared, dtype=dtype, adapter=adapter, **open_choice
+    )
 
 
 def _value(text: str, given: str) -> Any:
@@ -114,3 +128,45 @@ def _value(text: str, given: str) -> Any:
 
     documents = read_yaml(text, f"--parameter {given[:80]}")
     return documents[0] if documents else None
+
+
+def resolved(
+    recipe: "Recipe | str | Path",
+    select: str | None,
+    survey: Path | None,
+    access: "Access",
+    *,
+    threads: int | None,
+    memory: str,
+    quiet: bool,
+) -> "list[Stage]":
+    """Return what a recipe stands for, with the experts chosen where it or ``--select`` leaves them open.
+
+    Raises:
+        MergewiseError: It cannot be read, or nothing can be chosen.
+    """
+    from mergewise.cli.output import progress_bar
+    from mergewise.engine.stages import as_stages
+
+    stages = as_stages(recipe)
+    if select is None and all(stage.recipe.select is None for stage in stages):
+        if survey is not None:
+            raise typer.BadParameter("--survey goes with --select, or with a recipe that has 'experts'")
+        return stages
+    from mergewise.theory.selection import select_stages
+
+    if select is not None:
+        stages = [*stages[:-1], replace(stages[-1], recipe=_selecting(stages[-1].recipe, select))]
+    with progress_bar("surveying", quiet=quiet) as progress:
+        return select_stages(stages, survey=survey, threads=threads, memory=memory, progress=progress, access=access)
+
+
+def _selecting(recipe: "Recipe", select: str) -> "Recipe":
+    from mergewise.recipe import Recipe
+
+    if select != "auto" and not select.isdecimal():
+        raise typer.BadParameter(f"expected a number or 'auto', found '{select}'", param_hint="--select")
+    keep = select if select == "auto" else int(select)
+    survey = None if recipe.select is None else recipe.select.survey
+    fields = {name: getattr(recipe, name) for name in recipe.model_fields_set}
+    return Recipe(**fields | {"select": {"keep": keep, "survey": survey}})

@@ -1,7 +1,7 @@
 """What happens to one tensor of a merge, and with which numbers."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.stages import as_stages, plan_stages, stage_folders
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method import find_method
-from mergewise.recipe import Origin, Recipe, setting_origins
+from mergewise.recipe import Origin, Recipe, Stage, setting_origins
 
 if TYPE_CHECKING:
     from mergewise.method import Program
@@ -79,11 +79,13 @@ class Explanation:
         return found
 
 
-def explain(recipe: Recipe | str | os.PathLike[str], tensor: str, *, access: Access | None = None) -> Explanation:
+def explain(
+    recipe: Recipe | str | os.PathLike[str] | Sequence[Stage], tensor: str, *, access: Access | None = None
+) -> Explanation:
     """Say what a merge does to one tensor; only headers are read.
 
     Args:
-        recipe: A recipe, or the file that holds one or several, of which the last to be merged is explained.
+        recipe: A recipe, or the file that holds one or several, of which the last to be merged is explained; or stages.
         tensor: Name of a tensor of the result.
         access: How other machines may be reached; by default as the environment says.
 

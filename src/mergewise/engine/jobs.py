@@ -78,6 +78,7 @@ class Plan:
         small_files: The files of its tokenizer, where they are not those of the template.
         adapter: What is written, if the result is an adapter; the jobs are then those of core space.
         revisions: The commit that stood for each reference to the Hub, by reference.
+        notes: How the recipe came about, a sentence each; among the remarks too, and recorded with the result.
     """
 
     recipe: Recipe
@@ -88,6 +89,7 @@ class Plan:
     small_files: SmallFiles = field(default_factory=SmallFiles)
     adapter: AdapterMerge | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def template(self) -> Source:

@@ -37,9 +37,9 @@ from mergewise.engine.provenance import (
     record_inputs,
     require_unchanged,
 )
-from mergewise.engine.stages import as_stages, is_finished, plan_stages, stage_folders
+from mergewise.engine.stages import as_stages, is_finished, noted, plan_stages, stage_folders
 from mergewise.method import find_method
-from mergewise.recipe import Recipe, placed
+from mergewise.recipe import Recipe, Stage, placed
 
 __all__ = ["MergeReport", "merge"]
 
@@ -85,7 +85,7 @@ class MergeReport:
 
 
 def merge(
-    recipe: Recipe | str | os.PathLike[str],
+    recipe: Recipe | str | os.PathLike[str] | Sequence[Stage],
     out: str | os.PathLike[str],
     *,
     threads: int | None = None,
@@ -102,7 +102,8 @@ def merge(
     to one rounding step.
 
     Args:
-        recipe: A recipe, or the file that holds one, or several that build on each other.
+        recipe: A recipe, or the file that holds one, or several that build on each other; or such stages, in the order
+            of doing.
         out: The folder to make; it must be new or empty. It appears complete or not at all, and a merge that was
             interrupted goes on where it was when it is started again. A URL such as ``s3://bucket/name`` or
             ``hf://organisation/name`` is sent to once the merge is complete in the cache folder, what loaders look for
@@ -143,7 +144,7 @@ def merge(
     remarks: list[str] = []
     for step in steps[:-1]:
         folder = folders[str(step.name)]
-        planned = plan(placed(step.recipe, folders), access, commits)
+        planned = noted(plan(placed(step.recipe, folders), access, commits), step)
         try:
             if is_finished(planned, Path(folder)):
                 remarks.append(f"Stage '{step.name}' was taken over from {folder}.")
@@ -153,7 +154,7 @@ def merge(
         finally:
             _let_go(planned)
         remarks += [f"Stage '{step.name}': {remark}" for remark in done.remarks]
-    last = plan(placed(steps[-1].recipe, folders), access, commits)
+    last = noted(plan(placed(steps[-1].recipe, folders), access, commits), steps[-1])
     try:
         layout = lay_out_for(last, on, threads, memory)
         report = _merge(last, out, destination, layout, shard_bytes, progress)

@@ -153,6 +153,7 @@ def provenance_texts(
     record = {
         "mergewise": __version__,
         "recipe": plan.recipe.canonical(),
+        **({"notes": list(plan.notes)} if plan.notes else {}),
         **({"revisions": dict(plan.revisions)} if plan.revisions else {}),
         "inputs": [{"file": path, **record} for path, record in records.items()],
         "tensors": len(plan.outputs),
@@ -197,6 +198,7 @@ def _card(plan: Plan, recipe: str, records: Mapping[str, InputRecord]) -> str:
         "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
         f"# Merge of {len(plan.recipe.merged_models)} models with {plan.recipe.method}", "",
         f"Made with mergewise {__version__} from this recipe:", "", "```yaml", recipe.rstrip(), "```", "",
+        *([*plan.notes, ""] if plan.notes else []),
         f"| input file | {'SHA-256' if all_hashed else 'version'} |", "|---|---|",
         *(f"| `{_short(path)}` | `{describe(record)}` |" for path, record in records.items()), "",
     ]  # fmt: skip

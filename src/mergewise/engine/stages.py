@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, merged_con
 from mergewise.errors import CheckpointError, MergewiseError
 from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed
 
-__all__ = ["as_stages", "is_finished", "plan_stages", "stage_folders"]
+__all__ = ["as_stages", "is_finished", "noted", "plan_stages", "stage_folders"]
 
 
 class PlannedCheckpoint:
@@ -51,15 +52,24 @@ class PlannedCheckpoint:
         raise CheckpointError(f"{self.location}: '{tensor.name}' cannot be read before this stage is merged.")
 
 
-def as_stages(recipe: Recipe | str | os.PathLike[str]) -> list[Stage]:
+def as_stages(recipe: Recipe | str | os.PathLike[str] | Sequence[Stage]) -> list[Stage]:
     """Return the merges that a recipe, or the file of one or several, stands for, in the order of doing.
+
+    Stages are taken to be in that order already.
 
     Raises:
         RecipeError: It cannot be read, or the stages do not fit together.
     """
     if isinstance(recipe, Recipe):
         return [Stage(None, recipe)]
+    if not isinstance(recipe, str | os.PathLike):
+        return list(recipe)
     return order_stages(load_stages(recipe), os.fspath(recipe))
+
+
+def noted(planned: Plan, stage: Stage) -> Plan:
+    """Return the plan of a stage with the notes of that stage."""
+    return replace(planned, notes=stage.notes, remarks=(*stage.notes, *planned.remarks)) if stage.notes else planned
 
 
 def stage_folders(stages: Sequence[Stage], folder: str | os.PathLike[str]) -> dict[str, str]:
@@ -92,7 +102,7 @@ def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str], access: Acc
             waits = recipe.tokenizer is not None or recipe.chat_template is not None
             if waits and not made.keys().isdisjoint(wanted):
                 return plans
-            planned = plan_over(recipe, Connections(access, commits), made)
+            planned = noted(plan_over(recipe, Connections(access, commits), made), stage)
         except MergewiseError as fault:
             raise type(fault)(
                 f"Stage '{stage.name}': {fault}" if len(stages) > 1 and stage.name else str(fault)

@@ -1,7 +1,16 @@
 """What to merge: the mergekit dialect, checked whole before a weight is read, and resolved tensor by tensor."""
 
 from mergewise.recipe.dialect import load_recipe, load_stages, parse_recipe, read_yaml
-from mergewise.recipe.parts import AdapterOutput, Expert, Module, Slice, SliceSource, TokenizerRecipe, TokenRule
+from mergewise.recipe.parts import (
+    AdapterOutput,
+    Expert,
+    Module,
+    Selection,
+    Slice,
+    SliceSource,
+    TokenizerRecipe,
+    TokenRule,
+)
 from mergewise.recipe.reference import ModelReference
 from mergewise.recipe.resolve import (
     LayerPositions,
@@ -25,6 +34,7 @@ __all__ = [
     "Origin",
     "Recipe",
     "Section",
+    "Selection",
     "Slice",
     "SliceSource",
     "Stage",

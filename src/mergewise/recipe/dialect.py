@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -17,6 +17,8 @@ from mergewise.recipe.parts import (
     Parameters,
     PostSteps,
     Reference,
+    Selection,
+    SelectionChoice,
     Slice,
     TokenizerRecipe,
     as_expert,
@@ -32,9 +34,11 @@ class _Dialect(BaseModel):
     """The keys of a mergekit recipe that have a meaning here."""
 
     model_config = ConfigDict(extra="forbid")
+    parts: ClassVar[dict[str, type[BaseModel]]] = {"experts": Selection}
 
     merge_method: str
     models: list[Annotated[Expert, BeforeValidator(as_expert)]] | None = None
+    experts: SelectionChoice = None
     slices: list[Slice] | None = None
     modules: dict[str, Module] | None = None
     base_model: Reference | None = None
@@ -157,6 +161,7 @@ def parse_recipe(content: Any, where: str = "recipe") -> Recipe:
             extra_tensors=read.extra_tensors,
             post=read.post,
             adapter=read.adapter,
+            select=read.experts,
         )
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None

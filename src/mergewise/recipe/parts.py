@@ -15,6 +15,8 @@ __all__ = [
     "Expert",
     "Module",
     "PostSteps",
+    "Selection",
+    "SelectionChoice",
     "Slice",
     "SliceSource",
     "TokenRule",
@@ -164,6 +166,37 @@ def _as_adapter_output(value: Any) -> Any:
 
 
 AdapterChoice = Annotated[AdapterOutput | None, BeforeValidator(_as_adapter_output)]
+
+
+def _as_number(value: Any) -> Any:
+    """Require a number of models, or ``auto``."""
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError("expected 'auto' or the number of models to merge (the models stand under 'models')")
+    return value
+
+
+class Selection(_Part):
+    """Which of the models are merged: those that a survey of all of them puts first.
+
+    Attributes:
+        keep: How many; ``auto`` for as many as ``limits`` recommends.
+        survey: The file of a survey of these models, which is made there if there is none; ``None`` for the cache.
+    """
+
+    keep: Annotated[Literal["auto"] | int, BeforeValidator(_as_number)] = "auto"
+    survey: Annotated[str, Field(min_length=1)] | None = None
+
+    def canonical(self) -> Any:
+        """Return it as plain data that reads back."""
+        return self.keep if self.survey is None else {"keep": self.keep, "survey": self.survey}
+
+
+def _as_selection(value: Any) -> Any:
+    """Accept a number, or ``auto``, without a survey."""
+    return value if isinstance(value, dict | Selection | None) else {"keep": _as_number(value)}
+
+
+SelectionChoice = Annotated[Selection | None, BeforeValidator(_as_selection)]
 
 
 class TokenRule(_Part):

@@ -90,8 +90,14 @@ def check_parameters(recipe: Recipe) -> list[str]:
         Remarks on parameters that have no effect.
 
     Raises:
-        RecipeError: A parameter is unknown, misplaced, or has a value that it does not take.
+        RecipeError: A parameter is unknown, misplaced, or has a value that it does not take; or the recipe leaves open
+            which models are merged.
     """
+    if recipe.select is not None:
+        raise RecipeError(
+            f"'experts: {recipe.select.keep}' leaves open which of the {len(recipe.experts)} models are merged; "
+            "expected a recipe that lists them: mergewise.select makes one, by a survey."
+        )
     places = parameter_places(recipe.parameters, recipe.experts, recipe.slices, recipe.modules)
     return check_settings(recipe.method, places)
 

@@ -15,6 +15,8 @@ from mergewise.recipe.parts import (
     Module,
     PostSteps,
     Reference,
+    Selection,
+    SelectionChoice,
     Slice,
     SliceSource,
     TokenizerRecipe,
@@ -54,7 +56,8 @@ class Recipe(BaseModel):
             unchanged.
         extra_tensors: What to do with a tensor that only an expert has: refuse the merge, or leave it out.
         adapter: Write an adapter rather than a model; all experts must be adapters of one base.
-
+        select: Merge only those of the experts that a survey puts first: ``auto``, how many, or both ``keep`` and
+            ``survey``; ``mergewise.select`` finds them. ``experts`` in the dialect.
         post: Steps after the merge, in order, each ``{name: parameters}``: ``lines`` or ``svc``.
 
     Raises:
@@ -77,6 +80,7 @@ class Recipe(BaseModel):
     extra_tensors: Literal["refuse", "drop"] = "refuse"
     post: PostSteps = ()
     adapter: AdapterChoice = None
+    select: SelectionChoice = None
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -99,6 +103,8 @@ class Recipe(BaseModel):
         if self.post and not self.in_delta_space:
             step = next(iter(self.post[0]))
             raise RecipeError(f"The post-step {step} needs changes to a base, but {self.method} merges weights.")
+        if self.select is not None:
+            self._can_select(self.select)
         sections = self.sections
         if not sections:
             raise RecipeError(f"'{given[0]}' is empty; expected at least one.")
@@ -110,12 +116,29 @@ class Recipe(BaseModel):
                 )
             if method.base_is_first and section.base is None:
                 raise RecipeError(f"{self.method} begins at a base, so the recipe needs 'base_model'; found none{at}.")
+            if self.select is not None:
+                continue  # what is chosen makes a recipe of its own, which is checked then
             found, least, most = len(section.merged), method.min_experts, method.max_experts
             if found < least or (most is not None and found > most):
                 expected = f"exactly {least}" if least == most else f"at least {least}"
                 noun = "model" if method.space == "weight" else "expert"
                 raise RecipeError(f"{self.method} merges {expected} {noun}{'s' * (least > 1)}, found {found}{at}.")
         return self
+
+    def _can_select(self, wanted: Selection) -> None:
+        """Require whole models to choose from, and a base that their changes are measured from."""
+        if not self.whole:
+            raise RecipeError(
+                "'experts' chooses among whole models, so the recipe needs 'models'; found slices or modules."
+            )
+        if self.base is None:
+            raise RecipeError("'experts' chooses by changes to a base, so the recipe needs 'base_model'; found none.")
+        candidates = [expert for expert in self.experts if expert.model != self.base]
+        if wanted.keep != "auto" and wanted.keep > len(candidates):
+            raise RecipeError(
+                f"'experts' is how many of the {len(candidates)} models are merged, expected at most that, found "
+                f"{wanted.keep}."
+            )
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -186,6 +209,7 @@ class Recipe(BaseModel):
             "merge_method": self.method,
             "base_model": self.base,
             "models": [_entry(e) for e in self.experts] if self.whole else None,
+            "experts": self.select and self.select.canonical(),
             "slices": [_slice(one) for one in self.slices] or None,
             "modules": {name: _module(module) for name, module in self.modules.items()},
             "parameters": self.parameters,
@@ -233,6 +257,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "slices": Slice,
     "modules": Module,
     "adapter": AdapterOutput,
+    "select": Selection,
     "tokenizer": TokenizerRecipe,
     "tokens": TokenRule,
 }
@@ -255,7 +280,8 @@ def first_fault(error: ValidationError, schema: type[BaseModel], where: str | Pa
     fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        part = next((_PARTS[p] for p in reversed(fault["loc"][:-1]) if isinstance(p, str) and p in _PARTS), schema)
+        parts = _PARTS | getattr(schema, "parts", {})
+        part = next((parts[p] for p in reversed(fault["loc"][:-1]) if isinstance(p, str) and p in parts), schema)
         known = [field.alias or name for name, field in part.model_fields.items()]
         key = str(fault["loc"][-1])
         return f"{where}: unknown key '{key}' at {path}.{_ELSEWHERE.get(key) or did_you_mean(key, known)}"

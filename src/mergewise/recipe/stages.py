@@ -20,10 +20,12 @@ class Stage:
     Attributes:
         name: What other stages call its result; ``None`` for the last merge, which none refers to.
         recipe: What it merges.
+        notes: How the recipe came about, a sentence each, to be recorded with the result.
     """
 
     name: str | None
     recipe: Recipe
+    notes: tuple[str, ...] = ()
 
 
 def order_stages(stages: Sequence[Stage], where: str) -> list[Stage]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.engine.survey.record import Spectra, TensorRecord
+from mergewise.theory.crosstalk import crosstalk
 from mergewise.theory.threshold import Threshold, threshold
 
 __all__ = ["MatrixRoom", "matrix_room", "participation_of"]
@@ -27,6 +28,7 @@ class MatrixRoom:
         dimension: (2 sides, experts) float64, the same of Σ λ/(λ + 1/d), which never falls as experts are added.
         threshold: How many experts fit.
         error: The largest standard error of ``occupancy``; 0 where the spectra are exact.
+        crosstalk: (experts, experts) float64, a_ij: what expert j does to the inputs that τ_i answers to.
     """
 
     name: str
@@ -39,6 +41,7 @@ class MatrixRoom:
     dimension: NDArray[np.float64]
     threshold: Threshold
     error: float
+    crosstalk: NDArray[np.float64]
 
 
 def matrix_room(record: TensorRecord, order: Sequence[int], eta: float) -> MatrixRoom:
@@ -57,7 +60,7 @@ def matrix_room(record: TensorRecord, order: Sequence[int], eta: float) -> Matri
     return MatrixRoom(
         record.name, record.shape, float(np.trace(record.gram)), capacity, spectra.ranks, consumed,
         spectra.occupancy / sides, spectra.dimension / sides, threshold(consumed[list(order)], capacity, eta),
-        float((spectra.occupancy_errors / sides).max()),
+        float((spectra.occupancy_errors / sides).max()), crosstalk(record),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mergewise.engine.survey.record import Survey, TensorRecord
 from mergewise.errors import SurveyError
 from mergewise.theory.coverage import JointClaims
+from mergewise.theory.crosstalk import Collision, collisions
 from mergewise.theory.dimension import MatrixRoom, matrix_room
 from mergewise.theory.groups import OUTSIDE, grouped, kind_of, layer_of, short_names
 from mergewise.theory.recommendation import Recommendation, recommend
@@ -68,6 +69,7 @@ class Limits:
         layers: Layer by layer; what stands outside comes first.
         kinds: Kind by kind.
         matrices: Every matrix with spectra, in byte order of their names.
+        collisions: The crosstalk of the recommended experts in every matrix with spectra, the largest share first.
         tails: Of the experts, and of the merged delta of each of ``MERGES``.
         findings: What stands out among the experts.
         recommendation: What to do.
@@ -84,6 +86,7 @@ class Limits:
     layers: tuple[GroupLimits, ...]
     kinds: tuple[GroupLimits, ...]
     matrices: tuple[MatrixRoom, ...]
+    collisions: tuple[Collision, ...]
     tails: tuple[Tail, ...]
     findings: tuple[Finding, ...]
     recommendation: Recommendation
@@ -135,14 +138,17 @@ def limits(survey: Survey | str | os.PathLike[str], *, eta: float = 0.01, seed: 
     names = short_names(survey.experts)
     found = findings(products, names)
     room = model.room[:, 1] if rooms and not np.isnan(model.room).any() else None
+    recommended = recommend(names, products[1:, 1:], found, room, seed)
+    merged = recommended.order[: recommended.number]
     return Limits(
         survey.base, survey.experts, survey.density, eta, model,
         tuple(group(_layer_name(int(layer)), layers[layer]) for layer in sorted(layers, key=int)),
         tuple(group(str(kind), kinds[kind]) for kind in kinds),
         tuple(rooms.values()),
+        collisions([(one.name, one.crosstalk) for one in rooms.values()], merged) if merged else (),
         tails(survey.tensors, survey.experts),
         found,
-        recommend(names, products[1:, 1:], found, room, seed),
+        recommended,
         _claims(survey.tensors, count),
         hull_samples(cosines(products[1:, 1:]), seed),
         (*survey.remarks, *_remarks(survey)),

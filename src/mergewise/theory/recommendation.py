@@ -20,7 +20,9 @@ class Recommendation:
     """What to do.
 
     Attributes:
-        order: All experts that are worth a thought, as numbers from zero, the first first.
+        order: All experts that are worth a thought, as numbers from zero, the first first: each widens the hull of the
+            task vectors before it most, lengths kept.
+        gains: By how much, as shares of what the first did.
         number: How many of them to merge.
         left_out: Experts that are not to be merged at all, with the reason.
         sentence: The whole in one sentence.
@@ -28,6 +30,7 @@ class Recommendation:
     """
 
     order: tuple[int, ...]
+    gains: tuple[float, ...]
     number: int
     left_out: tuple[tuple[int, str], ...]
     sentence: str
@@ -54,8 +57,8 @@ def recommend(
     out = {expert for expert, _ in left_out}
     kept = [expert for expert in range(len(names)) if expert not in out]
     if not kept:
-        return Recommendation((), 0, left_out, "Merge none of these: no expert is left that changes the base.", "")
-    curves = width(gram[np.ix_(kept, kept)], seed)
+        return Recommendation((), (), 0, left_out, "Merge none of these: no expert is left that changes the base.", "")
+    curves = width(gram[np.ix_(kept, kept)], seed, lengths=True)
     order = tuple(kept[place] for place in curves.order)
     shares = curves.greedy_gains / (float(curves.greedy_gains[0]) or 1.0)
     worth = max(1, next((k for k, share in enumerate(shares) if share < LEAST_GAIN), len(order)))
@@ -64,7 +67,10 @@ def recommend(
     reason = _reason(number, worth, fitting, shares, room)
     chosen = ", ".join(names[expert] for expert in order[:number])
     everyone = "all of them" if number == len(names) else f"these {number}" if number > 1 else "only this one"
-    return Recommendation(order, number, left_out, f"Merge {everyone}, in this order: {chosen}; {reason}.", reason)
+    gains = tuple(map(float, shares))
+    return Recommendation(
+        order, gains, number, left_out, f"Merge {everyone}, in this order: {chosen}; {reason}.", reason
+    )
 
 
 def _left_out(names: Sequence[str], found: Sequence[Finding]) -> tuple[tuple[int, str], ...]:

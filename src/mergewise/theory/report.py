@@ -103,20 +103,23 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _order(found: "Limits", names: Sequence[str]) -> str:
-    curve = found.model.width
-    first = curve.greedy_gains[0] or 1.0
+    chosen = found.recommendation
     rows = []
-    for k, expert in enumerate(curve.order):
-        covered, conflict = found.coverage_of(curve.order[: k + 1])
+    for k, expert in enumerate(chosen.order):
+        before = chosen.order[: k + 1]
+        reached, error = found.width_of(before)
+        covered, conflict = found.coverage_of(before)
         rows.append(
             (
-                f"{k + 1}", names[expert], f"{curve.greedy[k]:.3f} ± {curve.greedy_errors[k]:.3f}",
-                f"{curve.greedy_gains[k] / first:.1%}", f"{covered:.1%}", f"{conflict:.1%}",
+                f"{k + 1}", names[expert], f"{chosen.gains[k]:.1%}", f"{reached:.3f} ± {error:.3f}",
+                f"{covered:.1%}", f"{conflict:.1%}",
                 f"{found.model.norms[expert]:.3g}",
             )
         )  # fmt: skip
-    columns = ("k", "expert added", "width", "gain, of the first", "coverage", "conflict", "norm of its change")
-    return f"<h2>The experts, in the order in which they widen the set most</h2>{_table(columns, rows)}"
+    columns = ("k", "expert added", "gain, of the first", "width", "coverage", "conflict", "norm of its change")
+    return (
+        f"<h2>The experts, in the order in which they widen the set most, lengths counted</h2>{_table(columns, rows)}"
+    )
 
 
 def _width(found: "Limits") -> str:

@@ -33,6 +33,7 @@ def summary(found: "Limits") -> dict[str, Any]:
         "layers": [_group(group) for group in found.layers],
         "kinds": [_group(group) for group in found.kinds],
         "matrices": [_matrix(room) for room in found.matrices],
+        "collisions": [asdict(one) for one in found.collisions],
         "tails": [asdict(tail) for tail in found.tails],
         "remarks": list(found.remarks),
     }  # fmt: skip

@@ -6,17 +6,17 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mergewise._version import __version__
-from mergewise.checkpoint import Source, file_identity, reserved_bytes
+from mergewise.checkpoint import reserved_bytes
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import BLOCK, FIXED_BYTES, Layout, lay_out, parse_size
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.survey.file import VERSION
+from mergewise.engine.survey.identity import identities
 from mergewise.engine.survey.journal import SurveyJournal
 from mergewise.engine.survey.record import Survey, TensorRecord
 from mergewise.engine.survey.spectra import is_matrix, matrix_bytes, survey_matrix
@@ -60,7 +60,7 @@ def survey_plan(
 ) -> Survey:
     """Carry out a survey that is planned as a merge by ``ties``; arguments as for ``survey``."""
     begun = Survey(
-        str(planned.recipe.base), planned.recipe.merged_models, _identities(planned.sources), wanted.density,
+        str(planned.recipe.base), planned.recipe.merged_models, identities(planned.sources), wanted.density,
         wanted.seed, (), planned.remarks,
     )  # fmt: skip
     if extend is not None:
@@ -135,7 +135,7 @@ class _Pass:
         Raises:
             CheckpointError: An input was touched meanwhile.
         """
-        if _identities(self._planned.sources) != self._begun.identities:
+        if identities(self._planned.sources) != self._begun.identities:
             raise CheckpointError("The models changed while they were being surveyed; run again when they are at rest.")
         names = sorted(self._records, key=str.encode)
         records = [self._records[name] for name in names]
@@ -214,13 +214,6 @@ def _spectral_room(planned: Plan, matrices: Sequence[TensorJob], memory: str | i
             f"{list(largest.output.shape)} need at least {-(-least >> 20)} MiB; leave them out or give more."
         )
     return room
-
-
-def _identities(sources: Sequence[Source]) -> tuple[Any, ...]:
-    try:
-        return tuple(tuple((str(place), *file_identity(place)) for place in source.files) for source in sources)
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}.") from error
 
 
 def _require_first_of(begun: Survey, before: Survey) -> None:

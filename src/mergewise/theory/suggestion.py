@@ -1,0 +1,106 @@
+"""A recipe that scales the changes of crowded matrices down, and leaves those of others more room."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mergewise.errors import RecipeError, SurveyError
+from mergewise.method import find_method
+from mergewise.recipe import Recipe
+from mergewise.theory.crosstalk import Collision, collisions, scale_of
+from mergewise.theory.groups import OUTSIDE
+from mergewise.theory.limits import Limits
+
+__all__ = ["filters", "suggest"]
+
+_DIGITS = 3
+
+
+def suggest(found: Limits, recipe: Recipe | None = None) -> Recipe:
+    """Return a recipe with a λ for every kind of matrix and layer, by their crosstalk.
+
+    Without a recipe, it is a sum of the recommended experts by task arithmetic, with the λ that suits each matrix best.
+    With one, everything in it stands, and its level too: λ of every matrix is that of the recipe, times its λ over that
+    of all matrices together.
+
+    Args:
+        found: Limits of the models of the recipe.
+        recipe: What to change.
+
+    Raises:
+        RecipeError: The method has no 'lambda', or the recipe's differs by tensor already.
+        SurveyError: The survey has no spectra, or no expert is worth merging.
+    """
+    if not found.matrices:
+        raise SurveyError("Suggestions are by the crosstalk of matrices, but this survey has no spectra; survey again.")
+    matrices = [(matrix.name, matrix.crosstalk) for matrix in found.matrices]
+    if recipe is None:
+        chosen = found.recommendation.order[: found.recommendation.number]
+        if not chosen:
+            raise SurveyError("Suggestions are for experts to be merged, but none of these is worth it.")
+        own = collisions(matrices, chosen)
+        return Recipe(
+            method="task_arithmetic", base=found.base, experts=[found.experts[i] for i in chosen],
+            parameters={"lambda": filters(own, 1.0)},
+        )  # fmt: skip
+    level = recipe.parameters.get("lambda", 1.0)
+    if find_method(recipe.method).parameter("lambda") is None:
+        raise RecipeError(f"Suggestions are values of 'lambda' by tensor, but {recipe.method} has none.")
+    if not isinstance(level, int | float):
+        raise RecipeError(
+            "Suggestions are values of 'lambda' by tensor, but the 'lambda' of the recipe differs already."
+        )
+    own = collisions(matrices)
+    fields = {name: getattr(recipe, name) for name in recipe.model_fields_set - {"parameters"}}
+    return Recipe(**fields, parameters={**recipe.parameters, "lambda": filters(own, level / scale_of(own))})
+
+
+def filters(found: Sequence[Collision], level: float = 1.0) -> list[dict[str, Any]]:
+    """Return ``{filter, value}`` for every matrix, and a last value for all other tensors.
+
+    A kind that all layers have is one filter with a gradient, one value for each layer.
+
+    Args:
+        found: Crosstalk of the matrices.
+        level: Multiplies all values.
+    """
+    layers = sorted({one.layer for one in found if one.layer != OUTSIDE})
+    by_kind: dict[str, list[Collision]] = {}
+    entries: dict[str, Any] = {}
+    for one in sorted(found, key=lambda one: one.layer):
+        by_kind.setdefault(one.kind, []).append(one)
+    for kind, members in by_kind.items():
+        endings = {_ending(one) for one in members}
+        everywhere = [one.layer for one in members] == layers == list(range(len(layers))) and len(layers) > 0
+        if everywhere and len(endings) == 1 and all(kind in one.name for one in members):
+            values = [_rounded(level * one.scale) for one in members]
+            entries[endings.pop()] = values if len(set(values)) > 1 else values[0]
+        else:
+            entries |= {one.name: _rounded(level * one.scale) for one in members}
+    ordered = _longest_first(entries)
+    if any(_first(ordered, one.name) != _own(entries, one) for one in found):  # a filter that also meets other kinds
+        ordered = _longest_first({one.name: _rounded(level * one.scale) for one in found})
+    rest = {"value": _rounded(level * scale_of(found))}
+    return [*({"filter": name, "value": value} for name, value in ordered.items()), rest]
+
+
+def _ending(one: Collision) -> str:
+    """Return the end of a tensor's name that all layers share, by which a filter knows its kind."""
+    return one.name[one.name.rfind(one.kind) :]
+
+
+def _longest_first(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return entries so that no filter stands before a longer one that it is part of."""
+    return dict(sorted(entries.items(), key=lambda item: (-len(item[0]), item[0])))
+
+
+def _first(entries: Mapping[str, Any], name: str) -> str | None:
+    return next((pattern for pattern in entries if pattern in name), None)
+
+
+def _own(entries: Mapping[str, Any], one: Collision) -> str:
+    ending = _ending(one)
+    return ending if ending in entries else one.name
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

@@ -1,0 +1,125 @@
+"""Crosstalk where the truth is known, and recipes that follow from it."""
+
+import numpy as np
+import pytest
+import yaml
+
+import mergewise as mw
+from mergewise.recipe import LayerPositions, parse_recipe, tensor_settings
+from mergewise.theory.crosstalk import Collision, collisions, concentration, scale_of
+from mergewise.theory.suggestion import filters, suggest
+from support import save_model
+
+WIDTH = 40
+
+
+def write(folder, inputs, *, experts=3, seed=0):
+    """Write a base and experts whose changes have orthogonal outputs, and inputs that are shared or of their own."""
+    rng = np.random.default_rng(seed)
+    base = {name: rng.normal(size=(WIDTH, WIDTH)) for name in inputs} | {"norm.weight": np.ones(WIDTH)}
+    save_model(folder / "base", {name: value.astype(np.float64) for name, value in base.items()})
+    for i in range(experts):
+        model = dict(base)
+        for name, kind in inputs.items():
+            basis = np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0]
+            rows = np.eye(WIDTH)[:, :5] if kind == "shared" else np.eye(WIDTH)[:, 5 * i : 5 * i + 5]
+            model[name] = base[name] + 0.01 * basis[:, :5] @ rows.T
+        save_model(folder / f"e{i}", model)
+    return folder / "base", [folder / f"e{i}" for i in range(experts)]
+
+
+NAMES = {
+    "model.layers.0.attn.out.weight": "own",
+    "model.layers.0.out.weight": "shared",
+    "model.layers.1.attn.out.weight": "shared",
+    "model.layers.1.out.weight": "shared",
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    base, experts = write(tmp_path_factory.mktemp("suggestion"), NAMES)
+    return mw.limits(mw.survey(base, experts))
+
+
+def test_experts_with_inputs_of_their_own_do_not_collide_and_those_with_the_same_inputs_do_wholly(found):
+    chosen = found.recommendation.number
+    by_name = {one.name: one for one in found.collisions}
+    for name, kind in NAMES.items():
+        expected = 0.0 if kind == "own" else chosen - 1.0
+        assert by_name[name].crosstalk == pytest.approx(expected, abs=1e-6)
+        assert by_name[name].scale == pytest.approx(1.0 / (1.0 + expected), abs=1e-6)
+    assert sum(one.share for one in found.collisions) == pytest.approx(1.0)
+    assert "collisions lie in 2 of 4 matrices" in concentration(found.collisions)
+
+
+def test_the_scale_is_where_the_error_of_a_sum_is_least():
+    rng = np.random.default_rng(1)
+    taus = [rng.normal(size=(400, 6)) @ rng.normal(size=(6, 30)) for _ in range(4)]
+    squares = [float(np.sum(tau * tau)) for tau in taus]
+    a = np.array([[np.sum((tau @ own.T) ** 2) / s for tau in taus] for own, s in zip(taus, squares, strict=True)])
+    (one,) = collisions([("w.weight", a)])
+
+    def error(scale):
+        return sum(
+            np.sum(((scale * sum(taus) - own) @ own.T) ** 2) / s / a[i, i]
+            for i, (own, s) in enumerate(zip(taus, squares, strict=True))
+        )
+
+    best = min(np.linspace(0.05, 1.0, 96), key=error)
+    assert one.scale == pytest.approx(best, abs=0.03)
+
+
+def test_of_some_experts_only_theirs_counts():
+    a = np.array([[1.0, 0.0, 5.0], [0.0, 1.0, 5.0], [5.0, 5.0, 1.0]])
+    assert collisions([("w", a)], [0, 1])[0].crosstalk == 0.0
+    assert collisions([("w", a)])[0].crosstalk == pytest.approx(20.0 / 3.0)
+
+
+def test_filters_give_every_matrix_its_own_scale_and_all_others_the_common_one(found):
+    recipe = suggest(found)
+    assert recipe.method == "task_arithmetic"
+    assert parse_recipe(yaml.safe_load(yaml.safe_dump(recipe.canonical()))) == recipe
+    positions = LayerPositions(NAMES)
+    for one in found.collisions:
+        got = tensor_settings(recipe, one.name, positions(one.name)).values["lambda"]
+        assert got == pytest.approx(one.scale, rel=1e-2)
+    common = tensor_settings(recipe, "norm.weight", 0.0).values["lambda"]
+    assert common == pytest.approx(scale_of(found.collisions), rel=1e-2)
+    assert recipe.parameters["lambda"][0]["filter"] == "attn.out.weight"  # before 'out.weight', which it holds
+
+
+def test_a_suggested_recipe_is_merged_as_it_is(found, tmp_path):
+    report = mw.merge(suggest(found), tmp_path / "out")
+    assert report.experts == found.recommendation.number
+    assert mw.verify(tmp_path / "out", sample=None).faults == ()
+
+
+def test_a_recipes_own_method_and_level_stand(found):
+    own = mw.Recipe(
+        method="ties", base=found.base, experts=list(found.experts), parameters={"density": 0.3, "lambda": 0.8}
+    )
+    changed = suggest(found, own)
+    assert (changed.method, changed.experts, changed.parameters["density"]) == (own.method, own.experts, 0.3)
+    assert changed.parameters["lambda"][-1] == {"value": 0.8}
+    with pytest.raises(mw.RecipeError, match="average has none"):
+        suggest(found, mw.Recipe(method="average", base=found.base, experts=list(found.experts)))
+    with pytest.raises(mw.RecipeError, match="differs already"):
+        suggest(found, changed)
+
+
+def test_kinds_that_filters_cannot_tell_apart_are_named_whole():
+    made = [Collision(name, kind, layer, 1.0, 0.25, 0.25, scale) for name, kind, layer, scale in (
+        ("a.0.w.x", "w.x", 0, 0.1), ("a.1.w.x", "w.x", 1, 0.2), ("a.0.x", "x", 0, 0.3), ("b.w.x.x", "b.w.x.x", -1, 0.4),
+    )]  # fmt: skip
+    entries = filters(made)
+    for one in made:
+        first = next(entry for entry in entries if entry.get("filter", "") in one.name)
+        value = first["value"]
+        assert (value[one.layer] if isinstance(value, list) else value) == one.scale
+
+
+def test_without_spectra_nothing_is_suggested(tmp_path):
+    base, experts = write(tmp_path, NAMES)
+    with pytest.raises(mw.SurveyError, match="no spectra"):
+        suggest(mw.limits(mw.survey(base, experts, spectra=False)))
