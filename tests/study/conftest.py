@@ -30,3 +30,19 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     done = run_demo(folder / "out", folder / "cache", 1, study=study())
     return json.loads(done.json.read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def grids(tmp_path_factory):
+    """Documents of two studies of four bases on fakes: a whole one, and one whose merges by TIES failed."""
+    from study_fakes import FakeFamily, study
+
+    from mergewise.study.run import local_engine, run_study
+
+    family = f"study_fakes:{FakeFamily.__name__}"
+    found = {}
+    for name, options in (("whole", None), ("broken", {"broken": "ties"})):
+        folder = tmp_path_factory.mktemp(name)
+        one = study(bases="all", multitask=True, name=name, family=family, options=options)
+        found[name] = run_study(one, folder / "out", folder / "cache", local_engine(1)).document
+    return found

@@ -40,12 +40,13 @@ def run(
     cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train, tune, merge and score whatever the study lacks, and write its tables and verdicts.
+    """Train, tune, merge and score whatever the study lacks, and write its tables, verdicts and report.
 
     It can be stopped at any time: run it again, and only what is missing is computed.
     """
     from mergewise.study.run import default_jobs, estimate, local_engine, run_study
     from mergewise.study.spec import load_spec, resolve
+    from mergewise.study.study_report import write_report
 
     study = resolve(load_spec(spec))
     if dry_run:
@@ -58,10 +59,12 @@ def run(
     else:
         maker = local_engine(jobs or default_jobs())
     done = run_study(study, out or Path(f"study-{study.spec.name}"), cache, maker, say)
+    page = write_report(done.document, done.out, say)
     if json:
         print_json(done.document)
     else:
         _print_result(done)
+        print(f"report: {page}")
     if done.progress.failures:
         raise typer.Exit(1)
 
@@ -83,6 +86,26 @@ def status(spec: SpecArgument, cache: CacheOption = None, json: JsonOption = Fal
         f"the rest takes about {duration(found.seconds_left)} on one core."
     )
     _print_failures(found)
+
+
+@study_app.command("report")
+def report(
+    spec: SpecArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for page, figures and tables; by default study-NAME.")
+    ] = None,
+    cache: CacheOption = None,
+) -> None:
+    """Write one page, its figures and its tables from what is there of a study; computes nothing.
+
+    The page loads nothing from anywhere. Figures are also written as SVG and PNG, tables as CSV and Parquet.
+    """
+    from mergewise.study.run import study_report
+    from mergewise.study.spec import load_spec, resolve
+
+    study = resolve(load_spec(spec))
+    page = study_report(study, out or Path(f"study-{study.spec.name}"), cache, say)
+    print(f"report: {page}")
 
 
 def _print_estimate(study: "Study", found: "Estimate", jobs: int, *, json: bool) -> None:

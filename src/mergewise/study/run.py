@@ -17,6 +17,7 @@ from mergewise.cache import cache_folder
 from mergewise.study.code import code_digest
 from mergewise.study.engines import Engine, EngineMaker, InProcess, LocalProcesses
 from mergewise.study.execute import Execution, Progress, duration, line_of
+from mergewise.study.errors import StudyError
 from mergewise.study.grid import Known, Opened, build_grid
 from mergewise.study.measured import Measured, measure
 from mergewise.study.spec import Study
@@ -26,7 +27,7 @@ from mergewise.study.tables import csv_of, rows_of, study_tables, write_parquet
 from mergewise.study.verdicts import verdicts
 from mergewise.study.work import Site
 
-__all__ = ["Estimate", "StudyResult", "default_jobs", "estimate", "local_engine", "run_study", "study_status"]
+__all__ = ["Estimate", "StudyResult", "default_jobs", "estimate", "local_engine", "run_study", "study_report", "study_status"]
 
 Say = Callable[[str], None]
 
@@ -149,6 +150,41 @@ def study_status(study: Study, cache: Path | None = None, progress: Say | None =
     """Say how far a study is, computing nothing; data sets are fetched if they are not there yet."""
     execution, _, _ = _prepare(study, (cache or cache_folder()).absolute(), progress or _silent)
     return execution.look()
+
+
+def study_report(study: Study, out: Path, cache: Path | None = None, progress: Say | None = None) -> Path:
+    """Write tables, figures and the page from what is there of a study, computing nothing; what is missing is said.
+
+    Data sets are fetched if they are not there yet: the names of cells depend on them.
+
+    Args:
+        study: to report on, finished or not.
+        out: folder for `report.html`, `figures/`, `results.json` and the tables; made if missing.
+        cache: folder of models, data and cells; the user's cache if None.
+        progress: called with a line of text now and then.
+
+    Returns:
+        The page.
+
+    Raises:
+        StudyError: nothing of the study is there.
+    """
+    from mergewise.study.study_report import write_report  # noqa: PLC0415 - runs need no templates
+
+    say = progress or _silent
+    execution, site, _ = _prepare(study, (cache or cache_folder()).absolute(), say)
+    done = execution.look()
+    measured = _measured(study, execution.known)
+    if not measured:
+        raise StudyError(
+            f"{study.spec.name}: expected scores of at least one base in {site.cells}, found none; "
+            "run the study first, or name its cache."
+        )
+    document = _document(study, measured, done, code_digest(site.workshop))
+    document["run"] = {"cells": [asdict(tally) for tally in done.tallies], **_machine()}
+    out.mkdir(parents=True, exist_ok=True)
+    _write(document, out)
+    return write_report(document, out, say)
 
 
 def _silent(line: str) -> None:

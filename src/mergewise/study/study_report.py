@@ -1,0 +1,232 @@
+"""The report of a whole study: one HTML page that loads nothing, and its figures as SVG and PNG files.
+
+Everything is written from the document of `run_study` alone. A page of a study that is not finished says what is
+missing, and draws it as missing.
+"""
+
+import csv
+import io
+import os
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mergewise.study.chart import Figure
+from mergewise.study.figures import PALETTE
+from mergewise.study.paper_figures import QUALITIES, Grid, grid_of, paper_figures, shown_first
+from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE
+from mergewise.study.svg import figure_svg, key_svg, panel_svg
+from mergewise.study.tables import csv_of
+
+__all__ = ["render_study", "write_report"]
+
+Record = Mapping[str, Any]
+
+QUESTIONS = {
+    "1": "Is a stronger base better?",
+    "2": "Is a larger model easier to merge?",
+    "3": "Does merging help held-out tasks, and against multitask training?",
+    "4": "How many experts can be merged, by size?",
+    "5": "Do the methods become alike at scale?",
+    "6": "Where do the methods beyond the paper's stand?",
+    "7": "Is a merge better than the best single expert?",
+}
+TABLES = {
+    "scores": "scores",
+    "tasks": "scores task by task",
+    "comparisons": "paired comparisons of methods",
+    "verdicts": "verdicts",
+    "tuning": "tuning",
+    "costs": "costs",
+}
+
+
+def write_report(document: Record, out: Path, progress: Callable[[str], None] | None = None) -> Path:
+    """Write `report.html`, and every figure as `figures/NUMBER-NAME.svg` and `.png`, each file whole or not at all.
+
+    PNG files take their letters from the fonts of this machine; where it has none they are left out, which is said.
+
+    Args:
+        document: as `run_study` gives it.
+        out: a folder; made if missing.
+        progress: called with a line of text.
+
+    Returns:
+        The page.
+    """
+    folder = out / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    grid = grid_of(document)
+    shown = shown_first(grid)
+    lettered = _has_fonts()
+    if not lettered and progress:
+        progress("no fonts were found on this machine: the figures are written as SVG only, not as PNG")
+    for number, figure in enumerate(paper_figures(grid), 1):
+        drawing = figure_svg(figure, shown, number, _note(figure, grid, shown))
+        name = f"{number}-{figure.name}"
+        _put(folder / f"{name}.svg", drawing.encode())
+        if lettered:
+            _put(folder / f"{name}.png", _png(drawing))
+    page = out / "report.html"
+    _put(page, render_study(document).encode())
+    return page
+
+
+def render_study(document: Record) -> str:
+    """Return the report as one HTML document."""
+    grid = grid_of(document)
+    shown = shown_first(grid)
+    environment = Environment(
+        loader=PackageLoader("mergewise.study", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"score": _score, "signed": _signed}
+    tables = document["tables"]
+    published = _published(grid)
+    links = {name: (title, _csv_link(csv_of(name, tables[name])), len(tables[name])) for name, title in TABLES.items()}
+    links["published"] = ("published values beside ours", _csv_link(_published_csv(published)), len(published))
+    return environment.get_template("study.html.j2").render(
+        name=document["study"]["name"],
+        grid=grid,
+        qualities=QUALITIES,
+        shown=shown,
+        questions=[
+            (number, question, [v for v in tables["verdicts"] if v["question"].startswith(number)])
+            for number, question in QUESTIONS.items()
+        ],
+        figures=[_drawn(figure, number, grid, shown) for number, figure in enumerate(paper_figures(grid), 1)],
+        scores=tables["scores"],
+        costs=tables["costs"],
+        links=links,
+        published=published,
+        published_note=PUBLISHED_NOTE,
+        palette=PALETTE,
+        failures=document["failures"],
+        merges=sum(row["draws"] for row in tables["scores"] if row["method"] in grid.methods),
+        merges_wanted=len(grid.bases) * len(grid.methods) * len(grid.counts) * document["study"]["draws"],
+        scoring=document["study"]["scoring"],
+        code=document["code"],
+    )
+
+
+def _drawn(figure: Figure, number: int, grid: Grid, shown: Mapping[str, str]) -> Record:
+    drawing = figure_svg(figure, shown, number, _note(figure, grid, shown))
+    return {
+        "number": number,
+        "name": figure.name,
+        "title": figure.title,
+        "caption": figure.caption,
+        "line": figure.line,
+        "lacks": figure.lacks,
+        "missing": [point.text for point in figure.missing],
+        "points": len(list(figure.points())),
+        "legend": [(Markup(key_svg(series)), series.name) for series in figure.legend()],  # noqa: S704 - ours, escaped
+        "panels": [
+            (panel.tags, Markup(panel_svg(panel, figure, shown)))  # noqa: S704 - ours, escaped
+            for panel in figure.panels
+        ],
+        "svg": "data:image/svg+xml;base64," + b64encode(drawing.encode()).decode(),
+    }
+
+
+def _note(figure: Figure, grid: Grid, shown: Mapping[str, str]) -> str:
+    """Say in a file what the page says beside a figure."""
+    if figure.lacks:
+        return figure.lacks
+    used = {name for panel in figure.panels for series in panel.series for name in series.tags}
+    used |= {name for point in figure.points() for name in point.tags}
+    words = []
+    if "focus" in used:
+        words.append(f"{grid.methods[shown['focus']]}.")
+    if "k" in used:
+        words.append(f"{shown['k']} experts.")
+    if figure.line:
+        words.append(f"Dashed: {figure.line[1]}.")
+    if any(point.low is not None for point in figure.points()):
+        words.append("Bars: 95 % intervals.")
+    if figure.missing:
+        words.append(f"×: missing ({len(figure.missing)} of {len(list(figure.points()))} points of all choices).")
+    return " ".join(words)
+
+
+def _published(grid: Grid) -> list[Record]:
+    """Return published rows, then the same of ours: task arithmetic with fewest and most experts, and multitask."""
+    found: list[Record] = [
+        {
+            "source": "published",
+            "base": row.base,
+            "experts": "2 → 8",
+            "held_in": "{:.2f} → {:.2f}".format(*row.held_in),
+            "held_in_multitask": row.held_in_multitask,
+            "held_out": "{:.2f} → {:.2f}".format(*row.held_out),
+            "held_out_multitask": row.held_out_multitask,
+        }
+        for row in PUBLISHED
+    ]
+    few, most = grid.counts[0], grid.counts[-1]
+    for base in grid.bases:
+        record = {
+            "source": "this study",
+            "base": f"{QUALITIES.get(base['quality'], base['quality'])}, {base['size']}",
+            "experts": f"{few} → {most}" if few < most else str(few),
+        }
+        for side in ("held_in", "held_out"):
+            for column, method in ((side, "task_arithmetic"), (f"{side}_multitask", "multitask")):
+                rows = [grid.scores.get((base["name"], method, count)) for count in dict.fromkeys((few, most))]
+                record[column] = " → ".join(_score(row, f"{side}_normalised") if row else "missing" for row in rows)
+        found.append(record)
+    return found
+
+
+def _published_csv(rows: Sequence[Record]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _csv_link(text: str) -> str:
+    return "data:text/csv;charset=utf-8;base64," + b64encode(text.encode()).decode()
+
+
+def _score(row: Record, name: str) -> str:
+    """Write a score with its interval."""
+    if row[name] is None:
+        return "missing"
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def _signed(row: Record, name: str) -> str:
+    if row[name] is None:
+        return "–"
+    ends = f"{row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]"
+    return ends.replace("-", "−")
+
+
+def _put(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def _png(drawing: str) -> bytes:
+    import resvg_py  # noqa: PLC0415 - pages need none
+
+    return bytes(resvg_py.svg_to_bytes(svg_string=drawing, zoom=2))
+
+
+def _has_fonts() -> bool:
+    """Whether letters leave a mark: resvg leaves out text that it has no font for."""
+    empty, letter = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><text y="15">{text}</text></svg>'
+        for text in ("", "M")
+    )
+    return _png(empty) != _png(letter)

@@ -1,0 +1,216 @@
+"""Charts as SVG: panels for the page, where style sheets colour them, and whole figures as files of their own.
+
+Both have the same marks. Colours are classes (`c0` … `c5`, `ink`, `faint`, `grid`) whose `color` the page's style sheet
+sets for light and dark; files bring a style sheet of their own. Series beyond the sixth repeat colours with other shapes
+and dashes, so that no two are alike, and none is told from another by colour alone.
+"""
+
+from collections.abc import Mapping
+from html import escape
+
+from mergewise.study.chart import Axis, Figure, Panel, Point, Series, Tags
+from mergewise.study.figures import PALETTE
+
+__all__ = ["figure_svg", "key_svg", "panel_svg", "style"]
+
+Shown = Mapping[str, str]
+
+WIDTH, HEIGHT = 340.0, 250.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 28.0, 42.0
+COLOURS = 6
+SHAPES = (
+    "M-4,0A4,4 0 1 0 4,0A4,4 0 1 0 -4,0Z",  # circle
+    "M-3.6,-3.6H3.6V3.6H-3.6Z",  # square
+    "M0,-5L5,0L0,5L-5,0Z",  # diamond
+    "M0,-4.8L4.6,3.6H-4.6Z",  # triangle
+    "M-4,-2L-2,-4L0,-2L2,-4L4,-2L2,0L4,2L2,4L0,2L-2,4L-4,2L-2,0Z",  # cross
+    "M0,4.8L4.6,-3.6H-4.6Z",  # triangle, upside down
+    "M-1.6,-4.6H1.6V-1.6H4.6V1.6H1.6V4.6H-1.6V1.6H-4.6V-1.6H-1.6Z",  # plus
+)
+DASHES = ("", "6 3", "2 3")
+DODGE = 0.07  # of a step of the horizontal axis, between neighbouring series
+GAP = 14.0  # between panels of a file
+
+
+def style(theme: str) -> str:
+    """Return the style sheet that colours marks in a theme of the palette."""
+    return "".join(f".{_class(name)}{{color:{colour}}}" for name, colour in PALETTE[theme].items() if name != "page")
+
+
+def _class(name: str) -> str:
+    return f"c{name[1:]}" if name[0] == "m" else name
+
+
+def panel_svg(panel: Panel, figure: Figure, shown: Shown) -> str:
+    """Return a panel as an SVG element whose marks can be hovered, reached by keys, and chosen by their tags.
+
+    Args:
+        panel: one of the figure's.
+        figure: gives the vertical axis.
+        shown: tags of which one value is shown at a time, such as the number of experts, with that value.
+    """
+    label = escape(f"{figure.title}: {panel.title}. {figure.y_title} over {panel.x_title}.", quote=True)
+    return (
+        f'<svg class="panel" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="group" tabindex="0" aria-label="{label}">'
+        f"{_frame(panel, figure)}{''.join(_marks(panel, figure.axis, shown, interactive=True))}</svg>"
+    )
+
+
+def key_svg(series: Series) -> str:
+    """Return the line and shape that stand for a series in a legend."""
+    return (
+        f'<svg class="key {_colour(series)}" viewBox="0 0 34 14" width="34" height="14" aria-hidden="true">'
+        f"{_key(series, 17, 7)}</svg>"
+    )
+
+
+def figure_svg(figure: Figure, shown: Shown, number: int, note: str) -> str:
+    """Return a figure as an SVG file in light colours, with title, legend, panels and a note, as `shown` has it."""
+    panels = figure.panels
+    columns = min(4 if len(panels) > 4 else max(2, len(panels)), max(1, len(panels)))
+    width = max(640.0, columns * (WIDTH + GAP) + GAP)
+    parts = [_text(GAP, 24, f"Figure {number}. {figure.title}", "ink", 16, weight=600)]
+    x, y = GAP, 46.0
+    for series in figure.legend():
+        step = 44 + 7.2 * len(series.name) + 10
+        if x + step > width:
+            x, y = GAP, y + 20
+        parts.append(f'<g class="{_colour(series)}">{_key(series, x + 17, y)}</g>')
+        parts.append(_text(x + 40, y + 4, series.name, "ink", 13))
+        x += step
+    y += 16
+    for index, panel in enumerate(panels):
+        row, column = divmod(index, columns)
+        marks = "".join(_marks(panel, figure.axis, shown, interactive=False))
+        left, top = GAP + column * (WIDTH + GAP), y + row * (HEIGHT + GAP)
+        parts.append(f'<g transform="translate({left:g} {top:g})">{_frame(panel, figure)}{marks}</g>')
+    height = y + -(-len(panels) // columns) * (HEIGHT + GAP) + 24
+    parts.append(_text(GAP, height - 12, note, "faint", 12))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" font-family="DejaVu Sans, Helvetica, Arial, sans-serif" role="img">'
+        f"<title>{escape(figure.title)}</title><style>{style('light')}</style>"
+        f'<rect width="100%" height="100%" fill="{PALETTE["light"]["page"]}"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def _text(x: float, y: float, text: str, colour: str, size: float, anchor: str = "start", weight: int = 400) -> str:
+    return (
+        f'<text class="{colour}" x="{x:.1f}" y="{y:.1f}" fill="currentColor" font-size="{size:g}" '
+        f'font-weight="{weight}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1, dash: str = "") -> str:
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    return (
+        f'<line class="{colour}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="currentColor" '
+        f'stroke-width="{width:g}"{dashed}/>'
+    )
+
+
+def _x(panel: Panel, position: float) -> float:
+    return LEFT + (position + 0.5) / max(1, len(panel.ticks)) * (WIDTH - LEFT - RIGHT)
+
+
+def _y(axis: Axis, value: float) -> float:
+    return HEIGHT - BOTTOM - axis.share(value) * (HEIGHT - TOP - BOTTOM)
+
+
+def _frame(panel: Panel, figure: Figure) -> str:
+    """Draw what does not depend on values: title, grid, ticks, the line that scores are held against."""
+    axis, bottom = figure.axis, HEIGHT - BOTTOM
+    parts = [_text(LEFT, 16, panel.title, "ink", 13, weight=600)]
+    for value, label in axis.ticks:
+        parts.append(_line(LEFT, _y(axis, value), WIDTH - RIGHT, _y(axis, value), "grid"))
+        parts.append(_text(LEFT - 6, _y(axis, value) + 4, label, "faint", 11.5, "end"))
+    for index, label in enumerate(panel.ticks):
+        parts.append(_text(_x(panel, index), bottom + 16, label, "ink", 11.5, "middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, panel.x_title, "faint", 11.5, "middle"))
+    middle = (TOP + bottom) / 2
+    y_title = _text(0, 0, figure.y_title, "faint", 11.5, "middle")
+    parts.append(f'<g transform="translate(11 {middle:g}) rotate(-90)">{y_title}</g>')
+    if figure.line:
+        y = _y(axis, figure.line[0])
+        parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "ink", 1.3, "5 4"))
+    return f'<g aria-hidden="true">{"".join(parts)}</g>'
+
+
+def _colour(series: Series) -> str:
+    return "faint" if series.slot is None else f"c{series.slot % COLOURS}"
+
+
+def _shape(series: Series) -> str:
+    return SHAPES[0] if series.slot is None else SHAPES[series.slot % len(SHAPES)]
+
+
+def _dash(series: Series) -> str:
+    return "1 3" if series.reference or series.slot is None else DASHES[series.slot // COLOURS % len(DASHES)]
+
+
+def _fill(series: Series) -> str:
+    return "none" if series.reference else "currentColor"
+
+
+def _key(series: Series, x: float, y: float) -> str:
+    return _line(x - 16, y, x + 16, y, _colour(series), 2, _dash(series)) + (
+        f'<path d="{_shape(series)}" transform="translate({x:g} {y:g})" fill="{_fill(series)}" stroke="currentColor" '
+        f'stroke-width="1.4"/>'
+    )
+
+
+def _visible(tags: Tags, shown: Shown) -> bool:
+    return all(tags.get(name, value) == value for name, value in shown.items())
+
+
+def _open(tags: Tags, shown: Shown, colour: str) -> str:
+    """Open a group with its tags; hidden where another value than its own is shown."""
+    data = "".join(f' data-{name}="{escape(value, quote=True)}"' for name, value in tags.items())
+    return f'<g class="{colour}{"" if _visible(tags, shown) else " off"}"{data}>'
+
+
+def _marks(panel: Panel, axis: Axis, shown: Shown, *, interactive: bool) -> list[str]:
+    """Draw the series, each a group of runs of points that share their tags; in files only what is shown."""
+    parts: list[str] = []
+    dodged = {name: index for index, name in enumerate(dict.fromkeys(series.name for series in panel.series))}
+    step = min(DODGE, 0.8 / max(1, len(dodged)))
+    for series in panel.series:
+        if not interactive and not _visible(series.tags, shown):
+            continue
+        shift = step * (dodged[series.name] - (len(dodged) - 1) / 2)
+        parts.append(_open(series.tags, shown, _colour(series)))
+        for tags in {tuple(point.tags.items()): point.tags for point in series.points}.values():
+            if interactive or _visible(tags, shown):
+                run = [point for point in series.points if point.tags == tags]
+                parts.append(_open(tags, shown, ""))
+                parts.append(_run(series, run, panel, axis, shift, interactive=interactive))
+                parts.append("</g>")
+        parts.append("</g>")
+    return parts
+
+
+def _run(series: Series, points: list[Point], panel: Panel, axis: Axis, shift: float, *, interactive: bool) -> str:
+    parts: list[str] = []
+    for before, after in zip(points, points[1:], strict=False):
+        if before.y is not None and after.y is not None:
+            ends = _x(panel, before.x + shift), _y(axis, before.y), _x(panel, after.x + shift), _y(axis, after.y)
+            parts.append(_line(*ends, _colour(series), 2, _dash(series)))
+    for point in points:
+        x = _x(panel, point.x + shift)
+        if point.y is None:
+            mark = _text(x, HEIGHT - BOTTOM - 4, "×", _colour(series), 13, "middle")
+        else:
+            mark = ""
+            if point.low is not None and point.high is not None:
+                mark = _line(x, _y(axis, point.low), x, _y(axis, point.high), _colour(series), 1.4)
+            mark += (
+                f'<path d="{_shape(series)}" transform="translate({x:.1f} {_y(axis, point.y):.1f})" fill="{_fill(series)}" '
+                f'stroke="currentColor" stroke-width="1.4"/>'
+            )
+        if interactive:
+            text = escape(point.text, quote=True)
+            y = HEIGHT - BOTTOM - 8 if point.y is None else _y(axis, point.y)
+            room = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="transparent"/>'  # for fingers
+            mark = f'<g class="point" role="img" aria-label="{text}">{mark}{room}</g>'
+        parts.append(mark)
+    return "".join(parts)

@@ -1,0 +1,146 @@
+"""The report as a browser shows it: charts render, controls work, and nothing is loaded or complained about."""
+
+import os
+import shutil
+
+import pytest
+
+from mergewise.study.study_report import render_study
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+VISIBLE = "nodes => nodes.filter(node => node.getClientRects().length).length"
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, such as Debian's package of that name")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def files(grids, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    for name, document in grids.items():
+        (folder / f"{name}.html").write_text(render_study(document), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def opened(browser, files):
+    """Open a page with a size and a colour scheme; whatever it complains about or asks for fails the test."""
+    faults, contexts = [], []
+
+    def opened(name="whole", width=1200, height=900, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        address = (files / f"{name}.html").as_uri()
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: request.url == address or faults.append(request.url[:80]))
+        page.goto(address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def shown(page, selector):
+    return page.eval_on_selector_all(selector, VISIBLE)
+
+
+def test_every_chart_renders(opened):
+    page = opened()
+    assert shown(page, "figure") == 8
+    assert shown(page, "svg.panel") == 22
+    for name in ("headline", "multitask", "base", "size", "held-out", "count", "methods", "cost"):
+        assert shown(page, f"#figure-{name} .point path") > 0
+    inside = page.eval_on_selector_all(
+        "svg.panel",
+        """panels => panels.every(panel => [...panel.querySelectorAll('.point')].filter(p => p.getClientRects().length)
+        .every(p => { const a = p.getBoundingClientRect(), b = panel.getBoundingClientRect();
+        return a.left >= b.left - 1 && a.right <= b.right + 1 && a.top >= b.top - 1 && a.bottom <= b.bottom + 1; }))""",
+    )
+    assert inside
+
+
+def test_bases_sizes_and_methods_can_be_chosen(opened):
+    page = opened()
+    page.uncheck("input[name=quality][value=pt]")
+    assert shown(page, "#figure-headline svg.panel") == 2
+    page.uncheck("input[name=size][value=small]")
+    assert shown(page, "#figure-headline svg.panel") == 1
+    assert shown(page, "#figure-headline .point") == 6 * 3
+    page.uncheck("input[name=method][value=ties]")
+    assert shown(page, "#figure-headline .point") == 5 * 3
+    assert shown(page, "#scores tbody tr") == 6 * 3
+    page.check("input[name=quality][value=pt]")
+    assert shown(page, "#figure-headline svg.panel") == 2
+
+
+def test_the_number_of_experts_and_the_method_of_figures_can_be_chosen(opened):
+    page = opened()
+    one = "#figure-size .tile:first-child .point"
+    before = [node.get_attribute("aria-label") for node in page.query_selector_all(one) if node.is_visible()]
+    assert all(", 8 experts:" in text for text in before)
+    page.select_option("select[name=k]", "2")
+    after = [node.get_attribute("aria-label") for node in page.query_selector_all(one) if node.is_visible()]
+    assert len(after) == len(before)
+    assert all(", 2 experts:" in text for text in after)
+    page.select_option("select[name=focus]", "rht")
+    found = page.query_selector_all("#figure-count .point")
+    assert {node.get_attribute("aria-label")[:4] for node in found if node.is_visible()} == {"RHT,"}
+
+
+def test_values_are_told_on_hover_and_by_keys(opened):
+    page = opened()
+    page.hover("#figure-headline .point >> nth=1")
+    text = page.inner_text("#tip")
+    assert "held-in 0." in text
+    assert ", n " in text
+    page.mouse.move(0, 0)
+    page.focus("#figure-multitask svg.panel")
+    page.keyboard.press("ArrowRight")
+    first = page.inner_text("#tip")
+    assert "held-out" in first
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#tip") not in ("", first)
+    page.keyboard.press("Escape")
+    assert page.inner_text("#tip") == ""
+
+
+def test_missing_merges_are_marked(opened):
+    page = opened("broken")
+    page.hover("#figure-headline .point[aria-label$=missing] >> nth=0")
+    assert page.inner_text("#tip").endswith("missing")
+    assert page.is_visible("#unfinished")
+
+
+def test_tables_are_downloaded(opened):
+    page = opened()
+    with page.expect_download() as waiting:
+        page.click("#csv-scores")
+    assert waiting.value.suggested_filename == "whole-scores.csv"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_without_scrolling_sideways(opened, scheme):
+    page = opened(width=360, height=740, scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert shown(page, "svg.panel") == 22
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    ink = page.evaluate("getComputedStyle(document.querySelector('svg.panel text')).fill")
+    bright = [sum(map(int, colour[4:-1].split(","))) > 380 for colour in (background, ink)]
+    assert bright == ([False, True] if scheme == "dark" else [True, False])
+    smallest = page.eval_on_selector_all(
+        "svg.panel text", "nodes => Math.min(...nodes.map(node => node.getBoundingClientRect().height))"
+    )
+    assert smallest >= 10

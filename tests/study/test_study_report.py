@@ -1,0 +1,175 @@
+"""The report of a whole study: self-contained, true to the tables, and open about what is missing."""
+
+import base64
+import csv
+import io
+import re
+import xml.etree.ElementTree as ET
+from copy import deepcopy
+
+import pytest
+from page import Page
+from study_fakes import TINY, study
+
+from mergewise.study.errors import StudyError
+from mergewise.study.paper_figures import grid_of, paper_figures, shown_first
+from mergewise.study.run import study_report
+from mergewise.study.study_report import render_study, write_report
+from mergewise.study.tables import csv_of
+
+NAMES = ["headline", "multitask", "base", "size", "held-out", "count", "methods", "cost"]
+
+
+@pytest.fixture(scope="module")
+def pages(grids):
+    return {name: render_study(document) for name, document in grids.items()}
+
+
+def figures(document):
+    return {figure.name: figure for figure in paper_figures(grid_of(document))}
+
+
+def test_nothing_is_loaded_from_anywhere(pages):
+    page = Page(pages["whole"])
+    assert page.links
+    assert all(link.startswith("data:") for _, _, link in page.links)
+    assert "url(" not in page.styles
+    assert "@import" not in page.styles
+    assert re.search(r'Content-Security-Policy" content="default-src \'none\';', pages["whole"])
+
+
+def test_there_are_the_seven_figures_and_the_cost(grids):
+    found = figures(grids["whole"])
+    assert list(found) == NAMES
+    assert {name: len(figure.panels) for name, figure in found.items()} == {
+        "headline": 4, "multitask": 2, "base": 2, "size": 2, "held-out": 2, "count": 4, "methods": 2, "cost": 4,
+    }  # fmt: skip
+    assert not any(figure.missing for figure in found.values())
+
+
+def test_points_are_those_of_the_table(grids):
+    rows = {(row["base"], row["label"], row["k"]): row for row in grids["whole"]["tables"]["scores"]}
+    headline = figures(grids["whole"])["headline"]
+    seen = 0
+    for panel, base in zip(headline.panels, grids["whole"]["bases"], strict=True):
+        for series in panel.series:
+            for point, count in zip(series.points, (2, 4, 8), strict=True):
+                row = rows[base["name"], series.name, count]
+                expected = [row[f"held_in_normalised{end}"] for end in ("", "_low", "_high")]
+                assert [point.y, point.low, point.high] == expected
+                assert f"n {row['held_in_items']}" in point.text
+                seen += 1
+    assert seen == len([row for row in rows.values() if row["method"] != "base"])
+
+
+def test_a_chosen_count_and_method_are_the_marks_that_are_shown(grids):
+    document = grids["whole"]
+    assert shown_first(grid_of(document)) == {"k": "8", "focus": "task_arithmetic"}
+    size = figures(document)["size"]
+    assert {point.tags["k"] for point in size.points()} == {"2", "4", "8"}
+    count = figures(document)["count"]
+    assert {series.tags["focus"] for panel in count.panels for series in panel.series} == set(
+        document["study"]["methods"]
+    )
+
+
+def test_what_is_missing_is_said_and_drawn_as_missing(grids, pages):
+    found = figures(grids["broken"])
+    texts = [point.text for point in found["headline"].missing]
+    assert len(texts) == 4 * 3
+    assert all(text.startswith("TIES, ") and text.endswith("missing") for text in texts)
+    page = Page(pages["broken"])
+    assert "48 of 60 merges are there" in page.text
+    for text in texts:
+        assert text in page.text
+    assert "×" in pages["broken"]
+    assert "Not finished" not in pages["whole"]
+
+
+def test_a_table_without_any_row_of_merges_still_gives_a_page(grids):
+    document = deepcopy(grids["whole"])
+    document["tables"]["scores"] = document["tables"]["costs"] = []
+    assert "0 of 60 merges are there" in Page(render_study(document)).text
+
+
+def test_one_kind_of_base_leaves_the_comparison_of_kinds_empty(results):
+    page = Page(render_study(results))
+    assert "Nothing to show: It takes bases of two kinds." in page.text
+
+
+def test_every_table_can_be_downloaded(grids, pages):
+    links = re.findall(r'id="csv-(\w+)" download="whole-\1.csv" href="[^,]*,([^"]+)"', pages["whole"])
+    found = {name: base64.b64decode(link).decode() for name, link in links}
+    tables = grids["whole"]["tables"]
+    assert set(found) == {*tables, "published"}
+    for name, table in tables.items():
+        assert found[name] == csv_of(name, table)
+    published = list(csv.DictReader(io.StringIO(found["published"])))
+    assert [row["held_in"] for row in published if row["base"] == "PaLM-2-IT 1B"] == ["0.91 → 0.86"]
+
+
+def test_published_values_stand_beside_ours_and_are_said_to_be_second_hand(grids, pages):
+    text = Page(pages["whole"]).text.partition("Published values beside ours")[2]
+    assert "read from a secondary source" in text
+    row = next(
+        row
+        for row in grids["whole"]["tables"]["scores"]
+        if (row["base"], row["method"], row["k"]) == ("it-large", "task_arithmetic", 8)
+    )
+    assert f"→ {row['held_in_normalised']:.3f} [{row['held_in_normalised_low']:.3f}" in text
+
+
+def test_every_verdict_is_told_under_its_question(grids, pages):
+    page = Page(pages["whole"])
+    for verdict in grids["whole"]["tables"]["verdicts"]:
+        assert f'id="verdict-{verdict["question"]}"' in pages["whole"]
+        assert verdict["claim"] in page.text
+        assert verdict["evidence"] in page.text
+    assert "5. Do the methods become alike at scale?" in page.text
+
+
+def test_charts_can_be_read_without_seeing_them(pages):
+    charts = re.findall(r'<svg class="panel"[^>]*>', pages["whole"])
+    assert len(charts) == 22
+    assert all('aria-label="' in chart and 'tabindex="0"' in chart for chart in charts)
+    assert len(re.findall(r'<g class="point" role="img" aria-label="[^"]+', pages["whole"])) == 516
+    assert 'role="status" aria-live="polite"' in pages["whole"]
+
+
+def test_rendering_twice_gives_the_same_page(grids, pages):
+    assert render_study(grids["whole"]) == pages["whole"]
+
+
+def test_names_of_a_study_are_escaped(grids):
+    document = deepcopy(grids["whole"])
+    document["study"]["methods"]["ties"]["label"] = "<b>TIES</b>"
+    page = render_study(document)
+    assert "<b>" not in page
+    assert "&lt;b&gt;TIES" in page
+
+
+def test_figures_are_files_of_their_own(grids, tmp_path):
+    pytest.importorskip("resvg_py")
+    lines = []
+    page = write_report(grids["broken"], tmp_path, lines.append)
+    assert page == tmp_path / "report.html"
+    for number, name in enumerate(NAMES, 1):
+        drawing = (tmp_path / "figures" / f"{number}-{name}.svg").read_text("utf-8")
+        assert ET.fromstring(drawing).tag.endswith("svg")
+        assert "class=\"off\"" not in drawing
+        picture = tmp_path / "figures" / f"{number}-{name}.png"
+        assert lines or picture.read_bytes().startswith(b"\x89PNG")
+    headline = (tmp_path / "figures" / "1-headline.svg").read_text("utf-8")
+    assert headline.count(">×</text>") == 12
+
+
+def test_a_report_computes_nothing_and_says_so_where_nothing_is_there(run, tmp_path):
+    pytest.importorskip("resvg_py")
+    with pytest.raises(StudyError, match="tiny: expected scores of at least one base"):
+        study_report(study(TINY), tmp_path / "early", tmp_path / "cache")
+    run(study(TINY, methods={"average": None}))
+    cells = sorted((tmp_path / "cache" / "cells").rglob("*.json"))
+    page = study_report(study(TINY), tmp_path / "report", tmp_path / "cache")
+    assert sorted((tmp_path / "cache" / "cells").rglob("*.json")) == cells
+    assert "4 of 12 merges are there" in page.read_text("utf-8")
+    assert (tmp_path / "report" / "scores.parquet").exists()
