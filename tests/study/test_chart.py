@@ -10,7 +10,9 @@ def panel(*values, low=None, high=None):
     return Panel("panel", ("2", "4"), "k", (Series("TIES", 0, points),))
 
 
-@pytest.mark.parametrize(("values", "ends"), [((0.81, 0.93), (0.8, 1.0)), ((0.5, 0.5), (0.5, 1.0)), ((1.0,), (1.0, 1.02))])
+@pytest.mark.parametrize(
+    ("values", "ends"), [((0.81, 0.93), (0.8, 1.0)), ((0.5, 0.5), (0.5, 1.0)), ((1.0,), (1.0, 1.02))]
+)
 def test_an_axis_holds_every_value_between_round_ends(values, ends):
     found = axis([panel(*values)], 1.0)
     assert (found.low, found.high) == pytest.approx(ends)

@@ -79,7 +79,7 @@ def test_what_is_missing_is_said_and_drawn_as_missing(grids, pages):
     assert len(texts) == 4 * 3
     assert all(text.startswith("TIES, ") and text.endswith("missing") for text in texts)
     page = Page(pages["broken"])
-    assert "48 of 60 merges are there" in page.text
+    assert "144 of 180 merges are there" in page.text
     for text in texts:
         assert text in page.text
     assert "×" in pages["broken"]
@@ -89,7 +89,7 @@ def test_what_is_missing_is_said_and_drawn_as_missing(grids, pages):
 def test_a_table_without_any_row_of_merges_still_gives_a_page(grids):
     document = deepcopy(grids["whole"])
     document["tables"]["scores"] = document["tables"]["costs"] = []
-    assert "0 of 60 merges are there" in Page(render_study(document)).text
+    assert "0 of 180 merges are there" in Page(render_study(document)).text
 
 
 def test_one_kind_of_base_leaves_the_comparison_of_kinds_empty(results):
@@ -156,7 +156,7 @@ def test_figures_are_files_of_their_own(grids, tmp_path):
     for number, name in enumerate(NAMES, 1):
         drawing = (tmp_path / "figures" / f"{number}-{name}.svg").read_text("utf-8")
         assert ET.fromstring(drawing).tag.endswith("svg")
-        assert "class=\"off\"" not in drawing
+        assert 'class="off"' not in drawing
         picture = tmp_path / "figures" / f"{number}-{name}.png"
         assert lines or picture.read_bytes().startswith(b"\x89PNG")
     headline = (tmp_path / "figures" / "1-headline.svg").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The seven figures of "What Matters for Model Merging at Scale?" (arXiv 2410.03617) in a study's own data, and the cost.
+"""The seven figures of "What Matters for Model Merging at Scale?" (arXiv 2410.03617) in a study's data, and the cost.
 
 They are made from the tables of `columns` alone. Every base, method and number of experts that the study's spec names
 has its point; where the tables have no row for it, the point is a missing one.
@@ -101,9 +101,7 @@ def paper_figures(grid: Grid) -> list[Figure]:
 
 
 def _headline(grid: Grid) -> Figure:
-    panels = [
-        _panel(grid, _name(grid, base), _all_methods(grid, base, "held_in"), _tags(base)) for base in grid.bases
-    ]
+    panels = [_panel(grid, _name(base), _all_methods(grid, base, "held_in"), _tags(base)) for base in grid.bases]
     return _scores(
         "headline", "What merges keep of their experts", "held_in", panels,
         "Normalised held-in score by base, size, method and number of experts; a model trained on all tasks is dotted.",
@@ -112,13 +110,13 @@ def _headline(grid: Grid) -> Figure:
 
 def _against_multitask(grid: Grid) -> Figure:
     panels = [
-        _panel(grid, _name(grid, base), _all_methods(grid, base, "held_out"), _tags(base))
+        _panel(grid, _name(base), _all_methods(grid, base, "held_out"), _tags(base))
         for base in grid.bases
         if base["quality"] == grid.strong
     ]
     return _scores(
         "multitask", "Held-out tasks: merging against multitask training", "held_out", panels,
-        "Strong bases only. Dotted: one model trained on all held-in tasks together, scored on the same held-out tasks.",
+        "Strong bases only. Dotted: one model trained on all held-in tasks together, scored on the same tasks.",
     )  # fmt: skip
 
 
@@ -203,7 +201,7 @@ def _methods_at_scale(grid: Grid) -> Figure:
     base = max((one for one in grid.bases if one["quality"] == grid.strong), key=lambda one: int(one["parameters"]))
     panels = [_panel(grid, SIDES[side], _all_methods(grid, base, side), {}) for side in SIDES]
     return Figure(
-        "methods", f"The methods at the largest strong base ({_name(grid, base)})",
+        "methods", f"The methods at the largest strong base ({_name(base)})",
         "Held-in is against each task's own expert, held-out against the base; a model trained on all tasks is dotted.",
         "normalised score", axis(panels, 1), tuple(panels), (1.0, "expert or base = 1"),
     )  # fmt: skip
@@ -217,14 +215,14 @@ def _cost(grid: Grid) -> Figure:
             points = []
             for index, count in enumerate(grid.counts):
                 row = grid.costs.get((base["name"], method, count))
-                where = f"{label}, {_name(grid, base)}, {count} experts"
+                where = f"{label}, {_name(base)}, {count} experts"
                 seconds = row["merge_seconds"] if row else None
                 text = f"{where}: missing"
                 if row and seconds:
                     text = f"{where}: {seconds:.3g} s on one core, {row['bytes_in'] / 1e6:.4g} MB read"
                 points.append(Point(index, seconds or None, None, None, text))
             series.append(Series(label, slot, tuple(points), {"method": method}))
-        panels.append(_panel(grid, _name(grid, base), series, _tags(base)))
+        panels.append(_panel(grid, _name(base), series, _tags(base)))
     scale: Axis = log_axis(panels)
     return Figure(
         "cost", "What a merge costs", "Mean seconds on one core for one merge in memory; not in the paper.",
@@ -244,7 +242,7 @@ def _panel(grid: Grid, title: str, series: Iterable[Series], tags: Mapping[str, 
     return Panel(title, tuple(str(count) for count in grid.counts), EXPERTS, tuple(series), tags)
 
 
-def _name(grid: Grid, base: Record) -> str:
+def _name(base: Record) -> str:
     quality = QUALITIES.get(base["quality"], base["quality"])
     return f"{quality}, {base['size']}"
 
@@ -275,10 +273,7 @@ def _over_count(
 ) -> Series:
     """Return a score over the number of experts."""
     points = tuple(_point(grid, base, method, count, side, index) for index, count in enumerate(grid.counts))
-    if reference:
-        tags = _tags(base)
-    else:
-        tags = {**_tags(base), "focus" if focus else "method": method}
+    tags = _tags(base) if reference else {**_tags(base), "focus" if focus else "method": method}
     return Series(name, slot, points, tags, reference)
 
 
@@ -308,7 +303,7 @@ def _point(
     grid: Grid, base: Record, method: str, count: int, side: str, x: float, tags: Mapping[str, str] | None = None
 ) -> Point:
     label = "Multitask" if method == "multitask" else grid.methods[method]
-    where = f"{label}, {_name(grid, base)}, {count} experts"
+    where = f"{label}, {_name(base)}, {count} experts"
     row = grid.scores.get((base["name"], method, count))
     if row is None or row[f"{side}_normalised"] is None:
         return Point(x, None, None, None, f"{where}: {SIDES[side]} missing", tags or {})

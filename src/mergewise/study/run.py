@@ -16,8 +16,8 @@ from mergewise._version import __version__
 from mergewise.cache import cache_folder
 from mergewise.study.code import code_digest
 from mergewise.study.engines import Engine, EngineMaker, InProcess, LocalProcesses
-from mergewise.study.execute import Execution, Progress, duration, line_of
 from mergewise.study.errors import StudyError
+from mergewise.study.execute import Execution, Progress, duration, line_of
 from mergewise.study.grid import Known, Opened, build_grid
 from mergewise.study.measured import Measured, measure
 from mergewise.study.spec import Study
@@ -27,7 +27,16 @@ from mergewise.study.tables import csv_of, rows_of, study_tables, write_parquet
 from mergewise.study.verdicts import verdicts
 from mergewise.study.work import Site
 
-__all__ = ["Estimate", "StudyResult", "default_jobs", "estimate", "local_engine", "run_study", "study_report", "study_status"]
+__all__ = [
+    "Estimate",
+    "StudyResult",
+    "default_jobs",
+    "estimate",
+    "local_engine",
+    "run_study",
+    "study_report",
+    "study_status",
+]
 
 Say = Callable[[str], None]
 

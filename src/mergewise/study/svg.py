@@ -1,12 +1,13 @@
 """Charts as SVG: panels for the page, where style sheets colour them, and whole figures as files of their own.
 
-Both have the same marks. Colours are classes (`c0` … `c5`, `ink`, `faint`, `grid`) whose `color` the page's style sheet
-sets for light and dark; files bring a style sheet of their own. Series beyond the sixth repeat colours with other shapes
-and dashes, so that no two are alike, and none is told from another by colour alone.
+Both have the same marks. Colours are classes (`c0` … `c5`, `ink`, `dim`, `grid`) whose `color` the page's style sheet
+sets for light and dark; files bring a style sheet of their own. Series beyond the sixth repeat colours with other
+shapes and dashes, so that no two are alike, and none is told from another by colour alone.
 """
 
 from collections.abc import Mapping
 from html import escape
+from itertools import pairwise
 
 from mergewise.study.chart import Axis, Figure, Panel, Point, Series, Tags
 from mergewise.study.figures import PALETTE
@@ -38,7 +39,7 @@ def style(theme: str) -> str:
 
 
 def _class(name: str) -> str:
-    return f"c{name[1:]}" if name[0] == "m" else name
+    return f"c{name[1:]}" if name[0] == "m" else "dim" if name == "faint" else name
 
 
 def panel_svg(panel: Panel, figure: Figure, shown: Shown) -> str:
@@ -85,7 +86,7 @@ def figure_svg(figure: Figure, shown: Shown, number: int, note: str) -> str:
         left, top = GAP + column * (WIDTH + GAP), y + row * (HEIGHT + GAP)
         parts.append(f'<g transform="translate({left:g} {top:g})">{_frame(panel, figure)}{marks}</g>')
     height = y + -(-len(panels) // columns) * (HEIGHT + GAP) + 24
-    parts.append(_text(GAP, height - 12, note, "faint", 12))
+    parts.append(_text(GAP, height - 12, note, "dim", 12))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'height="{height:g}" font-family="DejaVu Sans, Helvetica, Arial, sans-serif" role="img">'
@@ -123,12 +124,12 @@ def _frame(panel: Panel, figure: Figure) -> str:
     parts = [_text(LEFT, 16, panel.title, "ink", 13, weight=600)]
     for value, label in axis.ticks:
         parts.append(_line(LEFT, _y(axis, value), WIDTH - RIGHT, _y(axis, value), "grid"))
-        parts.append(_text(LEFT - 6, _y(axis, value) + 4, label, "faint", 11.5, "end"))
+        parts.append(_text(LEFT - 6, _y(axis, value) + 4, label, "dim", 11.5, "end"))
     for index, label in enumerate(panel.ticks):
         parts.append(_text(_x(panel, index), bottom + 16, label, "ink", 11.5, "middle"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, panel.x_title, "faint", 11.5, "middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, panel.x_title, "dim", 11.5, "middle"))
     middle = (TOP + bottom) / 2
-    y_title = _text(0, 0, figure.y_title, "faint", 11.5, "middle")
+    y_title = _text(0, 0, figure.y_title, "dim", 11.5, "middle")
     parts.append(f'<g transform="translate(11 {middle:g}) rotate(-90)">{y_title}</g>')
     if figure.line:
         y = _y(axis, figure.line[0])
@@ -137,7 +138,7 @@ def _frame(panel: Panel, figure: Figure) -> str:
 
 
 def _colour(series: Series) -> str:
-    return "faint" if series.slot is None else f"c{series.slot % COLOURS}"
+    return "dim" if series.slot is None else f"c{series.slot % COLOURS}"
 
 
 def _shape(series: Series) -> str:
@@ -153,9 +154,13 @@ def _fill(series: Series) -> str:
 
 
 def _key(series: Series, x: float, y: float) -> str:
-    return _line(x - 16, y, x + 16, y, _colour(series), 2, _dash(series)) + (
-        f'<path d="{_shape(series)}" transform="translate({x:g} {y:g})" fill="{_fill(series)}" stroke="currentColor" '
-        f'stroke-width="1.4"/>'
+    return _line(x - 16, y, x + 16, y, _colour(series), 2, _dash(series)) + _symbol(series, x, y)
+
+
+def _symbol(series: Series, x: float, y: float) -> str:
+    return (
+        f'<path d="{_shape(series)}" transform="translate({x:.1f} {y:.1f})" fill="{_fill(series)}" '
+        'stroke="currentColor" stroke-width="1.4"/>'
     )
 
 
@@ -191,7 +196,7 @@ def _marks(panel: Panel, axis: Axis, shown: Shown, *, interactive: bool) -> list
 
 def _run(series: Series, points: list[Point], panel: Panel, axis: Axis, shift: float, *, interactive: bool) -> str:
     parts: list[str] = []
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         if before.y is not None and after.y is not None:
             ends = _x(panel, before.x + shift), _y(axis, before.y), _x(panel, after.x + shift), _y(axis, after.y)
             parts.append(_line(*ends, _colour(series), 2, _dash(series)))
@@ -203,10 +208,7 @@ def _run(series: Series, points: list[Point], panel: Panel, axis: Axis, shift: f
             mark = ""
             if point.low is not None and point.high is not None:
                 mark = _line(x, _y(axis, point.low), x, _y(axis, point.high), _colour(series), 1.4)
-            mark += (
-                f'<path d="{_shape(series)}" transform="translate({x:.1f} {_y(axis, point.y):.1f})" fill="{_fill(series)}" '
-                f'stroke="currentColor" stroke-width="1.4"/>'
-            )
+            mark += _symbol(series, x, _y(axis, point.y))
         if interactive:
             text = escape(point.text, quote=True)
             y = HEIGHT - BOTTOM - 8 if point.y is None else _y(axis, point.y)
