@@ -7,10 +7,7 @@ import pytest
 
 from mergewise.study.study_report import render_study
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VISIBLE = "nodes => nodes.filter(node => node.getClientRects().length).length"
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, such as Debian's package of that name")
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +15,11 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        found = [*map(shutil.which, ("chromium", "chromium-browser", "google-chrome")), driver.chromium.executable_path]
+        program = next((path for path in found if path and os.access(path, os.X_OK)), None)
+        if program is None:
+            pytest.skip("no browser: needs Debian's package chromium, or `playwright install chromium`")
+        chromium = driver.chromium.launch(executable_path=program, args=arguments)
         yield chromium
         chromium.close()
 

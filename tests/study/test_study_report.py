@@ -149,7 +149,6 @@ def test_names_of_a_study_are_escaped(grids):
 
 
 def test_figures_are_files_of_their_own(grids, tmp_path):
-    pytest.importorskip("resvg_py")
     lines = []
     page = write_report(grids["broken"], tmp_path, lines.append)
     assert page == tmp_path / "report.html"
@@ -158,13 +157,41 @@ def test_figures_are_files_of_their_own(grids, tmp_path):
         assert ET.fromstring(drawing).tag.endswith("svg")
         assert 'class="off"' not in drawing
         picture = tmp_path / "figures" / f"{number}-{name}.png"
-        assert lines or picture.read_bytes().startswith(b"\x89PNG")
+        assert picture.read_bytes().startswith(b"\x89PNG") if not lines else not picture.exists()
     headline = (tmp_path / "figures" / "1-headline.svg").read_text("utf-8")
     assert headline.count(">×</text>") == 12
 
 
+def test_without_resvg_the_figures_are_svg_and_one_sentence_says_so(grids, tmp_path, monkeypatch):
+    monkeypatch.setattr("mergewise.study.study_report.find_spec", lambda name: None)
+    lines = []
+    write_report(grids["whole"], tmp_path, lines.append)
+    assert lines == [
+        "the figures are written as SVG only, not as PNG: they need the package resvg-py (pip install resvg-py)"
+    ]
+    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".svg"}
+
+
+def test_scores_stand_beside_the_best_expert_the_base_and_other_methods(grids, pages):
+    tables, page = grids["whole"]["tables"], Page(pages["whole"])
+    scores = [row for row in page.tables["scores"][1:] if row]
+    assert len(scores) == len(tables["scores"])
+    for row, record in zip(scores, tables["scores"], strict=True):
+        gain = f"{record['held_in_gain']:+.3f} [".replace("-", "−")
+        assert any(cell.startswith(gain) for cell in row)
+        assert row.count(f"{record['held_in_beats_base']:.2f}") >= 1
+    compared = page.tables["comparisons"][1:]
+    assert len(compared) == len(tables["comparisons"])
+    assert compared[0][5].startswith(f"{tables['comparisons'][0]['difference']:+.3f}".replace("-", "−"))
+
+
+def test_a_verdict_without_evidence_names_the_cells_that_failed(grids):
+    found = {row["question"]: row for row in grids["broken"]["tables"]["verdicts"]}
+    assert found["1"]["verdict"] == "not enough evidence here"
+    assert re.fullmatch(r"No cells of TIES \(\d+ failed\)\.", found["1"]["evidence"])
+
+
 def test_a_report_computes_nothing_and_says_so_where_nothing_is_there(run, tmp_path):
-    pytest.importorskip("resvg_py")
     with pytest.raises(StudyError, match="tiny: expected scores of at least one base"):
         study_report(study(TINY), tmp_path / "early", tmp_path / "cache")
     run(study(TINY, methods={"average": None}))

@@ -7,6 +7,7 @@ import pytest
 from study_fakes import study
 
 from mergewise.study.measured import Measured
+from mergewise.study.store import Failure
 from mergewise.study.summary import Row, Score
 from mergewise.study.verdicts import DOES_NOT_HOLD, HOLDS, OPEN, verdict_of, verdicts
 
@@ -31,8 +32,8 @@ def rows(held_in=lambda base, method, k: 0.9, held_out=lambda base, method, k: 1
     }
 
 
-def found(found_rows, of=STUDY):
-    return {verdict.question: verdict for verdict in verdicts(of, found_rows)}
+def found(found_rows, of=STUDY, failures=()):
+    return {verdict.question: verdict for verdict in verdicts(of, found_rows, failures)}
 
 
 def large(base):
@@ -115,7 +116,30 @@ def test_what_a_study_does_not_compare_is_left_open():
     some = rows()
     without = {key: row for key, row in some.items() if key != ("it-large", "ties", 8)}
     assert found(without)["5"].verdict == OPEN
-    assert found({})["3a"].evidence.startswith("It takes")
+
+
+def test_where_cells_failed_the_reason_names_their_method_and_number():
+    whole = rows()
+    without = {key: row for key, row in whole.items() if key[1] != "ties"}
+    without |= {(base, "multitask", k): row for (base, method, k), row in whole.items() if method == "average"}
+    failures = [
+        Failure(str(n), f"merge/it-{size}/ties/8/{n}", "broken") for size in ("small", "large") for n in range(3)
+    ]
+    for question in ("1", "2", "3a", "3b", "4", "5", "7"):
+        verdict = found(without, failures=failures)[question]
+        assert verdict.verdict == OPEN
+        assert verdict.evidence == "No cells of TIES (6 failed)."
+    assert found(without, failures=failures)["6a"].verdict == DOES_NOT_HOLD  # the other methods are there
+
+
+def test_a_failed_expert_is_named_as_what_merges_wait_for():
+    failed = [Failure("key", "model/it-large/task_a", "broken")]
+    evidence = found({key: row for key, row in rows().items() if key[0] != "it-large"}, failures=failed)["5"].evidence
+    assert evidence.startswith("No cells of Averaging at it-large with 8 (1 failed of the models and references")
+
+
+def test_what_is_not_computed_yet_is_not_called_failed():
+    assert found({})["7"].evidence.startswith("No cells of Averaging (not computed yet); no cells of Task Arithmetic")
 
 
 def test_without_multitask_models_the_comparison_is_left_open():

@@ -95,6 +95,7 @@ def report(
         Path | None, typer.Option("--out", "-o", help="Folder for page, figures and tables; by default study-NAME.")
     ] = None,
     cache: CacheOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Write one page, its figures and its tables from what is there of a study; computes nothing.
 
@@ -105,7 +106,10 @@ def report(
 
     study = resolve(load_spec(spec))
     page = study_report(study, out or Path(f"study-{study.spec.name}"), cache, say)
-    print(f"report: {page}")
+    if json:
+        print_json({"report": str(page)})
+    else:
+        print(f"report: {page}")
 
 
 def _print_estimate(study: "Study", found: "Estimate", jobs: int, *, json: bool) -> None:

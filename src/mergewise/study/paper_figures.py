@@ -11,7 +11,7 @@ from typing import Any
 from mergewise.study.chart import Axis, Figure, Panel, Point, Series, axis, log_axis
 from mergewise.study.spec import LABELS
 
-__all__ = ["QUALITIES", "Grid", "grid_of", "paper_figures", "shown_first"]
+__all__ = ["QUALITIES", "SIDES", "Grid", "grid_of", "paper_figures", "shown_first"]
 
 Record = Mapping[str, Any]
 

@@ -217,7 +217,7 @@ def _document(study: Study, measured: dict[str, Measured], done: Progress, code:
     """Return everything that is the same from run to run."""
     resamples = Resamples(study.protocol.replicates, study.protocol.seed)
     rows = rows_of(study, measured, resamples)
-    judged = verdicts(study, rows)
+    judged = verdicts(study, rows, done.failures)
     return {
         "study": study.spec.model_dump(mode="json"),
         "bases": [asdict(base) for base in study.bases],

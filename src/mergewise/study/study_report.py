@@ -9,6 +9,7 @@ import io
 import os
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from markupsafe import Markup
 
 from mergewise.study.chart import Figure
 from mergewise.study.figures import PALETTE
-from mergewise.study.paper_figures import QUALITIES, Grid, grid_of, paper_figures, shown_first
+from mergewise.study.paper_figures import QUALITIES, SIDES, Grid, grid_of, paper_figures, shown_first
 from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE
 from mergewise.study.svg import figure_svg, key_svg, panel_svg
 from mergewise.study.tables import csv_of
@@ -48,7 +49,8 @@ TABLES = {
 def write_report(document: Record, out: Path, progress: Callable[[str], None] | None = None) -> Path:
     """Write `report.html`, and every figure as `figures/NUMBER-NAME.svg` and `.png`, each file whole or not at all.
 
-    PNG files take their letters from the fonts of this machine; where it has none they are left out, which is said.
+    PNG files need the package resvg-py, and take their letters from the fonts of this machine; without either they are
+    left out, which is said.
 
     Args:
         document: as `run_study` gives it.
@@ -62,14 +64,14 @@ def write_report(document: Record, out: Path, progress: Callable[[str], None] | 
     folder.mkdir(parents=True, exist_ok=True)
     grid = grid_of(document)
     shown = shown_first(grid)
-    lettered = _has_fonts()
-    if not lettered and progress:
-        progress("no fonts were found on this machine: the figures are written as SVG only, not as PNG")
+    lacks = _png_lacks()
+    if lacks and progress:
+        progress(f"the figures are written as SVG only, not as PNG: {lacks}")
     for number, figure in enumerate(paper_figures(grid), 1):
         drawing = figure_svg(figure, shown, number, _note(figure, grid, shown))
         name = f"{number}-{figure.name}"
         _put(folder / f"{name}.svg", drawing.encode())
-        if lettered:
+        if not lacks:
             _put(folder / f"{name}.png", _png(drawing))
     page = out / "report.html"
     _put(page, render_study(document).encode())
@@ -87,7 +89,7 @@ def render_study(document: Record) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": _score, "signed": _signed}
+    environment.filters |= {"score": _score, "signed": _signed, "share": _share}
     tables = document["tables"]
     published = _published(grid)
     links = {name: (title, _csv_link(csv_of(name, tables[name])), len(tables[name])) for name, title in TABLES.items()}
@@ -104,6 +106,8 @@ def render_study(document: Record) -> str:
         figures=[_drawn(figure, number, grid, shown) for number, figure in enumerate(paper_figures(grid), 1)],
         scores=tables["scores"],
         costs=tables["costs"],
+        comparisons=tables["comparisons"],
+        sides=SIDES,
         links=links,
         published=published,
         published_note=PUBLISHED_NOTE,
@@ -204,6 +208,10 @@ def _score(row: Record, name: str) -> str:
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
 
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 def _signed(row: Record, name: str) -> str:
     if row[name] is None:
         return "–"
@@ -223,10 +231,12 @@ def _png(drawing: str) -> bytes:
     return bytes(resvg_py.svg_to_bytes(svg_string=drawing, zoom=2))
 
 
-def _has_fonts() -> bool:
-    """Whether letters leave a mark: resvg leaves out text that it has no font for."""
+def _png_lacks() -> str:
+    """Say why PNG files cannot be written; empty if they can. Letters without a font leave no mark in resvg."""
+    if find_spec("resvg_py") is None:
+        return "they need the package resvg-py (pip install resvg-py)"
     empty, letter = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><text y="15">{text}</text></svg>'
         for text in ("", "M")
     )
-    return _png(empty) != _png(letter)
+    return "" if _png(empty) != _png(letter) else "no fonts were found on this machine"

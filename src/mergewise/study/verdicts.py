@@ -18,8 +18,10 @@ import numpy as np
 
 from mergewise.study.family import Base
 from mergewise.study.intervals import interval
+from mergewise.study.lacking import lacking
 from mergewise.study.scores import Floats
 from mergewise.study.spec import Study
+from mergewise.study.store import Failure
 from mergewise.study.summary import Row
 
 __all__ = ["DOES_NOT_HOLD", "HOLDS", "NEGLIGIBLE", "OPEN", "Verdict", "verdict_of", "verdicts"]
@@ -59,9 +61,12 @@ def verdict_of(effect: Floats | None) -> str:
     return HOLDS if found.above(0) else DOES_NOT_HOLD if found.below(NEGLIGIBLE) else OPEN
 
 
-def verdicts(study: Study, rows: Rows) -> list[Verdict]:
-    """Judge the claims of the five questions, then those on further methods and on the best single expert."""
-    asked = _Asked(study, rows)
+def verdicts(study: Study, rows: Rows, failures: Sequence[Failure] = ()) -> list[Verdict]:
+    """Judge the claims of the five questions, then those on further methods and on the best single expert.
+
+    Where scores are missing that the study should have, the evidence names them, and how many cells failed.
+    """
+    asked = _Asked(study, rows, failures)
     return [
         _better_base(asked),
         _larger(asked),
@@ -77,10 +82,13 @@ def verdicts(study: Study, rows: Rows) -> list[Verdict]:
 class _Asked:
     """The rows of a study, by what the questions compare."""
 
-    def __init__(self, study: Study, rows: Rows) -> None:
+    def __init__(self, study: Study, rows: Rows, failures: Sequence[Failure]) -> None:
         names = [method.name for method in study.protocol.methods]
         self.rows = rows
+        self.failures = failures
+        self.multitask = study.spec.multitask
         self.labels = {method.name: method.label for method in study.protocol.methods}
+        self.labels["multitask"] = "the multitask model"
         self.paper = [name for name in names if name in PAPER] or names
         self.further = [name for name in names if name not in self.paper]
         self.counts = sorted(study.protocol.counts)
@@ -94,10 +102,33 @@ class _Asked:
         found = [self.rows.get((base.name, method, count)) for count in counts for method in methods]
         return None if None in found or not found else [row for row in found if row is not None]
 
+    def lacks(
+        self,
+        takes: str,
+        possible: bool,
+        bases: Iterable[Base] | None = None,
+        methods: Iterable[str] | None = None,
+        counts: Iterable[int] | None = None,
+    ) -> str:
+        """Say what a question takes if the study never compares it, and else which of its scores are missing."""
+        if not possible:
+            return takes
+        wanted = [
+            (base.name, method, count)
+            for base in bases or self.bases
+            for method in methods or self.paper
+            for count in counts or self.counts
+        ]
+        return lacking(wanted, self.rows.keys(), self.labels, self.failures) or takes
+
     def held_in(self, base: Base, methods: Iterable[str], counts: Iterable[int]) -> Floats | None:
         """Return the mean normalised held-in score."""
         rows = self.of(base, methods, counts)
         return None if rows is None else _mean([row.held_in.normalised for row in rows])
+
+    def several_sizes(self) -> bool:
+        """Say whether there are bases of one kind in two sizes."""
+        return any(len({base.size for base in self.by_size(quality)}) > 1 for quality in self.qualities)
 
     def by_size(self, quality: str) -> list[Base]:
         """Return the bases of a quality, the smallest first."""
@@ -114,9 +145,9 @@ def _better_base(asked: _Asked) -> Verdict:
                 scores = [asked.held_in(base, asked.paper, asked.counts) for base in (pt, it)]
                 if scores[0] is not None and scores[1] is not None:
                     differences[pt.size] = scores[1] - scores[0]
-    return _judged_mean(
-        "1", claim, measure, differences, "It takes a pretrained and an instruction-tuned base of the same size."
-    )
+    sizes = [{base.size for base in asked.bases if base.quality == quality} for quality in ("pt", "it")]
+    takes = "It takes a pretrained and an instruction-tuned base of the same size."
+    return _judged_mean("1", claim, measure, differences, asked.lacks(takes, bool(sizes[0] & sizes[1])))
 
 
 def _larger(asked: _Asked) -> Verdict:
@@ -130,7 +161,8 @@ def _larger(asked: _Asked) -> Verdict:
         if len({size for size, _ in known}) > 1:
             changes[quality] = _change_by_line([size for size, _ in known], [s for _, s in known])
     if not changes:
-        return _nothing("2", claim, measure, "It takes bases of at least two sizes.")
+        takes = "It takes bases of one kind in at least two sizes."
+        return _nothing("2", claim, measure, asked.lacks(takes, asked.several_sizes()))
     effect = _mean(list(changes.values()))
     each = ", ".join(f"{_signed(one)} for {quality}" for quality, one in changes.items())
     return _judged("2", claim, measure, effect, f"The change is {_signed(effect)} on average: {each}.")
@@ -150,7 +182,8 @@ def _held_out(asked: _Asked) -> Verdict:
     found = [asked.of(base, asked.paper, asked.counts) for base in asked.strong]
     scores = [_mean([row.held_out.normalised for row in rows]) for rows in found if rows is not None]
     if not scores:
-        return _nothing("3a", claim, measure, "It takes merges of every method and number of experts.")
+        takes = "It takes merges of every method and number of experts."
+        return _nothing("3a", claim, measure, asked.lacks(takes, True, asked.strong))
     effect = _mean(scores) - 1
     wins = [row.held_out.beats_base for rows in found if rows is not None for row in rows]
     evidence = (
@@ -173,7 +206,10 @@ def _against_multitask(asked: _Asked) -> Verdict:
         ]
         if each:
             differences[base.name] = _mean(each)
-    return _judged_mean("3b", claim, measure, differences, "It takes multitask models.")
+    lacks = asked.lacks(
+        "It takes multitask models.", asked.multitask, asked.strong, (*asked.paper, "multitask"), asked.counts[-1:]
+    )
+    return _judged_mean("3b", claim, measure, differences, lacks)
 
 
 def _more_experts(asked: _Asked) -> Verdict:
@@ -192,7 +228,10 @@ def _more_experts(asked: _Asked) -> Verdict:
         if few < most and len(losses) > 1:
             effects.append(losses[0][1] - losses[-1][1])
     if not effects:
-        return _nothing("4", claim, measure, "It takes bases of two sizes and two numbers of experts.")
+        takes = "It takes bases of one kind in two sizes and two numbers of experts."
+        return _nothing(
+            "4", claim, measure, asked.lacks(takes, few < most and asked.several_sizes(), counts=(few, most))
+        )
     effect = _mean(effects)
     evidence = f"From {few} to {most} experts the loss is {', '.join(parts)}; the difference is {_signed(effect)}."
     return _judged("4", claim, measure, effect, evidence)
@@ -209,7 +248,9 @@ def _alike(asked: _Asked) -> Verdict:
         if rows is not None and len(rows) > 1:
             spreads.append((base, np.asarray(np.std([row.held_in.normalised for row in rows], axis=0), np.float64)))
     if len({base.size for base, _ in spreads}) < 2:
-        return _nothing("5", claim, measure, "It takes two methods and strong bases of two sizes.")
+        possible = len(asked.paper) > 1 and len({base.size for base in asked.strong}) > 1
+        takes = "It takes two methods and strong bases of two sizes."
+        return _nothing("5", claim, measure, asked.lacks(takes, possible, asked.strong, counts=asked.counts[-1:]))
     effect = spreads[0][1] - spreads[-1][1]
     each = ", ".join(f"{one[0]:.3f} at {base.name}" for base, one in spreads)
     return _judged("5", claim, measure, effect, f"The spread is {each}; it shrinks by {_signed(effect)}.")
@@ -230,7 +271,9 @@ def _further_methods(asked: _Asked) -> list[Verdict]:
                 means[name] = _mean(known)
         others = [name for name in asked.paper if name in means]
         if method not in means or not others or others == [method]:
-            found.append(_nothing(question, claim, measure, "It takes merges by it and by the paper's methods."))
+            takes = "It takes merges by it and by the paper's methods."
+            needed = (method, *(() if others else asked.paper))
+            found.append(_nothing(question, claim, measure, asked.lacks(takes, True, methods=needed)))
             continue
         best = max(others, key=lambda name: float(means[name][0]))
         effect = means[method] - means[best]
@@ -248,7 +291,8 @@ def _best_expert(asked: _Asked) -> Verdict:
     found = [asked.of(base, asked.paper, asked.counts) for base in asked.bases]
     gains = [row.held_in.gain for rows in found if rows is not None for row in rows]
     if not gains:
-        return _nothing("7", claim, measure, "It takes merges of every method and number of experts.")
+        takes = "It takes merges of every method and number of experts."
+        return _nothing("7", claim, measure, asked.lacks(takes, True))
     effect = _mean(gains)
     least, most = min(float(gain[0]) for gain in gains), max(float(gain[0]) for gain in gains)
     evidence = f"The gain is {_signed(effect)} on average, {least:+.3f} to {most:+.3f} row by row."

@@ -1,0 +1,65 @@
+"""Studies on the command line, on fakes: what is written, and what is said."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+FIGURES = {"1-headline", "2-multitask", "3-base", "4-size", "5-held-out", "6-count", "7-methods", "8-cost"}
+
+
+@pytest.fixture
+def spec(world, monkeypatch):
+    """Write a small study, with any changes, and return its file's name."""
+    folder = str(Path(__file__).parents[1] / "study")
+    if folder not in sys.path:
+        monkeypatch.syspath_prepend(folder)
+    from study_fakes import TINY
+
+    def write(**changes):
+        Path("study.yaml").write_text(yaml.safe_dump(TINY | changes), "utf-8")
+        return "study.yaml"
+
+    return write
+
+
+def test_a_run_writes_tables_and_report(run, spec):
+    outcome = run("study", "run", spec(), "out", "--cache", "cache", "--jobs", 1)
+    assert outcome.code == 0, outcome.err
+    assert f"report: {Path('out/report.html')}" in outcome.out
+    assert "12 merges from 1 base, 3 methods, up to 3 experts" in Path("out/report.html").read_text("utf-8")
+    assert {path.stem for path in Path("out/figures").glob("*.svg")} == FIGURES
+    assert Path("out/scores.csv").exists()
+
+
+def test_a_report_is_written_anew_from_what_is_there(run, spec):
+    run("study", "run", spec(), "out", "--cache", "cache", "--jobs", 1)
+    outcome = run("study", "report", "study.yaml", "--out", "again", "--cache", "cache", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json == {"report": str(Path("again/report.html"))}
+    assert Path("again/report.html").read_bytes() == Path("out/report.html").read_bytes()
+    assert Path("again/scores.parquet").exists()
+
+
+def test_without_resvg_a_run_still_succeeds_and_says_what_it_leaves_out(run, spec, monkeypatch):
+    monkeypatch.setattr("mergewise.study.study_report.find_spec", lambda name: None)
+    outcome = run("study", "run", spec(), "out", "--cache", "cache", "--jobs", 1)
+    assert outcome.code == 0, outcome.err
+    assert (outcome.out + outcome.err).count("written as SVG only, not as PNG: they need the package resvg-py") == 1
+    assert {path.suffix for path in Path("out/figures").iterdir()} == {".svg"}
+
+
+def test_failed_cells_give_a_report_and_exit_code_1(run, spec):
+    family = {"name": "study_fakes:FakeFamily", "broken": "rht"}
+    outcome = run("study", "run", spec(family=family), "out", "--cache", "cache", "--jobs", 1)
+    assert outcome.code == 1
+    page = Path("out/report.html").read_text("utf-8")
+    assert "8 of 12 merges are there" in page
+    assert "No cells of RHT (" in page
+
+
+def test_a_report_of_nothing_is_refused(run, spec):
+    outcome = run("study", "report", spec(), "--cache", "empty")
+    assert outcome.code == 1
+    assert "expected scores of at least one base" in outcome.err
