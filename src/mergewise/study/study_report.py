@@ -89,7 +89,7 @@ def render_study(document: Record) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": _score, "signed": _signed, "share": _share}
+    environment.filters |= {"score": _score, "signed": _signed, "share": _share, "stacked": _stacked}
     tables = document["tables"]
     published = _published(grid)
     links = {name: (title, _csv_link(csv_of(name, tables[name])), len(tables[name])) for name, title in TABLES.items()}
@@ -206,6 +206,12 @@ def _score(row: Record, name: str) -> str:
     if row[name] is None:
         return "missing"
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def _stacked(text: str) -> Markup:
+    """Set an interval below its estimate, so that tables stay narrow."""
+    estimate, _, ends = text.partition(" ")
+    return Markup("{} <small>{}</small>").format(estimate, ends) if ends else Markup("{}").format(estimate)
 
 
 def _share(value: float | None) -> str:

@@ -17,7 +17,7 @@ __all__ = ["figure_svg", "key_svg", "panel_svg", "style"]
 Shown = Mapping[str, str]
 
 WIDTH, HEIGHT = 340.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 28.0, 42.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 28.0, 42.0
 COLOURS = 6
 SHAPES = (
     "M-4,0A4,4 0 1 0 4,0A4,4 0 1 0 -4,0Z",  # circle
