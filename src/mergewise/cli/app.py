@@ -15,6 +15,7 @@ from mergewise._version import __version__
 from mergewise.cli.adamerging import adamerging
 from mergewise.cli.demo import demo
 from mergewise.cli.diff import diff
+from mergewise.cli.evolve import evolve
 from mergewise.cli.explain import explain
 from mergewise.cli.extract import extract_lora
 from mergewise.cli.forecast import forecast
@@ -59,7 +60,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
 COMMANDS = (
     merge, plan, explain, verify, inspect, diff, survey, limits, forecast, extract_lora, statistics, adamerging,
-    methods, demo,
+    methods, evolve, demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(_interruptible(command))

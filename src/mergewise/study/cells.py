@@ -77,7 +77,7 @@ class CellSpec:
         experts: the models to merge.
         tasks: what to score, each on the first `limit` items of `split` (all of them if None).
         code: digest of the code and library versions that merge and score.
-        parameters: of the method, the same for all experts and tensors.
+        parameters: of the method, the same for all tensors; a tuple holds one value per expert.
     """
 
     base: Model
@@ -87,7 +87,7 @@ class CellSpec:
     split: Split
     limit: int | None
     code: str
-    parameters: Mapping[str, Value] = field(default_factory=dict)
+    parameters: Mapping[str, Value | tuple[Value, ...]] = field(default_factory=dict)
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
