@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rht_deltas import DENSITIES, coverage_and_tails, same_and_not, task_vectors
-from rht_factors import Adapters, compare, train
 
 from mergewise.cache import cache_folder
 from mergewise.study.cells import digest, model
@@ -30,6 +28,8 @@ from mergewise.study.zoo_family import ZooWorkshop
 from mergewise.zoo.experts import expert_recipe
 from mergewise.zoo.family import CATEGORIES
 from mergewise.zoo.store import load_tasks
+from rht_deltas import DENSITIES, coverage_and_tails, same_and_not, task_vectors
+from rht_factors import Adapters, compare, train
 
 COUNTS = (2, 4, 8)
 LAMBDAS = (0.6, 1.0, 1.4, 2.0, 2.8, 4.0)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rht_deltas import merged_delta
 from safetensors.numpy import load_file, save_file
 from torch.nn.utils import parametrize
 
@@ -29,6 +28,7 @@ from mergewise.zoo.encoder import Encoder, choice_embeddings
 from mergewise.zoo.experts import Recipe
 from mergewise.zoo.tasks import Task
 from mergewise.zoo.training import Descent, draw_batches
+from rht_deltas import merged_delta
 
 __all__ = ["RANK", "RATE", "Adapters", "compare", "train"]
 
@@ -170,9 +170,7 @@ def compare(study: Study, bench: Bench, adapters: Adapters, measured: Measured, 
     def own_tasks(pick: Pick) -> list[str]:
         return [task for task, name in category.items() if name in pick.experts]
 
-    def validated(
-        changes: Sequence[Arrays], picks: Sequence[Pick], scale: float, limit: int
-    ) -> list[dict[str, float]]:
+    def validated(changes: Sequence[Arrays], picks: Sequence[Pick], scale: float, limit: int) -> list[dict[str, float]]:
         drawn = [
             scored(change, scale, own_tasks(pick), "validation", limit)
             for change, pick in zip(changes, picks, strict=True)

@@ -4,7 +4,7 @@
 carries a search out, `results` sums it up.
 """
 
-from mergewise.study.evolve.run import EvolveResult, Estimate, estimate, run_evolve
+from mergewise.study.evolve.run import Estimate, EvolveResult, estimate, run_evolve
 from mergewise.study.evolve.spec import EvolveSpec, Search, load_evolve_spec, resolve_evolve
 
 __all__ = [
