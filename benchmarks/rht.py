@@ -1,6 +1,6 @@
 """RHT, examined: docs/rht.md's tables and figures, from the zoo's models.
 
-    python benchmarks/rht.py [--bases pt-1 pt-6 …] [--cache FOLDER] [--out rht-out] [--write docs]
+    python benchmarks/rht.py [--bases pt-1 pt-6 …] [--cache FOLDER] [--out rht-out] [--no-adapters] [--write docs]
 
 Scores come from a study whose cells are kept in the cache, so a second run computes nothing of it; the adapters are
 trained once and kept there too. Without `--write` the tables are printed; with it, those in docs/rht.md are replaced,
@@ -33,7 +33,7 @@ from rht_factors import Adapters, compare, train
 
 COUNTS = (2, 4, 8)
 LAMBDAS = (0.6, 1.0, 1.4, 2.0, 2.8, 4.0)
-SUMS = (0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+SUMS = (0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 LABELS = {"ties": "TIES", "dare_ties": "DARE-TIES", "rht": "RHT"}
 STARTS = ("same", "own")
 
@@ -85,11 +85,12 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None, help="where models and cells are kept")
     parser.add_argument("--out", type=Path, default=Path("rht-out"), help="folder for the studies' own results")
     parser.add_argument("--write", type=Path, default=None, help="the folder of docs, to replace tables and figures")
+    parser.add_argument("--no-adapters", action="store_true", help="train none; their table and figure stay as they are")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cache = (options.cache or cache_folder()).absolute()
-    found = {base: measure(base, cache, options.out, _say) for base in options.bases}
-    tables = {name: make(found) for name, make in TABLES.items()}
+    found = {base: measure(base, cache, options.out, _say, () if options.no_adapters else STARTS) for base in options.bases}
+    tables = {name: make(found) for name, make in TABLES.items() if name != "factors" or not options.no_adapters}
     if options.write is None:
         print("\n\n".join(f"{name}\n\n{table}" for name, table in tables.items()))
         return
@@ -98,6 +99,8 @@ def main() -> None:
     folder = options.write / "rht"
     folder.mkdir(exist_ok=True)
     for number, (name, figure, note) in enumerate(figures(found), 1):
+        if not figure.panels:
+            continue
         (folder / f"{name}.svg").write_text(figure_svg(figure, {}, number, note), "utf-8")
 
 
@@ -105,7 +108,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def measure(base: str, cache: Path, out: Path, say: Say) -> dict[str, Any]:
+def measure(base: str, cache: Path, out: Path, say: Say, starts: Sequence[str]) -> dict[str, Any]:
     """Return all that is measured on one base, as plain data."""
     study = study_of(base)
     done = run_study(study, out / base, cache, local_engine(1), say)
@@ -121,7 +124,7 @@ def measure(base: str, cache: Path, out: Path, say: Say) -> dict[str, Any]:
 
     found = _kept(cache, f"{base}-deltas", [*inputs, _source("rht_deltas")], deltas)
     say(f"{base}: task vectors")
-    factors = {start: _adapters(base, root, start, workshop, study, done, inputs, cache, say) for start in STARTS}
+    factors = {start: _adapters(base, root, start, workshop, study, done, inputs, cache, say) for start in starts}
     return {"tables": done.document["tables"], **found, "factors": factors}
 
 
@@ -280,8 +283,8 @@ def factors_table(found: Record) -> str:
         (base, start, row["k"], row["way"], f"{row['lambda']:.3g}", _nested(row["held_in"]),
          _nested(row["against_sum"], "+"), _nested(row["held_out"]))
         for base, one in found.items()
-        for start in STARTS
-        for row in one["factors"][start]
+        for start, rows in one["factors"].items()
+        for row in rows
     ]  # fmt: skip
     columns = ("base", "first A", "k", "merged", "λ", "held-in", "minus the sum of changes", "held-out")
     return _table(columns, rows)
@@ -360,8 +363,7 @@ def _tail_figure(found: Record, what: str, title: str, logarithmic: bool) -> Fig
 def _factor_figure(found: Record) -> Figure:
     panels = []
     for base, one in found.items():
-        for start in STARTS:
-            rows = one["factors"][start]
+        for start, rows in one["factors"].items():
             ways = list(dict.fromkeys(row["way"] for row in rows))
             series = [
                 Series(

@@ -35,7 +35,7 @@ __all__ = ["RANK", "RATE", "Adapters", "compare", "train"]
 RANK, SCALE, RATE = 8, 2.0, 1e-3
 DENSITY = 0.7
 LAMBDAS = (0.6, 1.0, 1.4, 2.0, 2.8, 4.0)
-SUMS = (0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+SUMS = (0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 
 Arrays = dict[str, NDArray[np.float64]]
 Say = Callable[[str], None]
