@@ -85,11 +85,15 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None, help="where models and cells are kept")
     parser.add_argument("--out", type=Path, default=Path("rht-out"), help="folder for the studies' own results")
     parser.add_argument("--write", type=Path, default=None, help="the folder of docs, to replace tables and figures")
-    parser.add_argument("--no-adapters", action="store_true", help="train none; their table and figure stay as they are")
+    parser.add_argument(
+        "--no-adapters", action="store_true", help="train none; their table and figure stay as they are"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     cache = (options.cache or cache_folder()).absolute()
-    found = {base: measure(base, cache, options.out, _say, () if options.no_adapters else STARTS) for base in options.bases}
+    found = {
+        base: measure(base, cache, options.out, _say, () if options.no_adapters else STARTS) for base in options.bases
+    }
     tables = {name: make(found) for name, make in TABLES.items() if name != "factors" or not options.no_adapters}
     if options.write is None:
         print("\n\n".join(f"{name}\n\n{table}" for name, table in tables.items()))

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
 from rht import filled, scores_table
 from rht_deltas import coverage_and_tails, merged_delta, same_and_not, task_vectors
-from safetensors.numpy import save_file
 
 
 @pytest.fixture

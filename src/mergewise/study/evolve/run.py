@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergewise.cache import cache_folder
-from mergewise.study.cells import CellSpec, Model, Result, Scores, code_digest, scores_of
+from mergewise.study.cells import CellSpec, Model, Result, Scores, scores_of
+from mergewise.study.code import code_digest
 from mergewise.study.engines import Engine, EngineMaker
 from mergewise.study.errors import StudyError
 from mergewise.study.evolve.candidates import Candidate, Nursery
