@@ -226,7 +226,8 @@ def comparisons_table(found: Record) -> str:
                 if row["side"] == "held_in" and ours in pair and pair & others:
                     sign = 1 if row["method"] == ours else -1
                     ends = sorted((sign * row["difference_low"], sign * row["difference_high"]))
-                    value = {"d": sign * row["difference"] + 0.0, "d_low": ends[0] + 0.0, "d_high": ends[1] + 0.0}  # no -0
+                    difference = sign * row["difference"] + 0.0  # + 0.0: no -0
+                    value = {"d": difference, "d_low": ends[0] + 0.0, "d_high": ends[1] + 0.0}
                     other = row["other"] if sign == 1 else row["method"]
                     name = "Task Arithmetic" if other == "task_arithmetic" else LABELS[other.rpartition("_")[0]]
                     rows.append((base, f"{density:g}", row["k"], name, _interval(value, "d", "+")))
