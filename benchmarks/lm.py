@@ -136,8 +136,8 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def say(folder: Path, models: Mapping[str, Path]) -> None:
     """Write the merge of all experts by task arithmetic, and print what it says."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import torch  # noqa: PLC0415 - once it is needed
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
     out = folder / "merged"
     if not out.is_dir():

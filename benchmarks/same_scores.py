@@ -17,7 +17,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import independent
-
 from mergewise.cache import cache_folder
 from mergewise.study.cells import Bench, CellSpec, Model, model, run_sweep, scores_of
 from mergewise.study.zoo_family import ZooBench, ZooFamily
@@ -135,8 +134,8 @@ def compare_lm(
         names: of tasks that are one task of the harness each.
         limit: items per task.
     """
-    from mergewise.study.lm.harness import open_harness
-    from mergewise.study.lm.options import TaskOptions
+    from mergewise.study.lm.harness import open_harness  # noqa: PLC0415 - an extra that the zoo does without
+    from mergewise.study.lm.options import TaskOptions  # noqa: PLC0415
 
     harness = open_harness(workshop.settings)
     rows, tasks = {}, {}
