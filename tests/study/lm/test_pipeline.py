@@ -53,6 +53,14 @@ def test_the_example_trains_merges_and_scores_and_does_nothing_the_second_time(t
 
 
 @pytest.mark.slow
+def test_a_task_a_base_and_a_method_of_ones_own_are_a_few_lines(tmp_path):
+    printed = run(tmp_path, str(EXAMPLES / "lm_of_ones_own.py"), "out")
+    lines = printed.splitlines()
+    assert len([line for line in lines if line.startswith(("little, ", "more, "))]) == 6  # base and two methods each
+    assert any("loudest" in line for line in lines)
+
+
+@pytest.mark.slow
 def test_formulas_and_transformers_alone_give_the_same_answers_item_by_item(options, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from same_scores import METHODS, compare_lm

@@ -81,6 +81,7 @@ def train(folder: Path, base: Path, examples: Path, options: TrainOptions, *, ch
                     "weight_decay": options.weight_decay,
                     "seed": options.seed,
                     "bf16": options.dtype == "bfloat16",
+                    "use_cpu": not torch.accelerator.is_available(),  # which bfloat16 on processors asks for
                     "save_strategy": "no",
                     "logging_strategy": "no",
                     "report_to": "none",
