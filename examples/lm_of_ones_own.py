@@ -2,8 +2,8 @@
 
     python examples/lm_of_ones_own.py OUT
 
-A task is a YAML file in a folder, as lm-evaluation-harness reads it; a base is a line that names its folder; a method is
-a function. The models are those of examples/lm_small.py.
+A task is a YAML file in a folder, as lm-evaluation-harness reads it; a base is a line that names its folder; a method
+is a function. The models are those of examples/lm_small.py.
 """
 
 import json

@@ -16,6 +16,8 @@ from mergewise.study.lm.bases import from_gguf
 from mergewise.study.lm.family import TransformersFamily
 from mergewise.study.lm.options import TrainOptions
 from mergewise.study.lm.training import _drawn, _row, make_expert
+from mergewise.study.run import local_engine, run_study
+from mergewise.study.spec import Spec, check_fields, resolve
 
 pytest.importorskip("lm_eval")
 
@@ -76,6 +78,23 @@ def test_a_base_that_is_neither_here_nor_in_the_cache_of_the_hub_is_one_sentence
     far = options | {"bases": {"far": {"path": "some/model", "parameters": 1e9}}}
     with pytest.raises(StudyError, match=r"The base some/model cannot be had .* no other machine is asked"):
         TransformersFamily(far, {}).open(tmp_path, print)
+
+
+def test_a_data_set_that_is_missing_is_found_before_anything_is_trained(options, tmp_path):
+    task = {"task": "missing", "dataset_path": "json", "dataset_kwargs": {"data_files": "/nowhere/x.jsonl"},
+            "output_type": "multiple_choice", "test_split": "train", "doc_to_text": "a", "doc_to_target": 0,
+            "doc_to_choice": ["a", "b"]}  # fmt: skip
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "missing.yaml").write_text(json.dumps(task))
+    family = copy.deepcopy(options) | {"name": "transformers"}
+    family["task_folders"].append(str(tmp_path / "tasks"))
+    family["categories"]["order"]["tasks"].append("missing")
+    spec = {"name": "lacking", "family": family, "methods": {"average": None}, "k": [2]}
+    study = resolve(check_fields(Spec, spec, "the spec"))
+    with pytest.raises(StudyError, match=r"The task 'missing' of the harness cannot be loaded"):
+        run_study(study, tmp_path / "out", tmp_path / "cache", local_engine(1))
+    assert not (tmp_path / "cache" / "models").exists()
+    assert not (tmp_path / "cache" / "cells").exists()
 
 
 def test_workshops_and_trainings_travel(opened):
@@ -162,7 +181,7 @@ def test_only_answers_are_learned_and_long_prompts_lose_their_beginning(small):
     tokenizer = AutoTokenizer.from_pretrained(small / "base")
     row = _row(tokenizer, ["first : a b c =", " a"], TrainOptions(max_length=8), chat=False)
     assert row["labels"] == [-100] * 6 + tokenizer("a </s>", add_special_tokens=False)["input_ids"]
-    assert row["input_ids"] == tokenizer("a b c = a </s>")["input_ids"][-6:] if len(row["input_ids"]) == 6 else True
+    assert row["input_ids"] == tokenizer("first : a b c = a </s>")["input_ids"][-8:]
     assert len(row["input_ids"]) == 8
 
 
