@@ -127,8 +127,8 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     own = {row["task"]: row["expert"] for row in rows if row["expert"] is not None}
     scores: dict[str, dict[str, float]] = {"base": {row["task"]: row["base_score"] for row in rows}, "own expert": own}
     for row in rows:
-        scores.setdefault(row["label"], {})[row["task"]] = row["score"]
-    scores.pop("Base", None)
+        if row["draw"] is not None:  # it is a merge
+            scores.setdefault(row["label"], {})[row["task"]] = row["score"]
     for name, found in scores.items():
         print(f"{name:16}" + "".join(f"{found[task]:19.3f}" if task in found else f"{'–':>19}" for task in tasks))
     print(f"accuracy over {items} items a task")
