@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import independent
 from mergewise.cache import cache_folder
 from mergewise.study.cells import Bench, CellSpec, Model, model, run_sweep, scores_of
-from mergewise.study.zoo_family import ZooBench, ZooFamily
+from mergewise.study.zoo_bench import ZooBench
+from mergewise.study.zoo_family import ZooFamily
 from mergewise.zoo.making import Making, make_missing
 from mergewise.zoo.store import load_tasks
 

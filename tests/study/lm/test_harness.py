@@ -46,6 +46,7 @@ def test_the_digest_depends_on_items_and_options(harness, small):
         of("letters_last", TaskOptions(num_fewshot=2)),
         of("letters_last", TaskOptions(metric="acc")),
         of("letters_last", TaskOptions(), chat_template=True),
+        of("letters_last", TaskOptions(), dtype="bfloat16"),
     ]
     assert len(set(found)) == len(found)
     assert of("letters_last", TaskOptions(), folders=("elsewhere",), offline=True) == found[0]

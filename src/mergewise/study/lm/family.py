@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mergewise.study.cells import Bench, Model, Split, TaskItems
 from mergewise.study.family import Category, Progress, Training
@@ -76,12 +76,11 @@ class TransformersFamily:
             run_generated_code=options.run_generated_code,
             max_length=options.max_length,
             batch_size=options.batch_size,
+            dtype=options.dtype,
         )
         tasks = {name: one.tasks for name, one in self.categories.items()}
         seconds = {name: self.training_seconds(name, ["one"]) for name in self.bases}
-        return LmWorkshop(
-            folders, tasks, self._tasks, settings, self._train, options.dtype, seconds, cache.absolute() / "lm"
-        )
+        return LmWorkshop(folders, tasks, self._tasks, settings, self._train, seconds, cache.absolute() / "lm")
 
 
 @dataclass(frozen=True)
@@ -94,17 +93,17 @@ class LmWorkshop:
         tasks: options of every task.
         settings: of the harness.
         train: how experts are trained.
-        dtype: of merging and scoring.
         seconds: that an expert takes, by base.
         cache: folder for training examples.
     """
+
+    bench_module: ClassVar[str] = "mergewise.study.lm.scoring"
 
     folders: Mapping[str, Path]
     categories: Mapping[str, Sequence[str]]
     tasks: Mapping[str, TaskOptions]
     settings: HarnessSettings
     train: TrainOptions
-    dtype: str
     seconds: Mapping[str, float]
     cache: Path
 
@@ -150,7 +149,7 @@ class LmWorkshop:
         """Load the base, whose place merged models take one after the other."""
         from mergewise.study.lm.scoring import LmBench  # noqa: PLC0415 - torch and the harness, which no plan needs
 
-        return LmBench(base, self.dtype, self.settings, self.tasks)
+        return LmBench(base, self.settings, self.tasks)
 
 
 def _make(folder: Path, needs: tuple[Path, ...], **given: Any) -> None:

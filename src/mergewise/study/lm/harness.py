@@ -39,6 +39,7 @@ class HarnessSettings:
         run_generated_code: whether tasks may run programs that models wrote.
         max_length: longest prompt with its answer, in tokens; None as the model has it.
         batch_size: items at a time.
+        dtype: of merging and scoring.
     """
 
     folders: tuple[str, ...] = ()
@@ -47,6 +48,7 @@ class HarnessSettings:
     run_generated_code: bool = False
     max_length: int | None = None
     batch_size: int = 8
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,6 @@ class Items:
         sha256.update(json.dumps([chosen, options.model_dump(exclude={"train"})]).encode())
         for library in _LIBRARIES:
             sha256.update(f"{library} {version(library)} ".encode())
-        for module in sorted(Path(__file__).parent.glob("*.py")):
-            if module.name in {"harness.py", "scoring.py"}:
-                sha256.update(module.read_bytes())
         docs = {name: task.eval_docs for name, task in self.leaves.items()}
         for name, task in self.leaves.items():
             config = task.dump_config()

@@ -32,20 +32,21 @@ class LmBench:
 
     Args:
         base: the base.
-        dtype: of merging and scoring.
         settings: of the harness.
         tasks: options of the study's tasks.
     """
 
-    def __init__(self, base: Model, dtype: str, settings: HarnessSettings, tasks: Mapping[str, TaskOptions]) -> None:
-        self._dtype = dtype
+    def __init__(self, base: Model, settings: HarnessSettings, tasks: Mapping[str, TaskOptions]) -> None:
+        self._dtype = settings.dtype
         self._tasks = tasks
         self._harness: Harness = open_harness(settings)
         if settings.run_generated_code:
             os.environ["HF_ALLOW_CODE_EVAL"] = "1"
         transformers.utils.logging.disable_progress_bar()
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        model = AutoModelForCausalLM.from_pretrained(base.path, dtype=getattr(torch, dtype), local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            base.path, dtype=getattr(torch, settings.dtype), local_files_only=True
+        )
         self._model = model.to(device or "cpu").eval()
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         self._lm = HFLM(
