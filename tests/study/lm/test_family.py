@@ -148,6 +148,7 @@ def test_an_expert_is_a_checkpoint_that_merges_and_scores(options, tmp_path, kin
         assert all(np.array_equal(tensors[name], trained[name]) for name in trained)
 
 
+@pytest.mark.slow
 def test_a_launched_training_makes_the_same_expert(options, tmp_path):
     made = []
     for launch in ("", sys.executable):
