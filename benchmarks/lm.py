@@ -45,7 +45,8 @@ SPEC: dict[str, Any] = {
     "family": {
         "name": "transformers",
         "offline": True,
-        "batch_size": 16,
+        "batch_size": 20,
+        "dtype": "bfloat16",
         "categories": {
             "question type": {"held_in": True, "tasks": ["zoo_question_type"]},
             "spam": {"held_in": True, "tasks": ["zoo_sms_spam"]},
@@ -65,7 +66,7 @@ SPEC: dict[str, Any] = {
     },
     "k": [3],
     "draws": 1,
-    "scoring": {"validation_items": 24, "test_items": 48, "replicates": 1000},
+    "scoring": {"validation_items": 20, "test_items": 40, "replicates": 1000},
 }  # fmt: skip
 
 
