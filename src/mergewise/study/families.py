@@ -10,7 +10,10 @@ from mergewise.study.family import Family
 
 __all__ = ["FAMILIES", "load_family"]
 
-FAMILIES = {"zoo": "mergewise.study.zoo_family:ZooFamily"}
+FAMILIES = {
+    "zoo": "mergewise.study.zoo_family:ZooFamily",
+    "transformers": "mergewise.study.lm.family:TransformersFamily",
+}
 """By name, the class: called with the spec's options for the family and for training, both as plain mappings."""
 
 

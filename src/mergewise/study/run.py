@@ -202,6 +202,11 @@ def _silent(line: str) -> None:
 
 def _prepare(study: Study, cache: Path, say: Say) -> tuple[Execution, Site, CellStore]:
     workshop = study.family.open(cache, say)
+    for category in study.categories.values():  # a data set that is missing is to be found before anything is trained
+        for task in category.tasks:
+            workshop.items(task, "test")
+            if category.held_in:
+                workshop.items(task, "validation")
     grid = build_grid(study, Opened(workshop, code_digest(workshop)))
     site = Site(workshop, cache / "cells", cache)
     store = CellStore(site.cells)

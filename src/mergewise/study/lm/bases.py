@@ -1,0 +1,132 @@
+"""Base models: folders, GGUF files, and models of the Hub."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from functools import lru_cache, partial
+from pathlib import Path
+
+from mergewise.checkpoint import open_source
+from mergewise.errors import CheckpointError
+from mergewise.study.cells import Model, model
+from mergewise.study.errors import StudyError
+from mergewise.study.family import Base, Progress, Training
+from mergewise.study.lm.options import BaseOptions
+
+__all__ = ["catalogued", "fetched", "from_gguf", "hashed", "local_path"]
+
+_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
+_KEPT = ("config.json", "generation_config.json", "model.safetensors.index.json")
+
+
+def local_path(path: str) -> Path | None:
+    """Return the folder or file that a base names, or None for one of the Hub."""
+    found = Path(path).expanduser()
+    return found.absolute() if found.exists() else None
+
+
+def catalogued(name: str, options: BaseOptions) -> Base:
+    """Return a base as the catalogue has it, from headers alone.
+
+    Raises:
+        StudyError: it is not on this machine and its size is not given, or it is no checkpoint.
+    """
+    where = f"family.bases.{name}"
+    count = options.parameters
+    if count is None:
+        path = local_path(options.path)
+        if path is None:
+            raise StudyError(
+                f"{where}: {options.path} is not on this machine; give its number of 'parameters', or an existing path."
+            )
+        try:
+            source = open_source(str(path))
+        except CheckpointError as fault:
+            raise StudyError(f"{where}: {fault}") from fault
+        count = sum(math.prod(tensor.shape) for tensor in source.tensors.values())
+    parameters = int(count)
+    return Base(name, options.quality, options.size or _label(parameters), parameters, 4 * parameters)
+
+
+def _label(parameters: int) -> str:
+    """Return 135M for 134,515,008."""
+    for unit, factor in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if parameters >= factor:
+            return f"{parameters / factor:.3g}{unit}"
+    return str(parameters)
+
+
+def fetched(path: str, *, offline: bool, progress: Progress) -> Path:
+    """Return the folder of a base, from the Hub or its cache if it is not a path.
+
+    Raises:
+        StudyError: it is neither here nor to be had.
+    """
+    found = local_path(path)
+    if found is not None:
+        return found
+    repository, _, revision = path.partition("@")
+    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+        raise StudyError(f"Expected a checkpoint at {path}, or organisation/name of the Hub. Found neither.")
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import
+
+    progress(f"looking for {path}")
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}
+    try:
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=_FILES, local_files_only=offline)
+        )
+    except Exception as fault:  # whatever networks and the Hub answer
+        reason = " ".join(str(fault).split())[:160]
+        advice = (
+            "no other machine is asked, so fetch it once with a network"
+            if offline
+            else "check the name and the network"
+        )
+        raise StudyError(f"The base {path} cannot be had ({reason}); {advice}, or name a folder.") from fault
+
+
+def from_gguf(name: str, path: Path) -> Training:
+    """Return how a GGUF file becomes a checkpoint folder with float32 weights and the tokenizer of its metadata."""
+    return Training(
+        name=name,
+        kind="base",
+        inputs={"gguf": _sha256(path, path.stat().st_mtime_ns)},
+        needs=(),
+        make=partial(_convert, path=path),
+        seconds=path.stat().st_size / 5e6,
+    )
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: Path, changed: int) -> str:  # noqa: ARG001 - a changed file is read again
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _convert(folder: Path, needs: tuple[Path, ...], *, path: Path) -> None:  # noqa: ARG001 - it needs none
+    """Write a GGUF file as a checkpoint of transformers."""
+    from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
+
+    import mergewise  # noqa: PLC0415 - the public functions import this package's parts
+
+    merged = folder / "merged"
+    mergewise.merge(mergewise.Recipe(method="passthrough", experts=[str(path)], dtype="float32"), merged)
+    for file in sorted(merged.iterdir()):
+        if file.suffix == ".safetensors" or file.name in _KEPT:
+            file.rename(folder / file.name)
+    shutil.rmtree(merged)
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+
+
+@lru_cache(maxsize=32)
+def _hashed(name: str, folder: Path, files: str) -> Model:  # noqa: ARG001 - changed files are read again
+    return model(name, folder)
+
+
+def hashed(name: str, folder: Path) -> Model:
+    """Return a checkpoint folder with its digest, for which it is read once."""
+    entries = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    return _hashed(name, folder, json.dumps(entries))

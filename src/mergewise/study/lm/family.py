@@ -1,0 +1,183 @@
+"""Causal language models of transformers as a family."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mergewise.study.cells import Bench, Model, Split, TaskItems
+from mergewise.study.family import Category, Progress, Training
+from mergewise.study.lm.bases import catalogued, fetched, from_gguf, hashed
+from mergewise.study.lm.harness import HarnessSettings, known_tasks, open_harness, write_examples
+from mergewise.study.lm.options import FamilyOptions, TaskOptions, TrainOptions
+from mergewise.study.lm.presets import chosen_tasks
+from mergewise.study.spec import check_fields
+
+__all__ = ["LmWorkshop", "TransformersFamily"]
+
+_FLOPS = 2e10  # of one core on small matrices, for estimates
+_TOKENS = 100  # of an item with its choices
+
+
+class TransformersFamily:
+    """Language models with tasks of lm-evaluation-harness.
+
+    Args:
+        options: what the spec says of the family, see `options.FamilyOptions`.
+        train: what it says of training, see `options.TrainOptions`.
+
+    Raises:
+        StudyError: they do not fit, a task is not known to the harness, or a base is no checkpoint.
+    """
+
+    name = "transformers"
+
+    def __init__(self, options: Mapping[str, Any], train: Mapping[str, Any]) -> None:
+        self._options = check_fields(FamilyOptions, options, "family")
+        self._train = check_fields(TrainOptions, train, "experts.train")
+        chosen, self._tasks, elsewhere = chosen_tasks(self._options)
+        self._check_tasks(elsewhere)
+        self.bases = {name: catalogued(name, base) for name, base in self._options.bases.items()}
+        self.categories = {
+            name: Category(name, category.held_in, category.tasks, category.far) for name, category in chosen.items()
+        }
+
+    def _check_tasks(self, elsewhere: Mapping[str, str]) -> None:
+        names = {}
+        for task, options in self._tasks.items():
+            about = elsewhere.get(task)
+            where = f"tasks.{task}" + (f" ({about}; bring it in a folder or leave its category out)" if about else "")
+            names[options.task or task] = where
+            if options.validation:
+                names[options.validation] = f"tasks.{task}.validation"
+        known_tasks(names, self._options.task_folders, self._options.offline)
+
+    def training_seconds(self, base: str, categories: Sequence[str]) -> float:
+        """Estimate by parameters and tokens: half the longest length an example."""
+        tokens = self._train.steps * self._train.batch_size * self._train.max_length / 2
+        return len(categories) * 6 * self.bases[base].parameters * tokens / _FLOPS
+
+    def item_seconds(self, base: str) -> float:
+        """Estimate by parameters, for a hundred tokens."""
+        return 2 * self.bases[base].parameters * _TOKENS / _FLOPS
+
+    def open(self, cache: Path, progress: Progress) -> "LmWorkshop":
+        """Fetch bases; data sets are loaded when a task is first asked for."""
+        options = self._options
+        folders = {
+            name: fetched(base.path, offline=options.offline, progress=progress) for name, base in options.bases.items()
+        }
+        settings = HarnessSettings(
+            folders=tuple(str(Path(folder).absolute()) for folder in options.task_folders),
+            offline=options.offline,
+            chat_template=options.chat_template,
+            run_generated_code=options.run_generated_code,
+            max_length=options.max_length,
+            batch_size=options.batch_size,
+            dtype=options.dtype,
+        )
+        tasks = {name: one.tasks for name, one in self.categories.items()}
+        seconds = {name: self.training_seconds(name, ["one"]) for name in self.bases}
+        return LmWorkshop(folders, tasks, self._tasks, settings, self._train, seconds, cache.absolute() / "lm")
+
+
+@dataclass(frozen=True)
+class LmWorkshop:
+    """Language models with their data at hand.
+
+    Attributes:
+        folders: of the bases, by name; a file for a GGUF.
+        categories: their tasks.
+        tasks: options of every task.
+        settings: of the harness.
+        train: how experts are trained.
+        seconds: that an expert takes, by base.
+        cache: folder for training examples.
+    """
+
+    bench_module: ClassVar[str] = "mergewise.study.lm.scoring"
+
+    folders: Mapping[str, Path]
+    categories: Mapping[str, Sequence[str]]
+    tasks: Mapping[str, TaskOptions]
+    settings: HarnessSettings
+    train: TrainOptions
+    seconds: Mapping[str, float]
+    cache: Path
+
+    def base(self, base: str) -> Training | Model:
+        """Return the folder of a base, or how a GGUF file becomes one."""
+        path = self.folders[base]
+        return from_gguf(base, path) if path.is_file() else hashed(base, path)
+
+    def expert(self, base: str, category: str) -> Training:
+        """Return how the base is trained on the tasks of a category."""
+        return self._training(base, "expert", (category,))
+
+    def multitask(self, base: str, categories: Sequence[str]) -> Training:
+        """Return how the base is trained on all tasks together, for as many steps as all their experts take."""
+        return self._training(base, "multitask", tuple(categories))
+
+    def _training(self, base: str, kind: Any, categories: tuple[str, ...]) -> Training:
+        tasks = tuple((task, self.tasks[task]) for category in categories for task in self.categories[category])
+        file, digest = _examples(tasks, self.settings, self.train.examples, self.cache)
+        options = self.train.model_copy(update={"steps": self.train.steps * len(categories)})
+        inputs = {
+            "examples": digest,
+            "train": json.loads(options.model_dump_json(exclude={"launch"})),
+            "chat": self.settings.chat_template,
+            "code": _training_code(),
+        }
+        label = categories[0] if kind == "expert" else "multitask"
+        return Training(
+            name=f"{base}/{label}",
+            kind=kind,
+            inputs=inputs,
+            needs=(self.base(base),),
+            make=partial(_make, examples=file, options=options.model_dump_json(), chat=self.settings.chat_template),
+            seconds=self.seconds[base] * len(categories),
+        )
+
+    def items(self, task: str, split: Split) -> TaskItems:
+        """Return a task with the digest of its items, once its data sets are loaded."""
+        options = self.tasks[task]
+        return TaskItems(task, _items_digest(task, options, split, self.settings))
+
+    def bench(self, base: Model) -> Bench:
+        """Load the base, whose place merged models take one after the other."""
+        from mergewise.study.lm.scoring import LmBench  # noqa: PLC0415 - torch and the harness, which no plan needs
+
+        return LmBench(base, self.settings, self.tasks)
+
+
+def _make(folder: Path, needs: tuple[Path, ...], **given: Any) -> None:
+    from mergewise.study.lm.training import make_expert  # noqa: PLC0415 - as above
+
+    make_expert(folder, needs, **given)
+
+
+@lru_cache(maxsize=256)
+def _items_digest(task: str, options: TaskOptions, split: Split, settings: HarnessSettings) -> str:
+    return open_harness(settings).items(task, options, split).digest(settings, options)
+
+
+@lru_cache(maxsize=256)
+def _examples(
+    tasks: tuple[tuple[str, TaskOptions], ...], settings: HarnessSettings, most: int, cache: Path
+) -> tuple[Path, str]:
+    harness = open_harness(settings)
+    return write_examples([harness.examples(name, options, most) for name, options in tasks], cache)
+
+
+@lru_cache(maxsize=1)
+def _training_code() -> str:
+    """Return the digest of the code that trains, with the versions of the libraries."""
+    from importlib.metadata import version  # noqa: PLC0415
+
+    from mergewise.study.cells import digest  # noqa: PLC0415
+
+    libraries = ("torch", "transformers", "peft", "accelerate")
+    parts = [f"{library} {version(library)}".encode() for library in libraries]
+    return digest([*parts, (Path(__file__).parent / "training.py").read_bytes()])

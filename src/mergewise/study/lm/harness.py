@@ -1,0 +1,323 @@
+"""Tasks of lm-evaluation-harness: which there are, their items in a fixed order, and what to train on.
+
+A *task* of a study is a task, group or tag of the harness; its items are those of all the tasks under it. They are
+ordered by the SHA-256 of task and number, so that the first ones are a fair sample, and the first share of that order
+is for validation unless another task is named for that.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mergewise.errors import did_you_mean
+from mergewise.study.cells import Split, digest
+from mergewise.study.errors import StudyError
+from mergewise.study.lm.options import TaskOptions
+
+__all__ = ["Example", "Harness", "HarnessSettings", "Items", "known_tasks", "open_harness", "write_examples"]
+
+OWN_TASKS = Path(__file__).parent / "presets" / "tasks"
+_LIBRARIES = ("lm_eval", "datasets", "transformers", "tokenizers")  # what prompts and answers go through
+
+
+@dataclass(frozen=True)
+class HarnessSettings:
+    """What tasks are loaded and scored with; plain, so that workers can be given it.
+
+    Attributes:
+        folders: of tasks of one's own, before those of the harness.
+        offline: whether no other machine is asked.
+        chat_template: whether prompts go through the chat template.
+        run_generated_code: whether tasks may run programs that models wrote.
+        max_length: longest prompt with its answer, in tokens; None as the model has it.
+        batch_size: items at a time.
+        dtype: of merging and scoring.
+    """
+
+    folders: tuple[str, ...] = ()
+    offline: bool = False
+    chat_template: bool = False
+    run_generated_code: bool = False
+    max_length: int | None = None
+    batch_size: int = 8
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a model is trained to say after a prompt."""
+
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """The items of a split, as (task of the harness, number of its document), in order.
+
+    Attributes:
+        leaves: tasks of the harness by name, loaded.
+        shots: how many solved examples each of them has by itself.
+        order: of the items.
+    """
+
+    leaves: Mapping[str, Any]
+    shots: Mapping[str, int]
+    order: tuple[tuple[str, int], ...]
+
+    def digest(self, settings: HarnessSettings, options: TaskOptions) -> str:
+        """Return the digest of all that scoring them depends on but the model."""
+        sha256 = hashlib.sha256()
+        chosen = asdict(settings) | {"folders": (), "offline": False}  # which say where from, not what
+        sha256.update(json.dumps([chosen, options.model_dump(exclude={"train"})]).encode())
+        for library in _LIBRARIES:
+            sha256.update(f"{library} {version(library)} ".encode())
+        docs = {name: task.eval_docs for name, task in self.leaves.items()}
+        for name, task in self.leaves.items():
+            config = task.dump_config()
+            config.pop("dataset_kwargs", None)  # paths; the documents themselves count
+            config.pop("num_fewshot", None)  # scoring sets it
+            shots = self.shots[name] if options.num_fewshot is None else options.num_fewshot
+            sha256.update(json.dumps([name, config, shots], sort_keys=True, default=str).encode())
+            if shots:
+                sha256.update(json.dumps(list(task.fewshot_docs()), default=str).encode())
+        for name, number in self.order:
+            sha256.update(json.dumps([name, number, docs[name][number]], default=str).encode())
+        return sha256.hexdigest()
+
+
+def _require(offline: bool) -> None:
+    """Say in one sentence what is not installed, and go offline before the libraries look whether they are."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    for library in ("lm_eval", "datasets", "transformers", "torch"):
+        if find_spec(library) is None:
+            raise StudyError(
+                f"The family 'transformers' scores with lm-evaluation-harness and needs the package '{library}'; "
+                "install 'mergewise[lm]'."
+            )
+
+
+@lru_cache(maxsize=4)
+def _manager(folders: tuple[str, ...], whole: bool) -> Any:
+    from lm_eval.tasks import TaskManager  # noqa: PLC0415 - an extra, and slow
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return TaskManager(include_path=[str(OWN_TASKS), *folders], include_defaults=whole)
+
+
+def _manager_of(name: str, folders: tuple[str, ...]) -> Any:
+    """Return the index that has a task: of one's own folders, or also of the harness, which takes seconds to read."""
+    own = _manager(folders, whole=False)
+    return own if name in own.all_tasks else _manager(folders, whole=True)
+
+
+def known_tasks(names: Mapping[str, str], folders: tuple[str, ...], offline: bool) -> None:
+    """Check that the harness knows all tasks.
+
+    Args:
+        names: by task of the harness, what the spec says it for.
+        folders: of tasks of one's own.
+        offline: whether no other machine is to be asked.
+
+    Raises:
+        StudyError: one is not known, a folder is missing, or the harness is not installed.
+    """
+    _require(offline)
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise StudyError(f"family.task_folders: expected a folder of YAML tasks at {folder}. Found none.")
+    for name, where in names.items():
+        manager = _manager_of(name, folders)
+        if name not in manager.all_tasks:
+            raise StudyError(
+                f"{where}: lm-evaluation-harness {version('lm_eval')} knows no task '{name}', nor do the folders "
+                f"{', '.join(folders) or '(none are given)'}.{did_you_mean(name, manager.all_tasks)}"
+            )
+
+
+class Harness:
+    """Loads tasks, once each.
+
+    Args:
+        settings: where from.
+    """
+
+    def __init__(self, settings: HarnessSettings) -> None:
+        _require(settings.offline)
+        self.settings = settings
+        self._loaded: dict[str, dict[str, Any]] = {}
+        self._shots: dict[str, int] = {}
+        self._items: dict[tuple[str, TaskOptions, Split], Items] = {}
+
+    def leaves(self, name: str) -> dict[str, Any]:
+        """Return the tasks under a name of the harness, with their data sets.
+
+        Raises:
+            StudyError: a data set is neither here nor to be had, or a task is not one to score language models with.
+        """
+        if name not in self._loaded:
+            import datasets  # noqa: PLC0415 - an extra
+
+            datasets.disable_progress_bars()
+            try:
+                found = dict(_manager_of(name, self.settings.folders).load([name])["tasks"])
+            except Exception as fault:  # whatever data sets, YAML files and their functions meet
+                raise StudyError(self._missing(name, fault)) from fault
+            for leaf, task in found.items():
+                self._check(leaf, task)
+                self._shots.setdefault(leaf, task.config.num_fewshot or 0)
+            self._loaded[name] = dict(sorted(found.items()))
+        return self._loaded[name]
+
+    def _missing(self, name: str, fault: Exception) -> str:
+        reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:240]
+        offline = self.settings.offline or os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}
+        advice = (
+            "no other machine is asked, so fetch the data set once with a network, or name another task"
+            if offline
+            else "check the network and the name of its data set, or name another task"
+        )
+        return f"The task '{name}' of the harness cannot be loaded ({reason}); {advice}."
+
+    def _check(self, leaf: str, task: Any) -> None:
+        if task.OUTPUT_TYPE not in {"loglikelihood", "multiple_choice", "generate_until"}:
+            raise StudyError(
+                f"The task '{leaf}' of the harness has no scores by item ({task.OUTPUT_TYPE}); choose one with right "
+                "and wrong answers."
+            )
+        if getattr(task, "UNSAFE_CODE", False) and not self.settings.run_generated_code:
+            raise StudyError(
+                f"The task '{leaf}' of the harness runs programs that models wrote; allow it with "
+                "'run_generated_code: true' under family, on a machine that may be lost, or leave the task out."
+            )
+
+    def items(self, name: str, options: TaskOptions, split: Split) -> Items:
+        """Return the items of a split of a study's task.
+
+        Args:
+            name: of the study's task.
+            options: of it.
+            split: which.
+
+        Raises:
+            StudyError: the data sets are not to be had, or hold too few items to split.
+        """
+        key = (name, options, split)
+        if key not in self._items:
+            self._items[key] = self._ordered(name, options, split)
+        return self._items[key]
+
+    def _ordered(self, name: str, options: TaskOptions, split: Split) -> Items:
+        separate = options.validation and split == "validation"
+        leaves = self.leaves(options.validation if separate else options.task or name)
+        order = _shuffled((leaf, number) for leaf, task in leaves.items() for number in range(len(task.eval_docs)))
+        if not options.validation:
+            cut = round(len(order) * options.validation_share)
+            order = order[:cut] if split == "validation" else order[cut:]
+        if not order:
+            raise StudyError(
+                f"tasks.{name}: expected items for {split}, found none; name another task under 'validation', or "
+                "change 'validation_share'."
+            )
+        return Items(leaves, {leaf: self._shots[leaf] for leaf in leaves}, tuple(order))
+
+    def examples(self, name: str, options: TaskOptions, most: int) -> list[Example]:
+        """Return what to train on for a study's task, without what is scored.
+
+        Args:
+            name: of the study's task.
+            options: of it.
+            most: how many at most, in the order of items.
+
+        Raises:
+            StudyError: there are none, or the file cannot be read.
+        """
+        scored = {
+            _prompt(task, doc)
+            for split in ("validation", "test")
+            for task in self.items(name, options, split).leaves.values()  # type: ignore[arg-type]
+            for doc in task.eval_docs
+        }
+        if options.train:
+            found = _read_examples(Path(options.train))
+        else:
+            leaves = self.leaves(options.task or name)
+            docs = {leaf: task.training_docs() for leaf, task in leaves.items() if task.has_training_docs()}
+            order = _shuffled((leaf, number) for leaf, given in docs.items() for number in range(len(given)))
+            found = [_example(leaves[leaf], docs[leaf][number], self.settings) for leaf, number in order[: 2 * most]]
+        kept = [example for example in found if example.prompt not in scored][:most]
+        if not kept:
+            what = "all its training items are scored too" if found else "the harness has no training split for it"
+            raise StudyError(
+                f"tasks.{name}: there is nothing to train an expert on, as {what}; name JSON lines of 'prompt' and "
+                "'target' under 'train', or give experts that exist under 'experts.given'."
+            )
+        return kept
+
+
+def _shuffled(pairs: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:
+    return sorted(pairs, key=lambda pair: hashlib.sha256(f"{pair[0]}/{pair[1]}".encode()).digest())
+
+
+def _prompt(task: Any, doc: Mapping[str, Any]) -> str:
+    """Return the prompt of an item without solved examples, as the harness writes it."""
+    text = task.doc_to_text(doc)
+    if isinstance(text, int):  # the number of the right prompt, of several with one continuation
+        return str(task.doc_to_choice(doc)[text])
+    return str(task.fewshot_context(doc, 0, gen_prefix=task.doc_to_prefix(doc)))
+
+
+def _example(task: Any, doc: Mapping[str, Any], settings: HarnessSettings) -> Example:
+    """Return a document as a prompt and the right answer to it."""
+    target = task.doc_to_target(doc)
+    if isinstance(target, list | tuple):
+        target = target[0]
+    if isinstance(target, int) and task.config.doc_to_choice is not None and not isinstance(task.doc_to_text(doc), int):
+        target = task.doc_to_choice(doc)[target]
+    bare = settings.chat_template or task.OUTPUT_TYPE == "loglikelihood"  # whose targets bring their own blank
+    delimiter = "" if bare else task.config.target_delimiter
+    return Example(_prompt(task, doc), f"{delimiter}{target}")
+
+
+def _read_examples(path: Path) -> list[Example]:
+    examples = []
+    try:
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            if line.strip():
+                entry = json.loads(line)
+                if not isinstance(entry, dict) or {type(entry.get(key)) for key in ("prompt", "target")} != {str}:
+                    raise StudyError(f"{path}, line {number}: expected 'prompt' and 'target', found {line[:60]}.")
+                examples.append(Example(entry["prompt"], entry["target"]))
+    except OSError as fault:
+        raise StudyError(f"{path}: examples to train on cannot be read: {fault.strerror}.") from fault
+    except ValueError as fault:
+        raise StudyError(f"{path}: expected JSON lines of 'prompt' and 'target' ({fault}).") from fault
+    return examples
+
+
+def write_examples(groups: Sequence[Sequence[Example]], folder: Path) -> tuple[Path, str]:
+    """Write examples, task by task, under the digest of their content; return the file and the digest."""
+    content = json.dumps([[[one.prompt, one.target] for one in group] for group in groups])
+    name = digest([content.encode()])
+    path = folder / f"{name[:32]}.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(content, "utf-8")
+        part.replace(path)
+    return path, name
+
+
+@lru_cache(maxsize=2)
+def open_harness(settings: HarnessSettings) -> Harness:
+    """Return the harness of this process."""
+    return Harness(settings)

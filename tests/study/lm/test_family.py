@@ -1,0 +1,194 @@
+"""Language models as a family: what it offers, checks, trains and refuses."""
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mergewise.study.cells import CellSpec, Model, model, run_sweep
+from mergewise.study.errors import StudyError
+from mergewise.study.lm.bases import from_gguf
+from mergewise.study.lm.family import TransformersFamily
+from mergewise.study.lm.options import TrainOptions
+from mergewise.study.lm.training import _drawn, _row, make_expert
+from mergewise.study.run import local_engine, run_study
+from mergewise.study.spec import Spec, check_fields, resolve
+
+pytest.importorskip("lm_eval")
+
+
+def test_the_catalogue_counts_parameters_and_keeps_categories_in_order(options):
+    family = TransformersFamily(options, {})
+    (base,) = family.bases.values()
+    assert (base.name, base.quality, base.size) == ("small", "pt", "tiny")
+    assert 2e5 < base.parameters < 4e5
+    assert [(one.name, one.held_in, one.tasks) for one in family.categories.values()] == [
+        ("first", True, ("letters_first",)),
+        ("last", True, ("letters_last",)),
+        ("order", False, ("letters_smallest",)),
+    ]
+    assert family.training_seconds("small", ["first", "last"]) == 2 * family.training_seconds("small", ["first"])
+
+
+def test_the_catalogue_imports_no_torch(options):
+    code = (
+        "import json, sys; from mergewise.study.lm.family import TransformersFamily as F; "
+        "F(json.loads(sys.argv[1]), {}); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, json.dumps(options)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bases": {}}, r"family: 'bases': "),
+        ({"batch_sise": 3}, r"family: unknown key 'batch_sise' .*'batch_size'"),
+        ({"task_folders": ["/nowhere"]}, r"expected a folder of YAML tasks at /nowhere"),
+        ({"preset": "t1"}, r"family\.preset: expected one of knowledge, mergebench, t0 or a YAML file, found 't1'"),
+        ({"tasks": {"letter_first": {}}}, r"no category has a task 'letter_first'.*letters_first"),
+        ({"without": ["first"]}, r"the preset has no category 'first'"),
+        ({"categories": {}}, r"expected 'preset' or 'categories', found neither"),
+        ({"bases": {"far": {"path": "some/model"}}}, r"family\.bases\.far: some/model is not on this machine"),
+        ({"bases": {"wrong": {"path": "/tmp"}}}, r"family\.bases\.wrong: "),
+    ],
+)
+def test_a_fault_of_the_spec_is_one_sentence(options, change, message):
+    with pytest.raises(StudyError, match=message):
+        TransformersFamily(options | change, {})
+
+
+def test_unknown_training_options_are_refused(options):
+    with pytest.raises(StudyError, match=r"experts\.train: unknown key 'step' .*'steps'"):
+        TransformersFamily(options, {"step": 3})
+
+
+def test_a_task_is_in_one_category_only(options):
+    twice = copy.deepcopy(options)
+    twice["categories"]["last"]["tasks"].append("letters_first")
+    with pytest.raises(StudyError, match=r"categories\.last: the task 'letters_first' is in 'first' already"):
+        TransformersFamily(twice, {})
+
+
+def test_a_base_that_is_neither_here_nor_in_the_cache_of_the_hub_is_one_sentence(options, tmp_path):
+    far = options | {"bases": {"far": {"path": "some/model", "parameters": 1e9}}}
+    with pytest.raises(StudyError, match=r"The base some/model cannot be had .* no other machine is asked"):
+        TransformersFamily(far, {}).open(tmp_path, print)
+
+
+def test_a_data_set_that_is_missing_is_found_before_anything_is_trained(options, tmp_path):
+    task = {"task": "missing", "dataset_path": "json", "dataset_kwargs": {"data_files": "/nowhere/x.jsonl"},
+            "output_type": "multiple_choice", "test_split": "train", "doc_to_text": "a", "doc_to_target": 0,
+            "doc_to_choice": ["a", "b"]}  # fmt: skip
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "missing.yaml").write_text(json.dumps(task))
+    family = copy.deepcopy(options) | {"name": "transformers"}
+    family["task_folders"].append(str(tmp_path / "tasks"))
+    family["categories"]["order"]["tasks"].append("missing")
+    spec = {"name": "lacking", "family": family, "methods": {"average": None}, "k": [2]}
+    study = resolve(check_fields(Spec, spec, "the spec"))
+    with pytest.raises(StudyError, match=r"The task 'missing' of the harness cannot be loaded"):
+        run_study(study, tmp_path / "out", tmp_path / "cache", local_engine(1))
+    assert not (tmp_path / "cache" / "models").exists()
+    assert not (tmp_path / "cache" / "cells").exists()
+
+
+def test_workshops_and_trainings_travel(opened):
+    assert pickle.loads(pickle.dumps(opened)) == opened
+    assert len(pickle.dumps(opened.expert("small", "first"))) < 10_000
+
+
+def test_a_training_is_named_by_its_data_and_settings_and_by_no_path(opened, options, tmp_path):
+    expert = opened.expert("small", "first")
+    assert str(tmp_path) not in json.dumps(dict(expert.inputs))
+    again = TransformersFamily(options, {"steps": 3, "batch_size": 4, "max_length": 16}).open(tmp_path / "b", print)
+    assert again.expert("small", "first").key == expert.key
+    other = TransformersFamily(options, {"steps": 4, "batch_size": 4, "max_length": 16}).open(tmp_path / "b", print)
+    assert other.expert("small", "first").key != expert.key
+    multitask = opened.multitask("small", ["first", "last"])
+    assert json.loads(multitask.make.keywords["options"])["steps"] == 6
+    assert len({expert.key, multitask.key, opened.expert("small", "last").key}) == 3
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_an_expert_is_a_checkpoint_that_merges_and_scores(options, tmp_path, kind):
+    train = {"kind": kind, "steps": 5, "batch_size": 8, "max_length": 16, "learning_rate": 3e-3, "warmup": 1}
+    workshop = TransformersFamily(options, train | {"lora": {"rank": 4}}).open(tmp_path / "cache", print)
+    base = workshop.base("small")
+    folders = []
+    for number in range(2):
+        folders.append(tmp_path / f"expert-{number}")
+        folders[-1].mkdir()
+        workshop.expert("small", "first").make(folders[-1], (base.path,))
+    names = sorted(path.name for path in folders[0].iterdir())
+    assert ("adapter_model.safetensors" if kind == "lora" else "model.safetensors") in names
+    assert "training_args.bin" not in names
+    assert model("one", folders[0]).digest == model("two", folders[1]).digest
+    assert str(tmp_path) not in "".join(path.read_text() for path in folders[0].glob("*.json"))
+
+    expert = Model("first", folders[0], model("first", folders[0]).digest)
+    tasks = tuple(workshop.items(task, "test") for task in ("letters_first", "letters_smallest"))
+    cells = [
+        CellSpec(base, method, (expert,), tasks, "test", 8, "code", parameters)
+        for method, parameters in (("average", {}), ("task_arithmetic", {"lambda": 0.0}))
+    ]
+    bench = workshop.bench(base)
+    (whole,), (nothing,) = [list(run_sweep([cell], bench)) for cell in cells]
+    assert {len(marks) for marks in (*whole["scores"].values(), *nothing["scores"].values())} == {8}
+    (tensors,) = bench.merge(cells[:1])
+    start = load_file(base.path / "model.safetensors")
+    assert tensors.keys() == start.keys()
+    assert max(float(np.abs(tensors[name] - start[name]).max()) for name in start) > 1e-4
+    if kind == "full":
+        trained = load_file(folders[0] / "model.safetensors")
+        assert all(np.array_equal(tensors[name], trained[name]) for name in trained)
+
+
+@pytest.mark.slow
+def test_a_launched_training_makes_the_same_expert(options, tmp_path):
+    made = []
+    for launch in ("", sys.executable):
+        train = {"steps": 2, "batch_size": 4, "max_length": 16, "launch": launch}
+        workshop = TransformersFamily(options, train).open(tmp_path / "cache", print)
+        expert = workshop.expert("small", "last")
+        folder = tmp_path / f"launched-{bool(launch)}"
+        folder.mkdir()
+        expert.make(folder, (workshop.base("small").path,))
+        made.append((expert.key, (folder / "model.safetensors").read_bytes()))
+    assert made[0] == made[1]
+
+
+def test_a_failed_launch_is_one_sentence(options, tmp_path):
+    train = TrainOptions(launch="false").model_dump_json()
+    with pytest.raises(StudyError, match=r"The training started by 'false' failed: exit code 1"):
+        make_expert(tmp_path, (tmp_path,), examples=tmp_path / "none", options=train, chat=False)
+
+
+def test_tasks_get_equally_many_examples_and_all_are_gone_through():
+    rows = [[("a", number) for number in range(3)], [("b", number) for number in range(100)]]
+    drawn = list(_drawn(rows, TrainOptions(steps=5, batch_size=4)))
+    assert [task for task, _ in drawn] == ["a"] * 10 + ["b"] * 10
+    assert {number for _, number in drawn[:3]} == {0, 1, 2}
+    assert len(set(drawn[10:])) == 10
+
+
+def test_only_answers_are_learned_and_long_prompts_lose_their_beginning(small):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(small / "base")
+    row = _row(tokenizer, ["first : a b c =", " a"], TrainOptions(max_length=8), chat=False)
+    assert row["labels"] == [-100] * 6 + tokenizer("a </s>", add_special_tokens=False)["input_ids"]
+    assert row["input_ids"] == tokenizer("first : a b c = a </s>")["input_ids"][-8:]
+    assert len(row["input_ids"]) == 8
+
+
+def test_a_gguf_file_is_a_base_that_is_converted_first(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    training = from_gguf("smol", path)
+    assert (training.kind, training.needs) == ("base", ())
+    assert str(tmp_path) not in json.dumps(dict(training.inputs))

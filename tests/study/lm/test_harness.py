@@ -1,0 +1,132 @@
+"""Tasks of the harness: splits that share nothing, digests, examples to train on, and faults."""
+
+import json
+
+import pytest
+
+from mergewise.study.cells import digest
+from mergewise.study.errors import StudyError
+from mergewise.study.lm.harness import Harness, HarnessSettings, known_tasks
+from mergewise.study.lm.options import TaskOptions
+
+pytest.importorskip("lm_eval")
+
+
+@pytest.fixture
+def harness(small, options):
+    return Harness(HarnessSettings(folders=(str(small / "tasks"),), offline=True))
+
+
+def test_a_share_of_the_items_is_for_validation_and_the_rest_for_the_test(harness):
+    options = TaskOptions(validation_share=0.25)
+    validation = harness.items("letters_last", options, "validation").order
+    test = harness.items("letters_last", options, "test").order
+    assert (len(validation), len(test)) == (60, 180)
+    assert sorted([*validation, *test]) == [("letters_last", number) for number in range(240)]
+    assert [number for _, number in test[:5]] != sorted(number for _, number in test[:5])
+
+
+def test_another_task_may_be_for_validation(harness):
+    options = TaskOptions(validation="letters_first_validation")
+    assert len(harness.items("letters_first", options, "test").order) == 240
+    validation = harness.items("letters_first", options, "validation")
+    assert {leaf for leaf, _ in validation.order} == {"letters_first_validation"}
+    assert len(validation.order) == 120
+
+
+def test_the_digest_depends_on_items_and_options(harness, small):
+    def of(name, options, split="test", **settings):
+        items = harness.items(name, options, split)
+        return items.digest(HarnessSettings(**settings), options)
+
+    found = [
+        of("letters_last", TaskOptions()),
+        of("letters_last", TaskOptions(), "validation"),
+        of("letters_first", TaskOptions()),
+        of("letters_last", TaskOptions(num_fewshot=2)),
+        of("letters_last", TaskOptions(metric="acc")),
+        of("letters_last", TaskOptions(), chat_template=True),
+        of("letters_last", TaskOptions(), dtype="bfloat16"),
+    ]
+    assert len(set(found)) == len(found)
+    assert of("letters_last", TaskOptions(), folders=("elsewhere",), offline=True) == found[0]
+
+
+def test_examples_are_the_training_split_in_the_form_of_the_prompt(harness):
+    examples = harness.examples("letters_first", TaskOptions(), 50)
+    assert len(examples) == 50
+    for example in examples:
+        assert example.prompt.startswith("first : ")
+        assert example.target == f" {example.prompt.split()[2]}"
+
+
+def test_what_is_scored_is_not_trained_on(harness, tmp_path):
+    scored = harness.leaves("letters_first")["letters_first"].eval_docs[0]["prompt"]
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps({"prompt": p, "target": " a"}) + "\n" for p in (scored, "first : z =")))
+    examples = harness.examples("letters_first", TaskOptions(train=str(file)), 10)
+    assert [example.prompt for example in examples] == ["first : z ="]
+    file.write_text(json.dumps({"prompt": scored, "target": " a"}))
+    with pytest.raises(StudyError, match=r"tasks\.letters_first: there is nothing to train an expert on, as all its"):
+        harness.examples("letters_first", TaskOptions(train=str(file)), 10)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"examples to train on cannot be read: No such file"),
+        ('{"prompt": "a"}', r"line 1: expected 'prompt' and 'target', found"),
+        ("no json", r"expected JSON lines"),
+    ],
+)
+def test_a_file_that_holds_no_examples_is_one_sentence(harness, tmp_path, content, message):
+    file = tmp_path / "train.jsonl"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(StudyError, match=message):
+        harness.examples("letters_first", TaskOptions(train=str(file)), 10)
+
+
+def test_a_data_set_that_is_not_here_is_one_sentence(tmp_path, options):
+    task = {"task": "missing", "dataset_path": "json", "dataset_kwargs": {"data_files": "/nowhere/x.jsonl"},
+            "output_type": "multiple_choice", "test_split": "train", "doc_to_text": "a", "doc_to_target": 0,
+            "doc_to_choice": ["a", "b"]}  # fmt: skip
+    (tmp_path / "missing.yaml").write_text(json.dumps(task))
+    harness = Harness(HarnessSettings(folders=(str(tmp_path),), offline=True))
+    with pytest.raises(StudyError, match=r"The task 'missing' of the harness cannot be loaded .* name another task"):
+        harness.leaves("missing")
+
+
+def test_a_task_that_runs_programs_needs_leave(tmp_path, small, options):
+    known = json.loads((small / "tasks" / "letters_first.yaml").read_text())
+    (tmp_path / "unsafe.yaml").write_text(json.dumps(known | {"task": "unsafe", "unsafe_code": True}))
+    with pytest.raises(StudyError, match=r"'unsafe' of the harness runs programs .* 'run_generated_code: true'"):
+        Harness(HarnessSettings(folders=(str(tmp_path),), offline=True)).leaves("unsafe")
+    assert Harness(HarnessSettings(folders=(str(tmp_path),), offline=True, run_generated_code=True)).leaves("unsafe")
+
+
+def test_perplexities_are_no_scores(tmp_path, small, options):
+    known = json.loads((small / "tasks" / "letters_first.yaml").read_text())
+    known |= {"task": "rolling", "output_type": "loglikelihood_rolling", "doc_to_target": "prompt"}
+    known |= {"metric_list": [{"metric": "word_perplexity"}], "doc_to_text": ""}
+    (tmp_path / "rolling.yaml").write_text(json.dumps(known))
+    with pytest.raises(StudyError, match=r"'rolling' of the harness has no scores by item"):
+        Harness(HarnessSettings(folders=(str(tmp_path),), offline=True)).leaves("rolling")
+
+
+def test_the_length_of_parts_counts_in_digests():
+    assert digest([b"ab", b"c"]) != digest([b"a", b"bc"])
+
+
+@pytest.mark.slow  # reads the index of all tasks
+def test_all_tasks_of_all_presets_are_known_but_those_that_are_said_to_be_elsewhere(options):
+    from mergewise.study.lm.presets import PRESETS, load_preset
+
+    assert PRESETS == ("knowledge", "mergebench", "t0")
+    for preset in map(load_preset, PRESETS):
+        tasks = {task for category in preset.categories.values() for task in category.tasks}
+        known_tasks(dict.fromkeys(tasks - set(preset.elsewhere), "here"), (), offline=True)
+        assert set(preset.elsewhere) <= tasks
+        for task in preset.elsewhere:
+            with pytest.raises(StudyError, match=rf"here: lm-evaluation-harness .* knows no task '{task}'"):
+                known_tasks({task: "here"}, (), offline=True)
