@@ -27,7 +27,8 @@ from mergewise.engine.arrays import merge_to_arrays
 from mergewise.engine.survey.record import Survey
 from mergewise.recipe import Recipe
 from mergewise.study.family import Training
-from mergewise.study.zoo_family import ZooBench, ZooFamily
+from mergewise.study.zoo_bench import ZooBench
+from mergewise.study.zoo_family import ZooFamily
 from mergewise.theory.crosstalk import collisions, scale_of
 from mergewise.theory.suggestion import filters
 from mergewise.zoo.build import default_cache
@@ -324,7 +325,7 @@ def suggestions(store: Store, found: Limits, counts: NDArray[np.int64]) -> Itera
     rows: dict[int, list[NDArray[np.float64]]] = {}
     alone = np.stack([right(store.known[(i,), 1.0]["test"])[i] for i in range(experts)])
     for chosen in suggested_sets(found):
-        settings = [tuned(store, experts, len(chosen)), *SUGGESTED]
+        settings: list[Setting] = [tuned(store, experts, len(chosen)), *SUGGESTED]
         answers = [store.known.get((chosen, setting), {}).get("test") for setting in settings]
         if all(answers):
             shares = [counts @ right(one).T / (counts @ alone.T) for one in answers if one]

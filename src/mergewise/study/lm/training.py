@@ -60,7 +60,7 @@ def train(folder: Path, base: Path, examples: Path, options: TrainOptions, *, ch
     import transformers  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed  # noqa: PLC0415
 
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     set_seed(options.seed)
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
@@ -96,7 +96,7 @@ def train(folder: Path, base: Path, examples: Path, options: TrainOptions, *, ch
         trainer = Trainer(
             model=model,
             args=arguments,
-            train_dataset=list(_drawn(rows, options)),  # type: ignore[arg-type] - anything with a length and items
+            train_dataset=list(_drawn(rows, options)),  # anything with a length and items
             data_collator=lambda batch: _padded(batch, tokenizer.pad_token_id or tokenizer.eos_token_id or 0),
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -113,7 +113,7 @@ def _with_adapter(model: Any, options: TrainOptions) -> Any:
     targets = options.lora.targets
     config = LoraConfig(
         r=options.lora.rank,
-        lora_alpha=options.lora.alpha,  # type: ignore[arg-type] - fractions are fine
+        lora_alpha=options.lora.alpha,  # type: ignore[arg-type]  # fractions are fine
         lora_dropout=options.lora.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
