@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import mergewise as mw
 from mergewise.engine.survey.record import Survey
 from mergewise.theory.dimension import participation_of
+from mergewise.theory.distance import distances
 from mergewise.theory.limits import Limits, limits
 from mergewise.theory.threshold import threshold, weighted_quartiles
 from mergewise.theory.width import cosines, width_of
@@ -20,6 +21,7 @@ from mergewise.theory.width import cosines, width_of
 __all__ = ["BASELINES", "DIRECTIONS", "Known", "for_expert", "for_set", "know", "predicted_room"]
 
 Floats = NDArray[np.float64]
+_BLOCK = 1 << 19  # elements that signs are taken of at once
 
 BASELINES = ("k", "mean cosine", "sign conflict", "norm")
 """What anybody would try first: number, mean cosine, share of opposite signs, mean length of the task vectors."""
@@ -76,12 +78,14 @@ def opposite_signs(base: Path, experts: Sequence[Path]) -> Floats:
         names = sorted(origin.keys())
     files = [safe_open(folder / "model.safetensors", "numpy") for folder in (base, *experts)]
     for name in names:
-        start = files[0].get_tensor(name).astype(np.float64).ravel()
-        signs = np.stack([np.sign(file.get_tensor(name).ravel() - start) for file in files[1:]]).astype(np.float32)
-        signs = signs[:, signs.any(axis=0)]
-        changed += signs.shape[1]
-        both = np.abs(signs) @ np.abs(signs).T
-        opposite += (both - signs @ signs.T) / 2.0
+        start, *others = [file.get_tensor(name).ravel() for file in files]
+        for first in range(0, start.size, _BLOCK):
+            part = slice(first, first + _BLOCK)
+            signs = np.stack([np.sign(other[part] - start[part]) for other in others]).astype(np.float64)
+            signs = signs[:, signs.any(axis=0)]
+            changed += signs.shape[1]
+            both = np.abs(signs) @ np.abs(signs).T
+            opposite += (both - signs @ signs.T) / 2.0
     return opposite / max(1, changed)
 
 
@@ -118,25 +122,26 @@ def for_set(known: Known, chosen: Sequence[int], scale: float) -> dict[str, floa
         "marginal gain": (wide - float(np.mean(without))) / alone,
         "coverage": covered,
         "conflict": conflict,
-        "distance": float(np.mean([distance(gram, members, scale, t) for t in members])),
+        "distance": float(distances(gram, members, scale).mean()),
     }
     if known.limits.matrices:
         found |= _of_matrices(known, members)
     for name, metric in known.metrics.items():
-        found[name] = float(np.mean([distance(metric[t], members, scale, t) for t in members]))
+        own = [distances(metric[t], members, scale)[place] for place, t in enumerate(members)]
+        found[name] = float(np.mean(own))
     return found
 
 
 def for_expert(known: Known, chosen: Sequence[int], scale: float, own: int) -> dict[str, float]:
     """Return what the other experts of a set mean for one of its own: the quantities that have such a form."""
-    others = [j for j in chosen if j != own]
+    others, place = [j for j in chosen if j != own], list(chosen).index(own)
     gram = known.gram
     spectra = [record for record in known.survey.tensors if record.spectra is not None]
     found = {
         "mean cosine": float(cosines(gram)[own, others].mean()),
         "sign conflict": float(known.signs[own, others].mean()),
         "norm": float(np.sqrt(np.diagonal(gram)[others]).mean()),
-        "distance": distance(gram, chosen, scale, own),
+        "distance": float(distances(gram, chosen, scale)[place]),
     }
     alone = width_of(known.limits.samples, [own])[0]
     wide = width_of(known.limits.samples, list(chosen))[0]
@@ -147,23 +152,8 @@ def for_expert(known: Known, chosen: Sequence[int], scale: float, own: int) -> d
         shared = [record.spectra.overlaps[:, own, others].mean() for record in spectra if record.spectra is not None]
         found["occupancy"] = float(np.average(shared, weights=energies))
     for name, metric in known.metrics.items():
-        found[name] = distance(metric[own], chosen, scale, own)
+        found[name] = float(distances(metric[own], chosen, scale)[place])
     return found
-
-
-def distance(metric: Floats, chosen: Sequence[int], scale: float, own: int) -> float:
-    """Return ‖λ Σ_{j∈S} τ_j - τ_t‖²/‖τ_t‖² in a metric: 0 at the expert itself, 1 at the base.
-
-    Args:
-        metric: (experts, experts) float64, inner products of the changes.
-        chosen: S.
-        scale: λ.
-        own: t.
-    """
-    weights = np.zeros(metric.shape[0])
-    weights[list(chosen)] = scale
-    weights[own] -= 1.0
-    return float(weights @ metric @ weights / metric[own, own])
 
 
 def _of_matrices(known: Known, members: Sequence[int]) -> dict[str, float]:

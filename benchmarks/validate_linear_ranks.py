@@ -13,7 +13,7 @@ from validate_linear import LinearFamily, input_metric, make_family, mean_excess
 
 __all__ = ["FORMS", "LinearForm", "linear_ranks"]
 
-FAMILIES = 8
+FAMILIES = 6
 SCALES = {"λ = 1/k": None, "λ = 0.4": 0.4}
 
 

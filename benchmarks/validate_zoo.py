@@ -35,7 +35,7 @@ Estimate = tuple[float, float, float]
 GAIN = 0.02
 """One more expert that brings less than this share of what there is to bring is past the knee."""
 
-REPLICATES = 400
+REPLICATES = 300
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from quantities import distance
+from mergewise.theory.distance import distances
 from validate_linear import NOISE, excess, expected_excess, input_metric, loss, make_family, mean_excess, train
 
 
@@ -48,7 +48,7 @@ def test_the_expected_excess_over_random_designs_is_the_mean_of_many(k, scale, e
         designs = rng.standard_normal((k, examples, inputs))
         changes = [train(np.zeros((outputs, inputs)), x, x @ w.T) for x, w in zip(designs, targets, strict=True)]
         metric = input_metric(changes, designs[0])
-        seen.append((distance(metric, range(k), scale, 0) * metric[0, 0], metric[0, 0]))
+        seen.append((distances(metric, range(k), scale)[0] * metric[0, 0], metric[0, 0]))
     merged, own = np.mean(seen, axis=0)
     assert merged / own == pytest.approx(expected_excess(k, scale, examples), rel=0.03)
 
@@ -68,4 +68,4 @@ def test_the_distance_in_the_metric_of_the_training_inputs_is_the_excess_of_the_
         own, start = measured(base + changes[task], task), measured(base, task)
         merged = measured(base + 0.4 * (changes[0] + changes[1] + changes[2]), task)
         metric = input_metric(changes, data[task][0])
-        assert distance(metric, [0, 1, 2], 0.4, task) == pytest.approx((merged - own) / (start - own))
+        assert distances(metric, [0, 1, 2], 0.4)[task] == pytest.approx((merged - own) / (start - own))

@@ -32,8 +32,8 @@ def test_separate_experts_do_not_interfere_and_random_ones_do_as_much_as_the_for
     separate = interference(*experts(Case("separate", 0.0, 0.0, 64, 8), seed=0))
     np.testing.assert_allclose(separate[:8], 0.0, atol=1e-20)
     assert separate[8] > 0.1
-    found = interference(*experts(Case("random", 0.0, 0.0, 64, 8), seed=0))
-    np.testing.assert_allclose(found, np.arange(EXPERTS) * 8 / 64, rtol=0.12)
+    found = np.mean([interference(*experts(Case("random", 0.0, 0.0, 64, 8), seed)) for seed in range(20)], axis=0)
+    np.testing.assert_allclose(found, np.arange(EXPERTS) * 8 / 64, rtol=0.08)
 
 
 def test_limits_finds_the_room_of_clean_experts_in_random_position(tmp_path):
