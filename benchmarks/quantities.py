@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mergewise as mw
+from answers import Answers
 from mergewise.engine.survey.record import Survey
 from mergewise.theory.dimension import participation_of
 from mergewise.theory.distance import distances
@@ -30,6 +31,7 @@ DIRECTIONS: Mapping[str, int] = {
     "k": -1, "mean cosine": 1, "sign conflict": -1, "norm": -1,
     "width share": 1, "marginal gain": 1, "coverage": 1, "conflict": -1, "occupancy": -1, "load": -1,
     "distance": -1, "input distance": -1, "output distance": -1,
+    "agreement": 1, "base agreement": 1,
 }  # fmt: skip
 """Whether more of a quantity should go with better merges (1) or worse ones (-1)."""
 
@@ -44,12 +46,14 @@ class Known:
         signs: (experts, experts) float64, share of coordinates where two changes have opposite signs.
         metrics: By name, (tasks, experts, experts) float64: inner products of the experts' changes as the inputs of a
             task see them, for quantities that need a few of these inputs.
+        answers: What base and experts give for a few inputs.
     """
 
     survey: Survey
     limits: Limits
     signs: Floats
     metrics: Mapping[str, Floats] = field(default_factory=dict)
+    answers: Answers | None = None
 
     @property
     def gram(self) -> Floats:
@@ -129,6 +133,9 @@ def for_set(known: Known, chosen: Sequence[int], scale: float) -> dict[str, floa
     for name, metric in known.metrics.items():
         own = [distances(metric[t], members, scale)[place] for place, t in enumerate(members)]
         found[name] = float(np.mean(own))
+    if known.answers is not None:
+        found["agreement"] = float(np.mean([known.answers.agreement(members, scale, t) for t in members]))
+        found["base agreement"] = float(np.mean([known.answers.agreement((), 0.0, t) for t in members]))
     return found
 
 
@@ -153,6 +160,8 @@ def for_expert(known: Known, chosen: Sequence[int], scale: float, own: int) -> d
         found["occupancy"] = float(np.average(shared, weights=energies))
     for name, metric in known.metrics.items():
         found[name] = float(distances(metric[own], chosen, scale)[place])
+    if known.answers is not None:
+        found["agreement"] = known.answers.agreement(chosen, scale, own)
     return found
 
 

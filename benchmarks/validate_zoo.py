@@ -14,7 +14,7 @@ from quantities import DIRECTIONS, Known, for_expert, for_set, opposite_signs, p
 from ranks import bootstrap, knee, reliability, spearman, within_spearman
 from zoo_cells import FIXED_SCALE, ZooBase, measured_cells, open_zoo, ready_bases
 from zoo_merges import Merge, merges_of, study_merges, study_results
-from zoo_metrics import zoo_metrics
+from zoo_metrics import read_answers, zoo_answers, zoo_metrics
 
 __all__ = [
     "Estimate",
@@ -109,10 +109,14 @@ def gather(
             np.save(kept / "signs.npy", opposite_signs(paths[0], paths[1:]))
         if not (kept / "metrics.npz").exists():
             np.savez(kept / "metrics.npz", **zoo_metrics(zoo, workshop))  # type: ignore[arg-type]
+        if not (kept / "answers.npz").exists():
+            np.savez(kept / "answers.npz", **zoo_answers(zoo, workshop))  # type: ignore[arg-type]
         survey = mw.Survey.load(kept / "survey")
         with np.load(kept / "metrics.npz") as stored:
             metrics = {name: stored[name] for name in stored.files}
-        known = Known(survey, limits(survey), np.load(kept / "signs.npy"), metrics)
+        with np.load(kept / "answers.npz") as stored:
+            answers = read_answers({name: stored[name] for name in stored.files})
+        known = Known(survey, limits(survey), np.load(kept / "signs.npy"), metrics, answers)
         found.append(Evidence(zoo, known, merges, *study_merges(zoo, results)))
     return found
 
@@ -182,29 +186,32 @@ def expert_correlations(known: Known, merges: Sequence[Merge]) -> tuple[dict[str
 def studied_correlations(evidence: Sequence[Evidence]) -> dict[str, tuple[Estimate, Estimate]]:
     """Return how quantities go with normalised performance in studies' merges of at least two experts.
 
-    Ranks are taken among merges of one base, method and k, and among those of one method and k of all bases.
+    A set counts once, with the mean over the methods that merged it. Ranks are taken among sets of one base and k, and
+    among those of one k of all bases.
     """
     rows, values, same, every = [], [], [], []
     for one in evidence:
+        by_set: dict[tuple[int, ...], list[float]] = {}
         for merge in one.studied:
-            k = len(merge.chosen)
-            rows.append(for_set(one.known, merge.chosen, 1.0 / k))
-            values.append(merge.performance)
-            same.append((one.zoo.name, merge.method, k))
-            every.append((merge.method, k))
+            by_set.setdefault(tuple(sorted(merge.chosen)), []).append(merge.performance)
+        for chosen, found in by_set.items():
+            rows.append(for_set(one.known, chosen, 1.0 / len(chosen)))
+            values.append(float(np.mean(found)))
+            same.append((one.zoo.name, len(chosen)))
+            every.append(len(chosen))
     if not rows:
         return {}
     target = np.array(values)
-    found = {}
+    estimates = {}
     for name, direction in DIRECTIONS.items():
         if name == "k" or any(name not in row for row in rows):
             continue
         column = np.array([row[name] for row in rows]) * direction
-        found[name] = (
+        estimates[name] = (
             bootstrap(_within(column, target, same), same, replicates=REPLICATES),
             bootstrap(_within(column, target, every), every, replicates=REPLICATES),
         )
-    return found
+    return estimates
 
 
 def _within(x: Floats, y: Floats, groups: Sequence[object]) -> Callable[[NDArray[np.int64]], float]:

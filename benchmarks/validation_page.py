@@ -12,7 +12,7 @@ from validate_linear_ranks import FORMS as LINEAR_FORMS
 from validate_synthetic import EXPERTS, SEEDS, Case, Found
 from validate_zoo import Estimate, Evidence, correlations, expert_correlations, knees, settings, studied_correlations
 from zoo_merges import Merge
-from zoo_metrics import INPUTS
+from zoo_metrics import ANSWERED, INPUTS
 
 __all__ = ["page"]
 
@@ -42,9 +42,12 @@ for closed forms, which are marked as such.
 | distance | mean over experts t of ‖λΣτ - τ_t‖²/‖τ_t‖², from the Gram matrix alone | less |
 | input distance | the same, ‖τ‖² being Σ ‖τx‖² over inputs x of linear layers on {INPUTS} unlabelled texts | less |
 | output distance | the same, ‖τ‖² being Σ ‖o‖², o how far the *whole expert* moves the output on these texts | less |
+| agreement | share of {ANSWERED} unlabelled texts of t that e + λΣo answers as expert t; e: output of the base | more |
+| base agreement | share of these texts that the *base* answers as expert t does | more |
 
-Directions were fixed beforehand; rank correlations are Spearman's, times that direction, so that positive is as
-expected. **Within k**: ranks are taken among sets of the same number of experts, as that number alone explains much.
+Directions were fixed beforehand, but the two agreements were thought of when the others had been seen to fail here.
+Rank correlations are Spearman's, times that direction, so that positive is as expected. **Within k**: ranks are
+taken among sets of the same number of experts, as that number alone explains much.
 Intervals of 95 % are from a bootstrap over sets, bold where they exclude nought. There are eight experts per base and
 sets share them, so intervals are too narrow for a claim about other experts; that a sign holds on all bases says more.
 """
@@ -94,8 +97,9 @@ k itself is over all sets.
 _ZOO = """\
 ## The zoo
 
-Bases: {bases}. Sets are prefixes of permutations that lie far apart, merged by task arithmetic at λ = 1/k, which is
-averaging, and at a fixed λ, and scored on test items of their experts' tasks. *Noise allows* is the correlation with
+Bases: {bases}.
+Sets are prefixes of permutations that lie far apart, merged by task arithmetic at λ = 1/k, which is averaging,
+and at a fixed λ, and scored on test items of their experts' tasks. *Noise allows* is the correlation with
 this measurement that a perfect prediction could be expected to have, from two halves of the items.
 """
 
@@ -137,9 +141,9 @@ all experts gain, means over sets, one expert alone first).
 _STUDIES = """\
 ### Cells of studies
 
-Merges by several methods, λ and density tuned for each, three draws of experts for every k: {used}. Distances are
-those of averaging, whatever the method. *Same base*: ranks among sets of one base, method and k, of which there are
-few; *all bases*: among all sets of one method and k.
+Merges by several methods, λ and density tuned for each, three draws of experts for every k: {used}.
+A set counts once, with the mean over methods; distances are those of averaging. *Same base*: ranks among sets of one
+base and k, of which there are no more than three; *all bases*: among all sets of one k.
 
 {table}
 """

@@ -1,10 +1,12 @@
-"""What a few unlabelled inputs of every task tell of the zoo's experts, in two ways.
+"""What a few unlabelled inputs of every task tell of the zoo's experts, in three ways.
 
 Changes τ_i act on a task's inputs. ``input``: Σ over linear layers and their inputs x, as the base computes them, of
 ⟨τ_i x, τ_j x⟩: what RegMean's statistics hold, weighed layer by layer. ``output``: Σ over texts of ⟨o_i, o_j⟩, where
-o_i is how far the whole expert moves the embedding that the base gives: one pass of each expert over the texts.
+o_i is how far the whole expert moves the embedding that the base gives: one pass of each expert over the texts. And the
+same outputs with the embeddings of the choices, for `Answers`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,19 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from answers import Answers
 from mergewise.study.zoo_family import ZooWorkshop
-from mergewise.zoo.encoder import Encoder
+from mergewise.zoo.encoder import Encoder, choice_embeddings
 from mergewise.zoo.store import load_tasks
 from zoo_cells import ZooBase
 
-__all__ = ["INPUTS", "zoo_metrics"]
+__all__ = ["ANSWERED", "INPUTS", "read_answers", "zoo_answers", "zoo_metrics"]
 
 INPUTS = 32
 """Texts of each task, from its validation split; their labels are not looked at."""
+
+ANSWERED = 64
+"""Texts of each task for `Answers`."""
 
 _ROWS = 256  # of each layer's inputs
 
@@ -56,6 +62,28 @@ def zoo_metrics(zoo: ZooBase, workshop: ZooWorkshop, count: int = INPUTS) -> dic
                 each = np.stack([(seen[name] @ change.T).ravel() for change in changes])
                 found[task] += (each @ each.T) * (1.0 / len(seen[name]))
     return {"input distance": found, "output distance": outputs}
+
+
+def zoo_answers(zoo: ZooBase, workshop: ZooWorkshop, count: int = ANSWERED) -> dict[str, NDArray[np.float32]]:
+    """Return what base and experts give for texts of every task, as arrays by name for `read_answers`."""
+    tasks = load_tasks(workshop.plans.sources.tasks_file)
+    chosen = [tasks[items.name] for items in zoo.tasks.values()]
+    labeller, encoder = Encoder(workshop.plans.sources.base), Encoder(zoo.base.path)
+    rows = [encoder.tokenize([example.text for example in task.validation[:count]], task.max_length) for task in chosen]
+    at_base = np.stack([encoder.embed_tokens(one) for one in rows])
+    moved = []
+    for model in zoo.experts.values():
+        encoder.load_tensors(_weights(model.path))
+        moved.append(np.stack([encoder.embed_tokens(one) for one in rows]) - at_base)
+    heads = {f"head {n}": choice_embeddings(labeller, task, task.validation) for n, task in enumerate(chosen)}
+    return {"at base": at_base, "moved": np.stack(moved), **heads}
+
+
+def read_answers(arrays: Mapping[str, NDArray[np.float32]]) -> Answers:
+    """Return what `zoo_answers` found, in float64."""
+    wide = {name: array.astype(np.float64) for name, array in arrays.items()}
+    heads = [wide[f"head {n}"] for n in range(wide["at base"].shape[0])]
+    return Answers(wide["at base"], wide["moved"], heads)
 
 
 def _weights(folder: Path) -> dict[str, NDArray[np.float32]]:
