@@ -6,6 +6,7 @@ Every quantity comes with the direction in which it is meant to go with the merg
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ def opposite_signs(base: Path, experts: Sequence[Path]) -> Floats:
     opposite, changed = np.zeros((n, n)), 0
     with safe_open(base / "model.safetensors", "numpy") as origin:
         names = sorted(origin.keys())
-    files = [safe_open(folder / "model.safetensors", "numpy") for folder in (base, *experts)]
+    files: list[Any] = [safe_open(folder / "model.safetensors", "numpy") for folder in (base, *experts)]
     for name in names:
         start, *others = [file.get_tensor(name).ravel() for file in files]
         for first in range(0, start.size, _BLOCK):

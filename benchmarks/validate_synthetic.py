@@ -140,13 +140,16 @@ def find(case: Case, folder: Path | None = None) -> Found:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             each.append(_find(case, seed, Path(scratch)))
     stops = [one.width_stops for one in each if one.width_stops is not None]
+    means = {
+        name: float(np.mean([getattr(one, name) for one in each])) for name in ("consumed", "safe", "most", "full")
+    }
     return Found(
-        *(float(np.mean([getattr(one, name) for one in each])) for name in ("consumed", "safe", "most", "full")),
+        means["consumed"], means["safe"], means["most"], means["full"],
         np.mean([one.occupied for one in each], axis=0),
         float(np.mean([one.filled for one in each])),
         float(np.mean(stops)) if stops else None,
         np.mean([one.interference for one in each], axis=0),
-    )
+    )  # fmt: skip
 
 
 def _find(case: Case, seed: int, folder: Path) -> Found:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergewise.study.cells import CellSpec, Model, Result, TaskItems, digest_of_files, run_sweep
+from mergewise.study.cells import Bench, CellSpec, Model, Result, TaskItems, digest_of_files, run_sweep
 from mergewise.study.store import CellStore
-from mergewise.study.zoo_family import ZooBench, ZooFamily, ZooWorkshop
+from mergewise.study.zoo_family import ZooFamily, ZooWorkshop
 from mergewise.theory.subsets import subset_plan
 from mergewise.zoo.bases import BASES
 from mergewise.zoo.build import default_cache
@@ -100,7 +100,7 @@ def own_cells(zoo: ZooBase) -> Iterator[tuple[CellSpec, ...]]:
 
 def measured_cells(zoo: ZooBase, workshop: ZooWorkshop, store: CellStore) -> list[Result]:
     """Return the cells of a base, and make those that are missing."""
-    bench: ZooBench | None = None
+    bench: Bench | None = None
     results = []
     for sweep in own_cells(zoo):
         known = [store.load(spec.key) for spec in sweep]

@@ -57,10 +57,10 @@ def zoo_metrics(zoo: ZooBase, workshop: ZooWorkshop, count: int = INPUTS) -> dic
     found = np.zeros_like(outputs)
     for name in linear:
         changes = [expert[name] - base[name] for expert in experts]
-        for task, seen in enumerate(inputs):
+        for place, seen in enumerate(inputs):
             if name in seen:
                 each = np.stack([(seen[name] @ change.T).ravel() for change in changes])
-                found[task] += (each @ each.T) * (1.0 / len(seen[name]))
+                found[place] += (each @ each.T) * (1.0 / len(seen[name]))
     return {"input distance": found, "output distance": outputs}
 
 
