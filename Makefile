@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-all lint core bench bench-all clean
+.PHONY: help demo test test-all lint core bench bench-all validate clean
 
 RUNS ?= 5
 COMPARE = $(BIN)/python benchmarks/compare.py
@@ -51,6 +51,9 @@ bench-all: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure
 	$(COMPARE) peers --runs $(RUNS)
 	$(COMPARE) options --runs 3 --methods linear
 	$(BIN)/python benchmarks/report.py
+
+validate: $(VENV)/study  ## Compare what limits says with what merges are worth, and write docs/validation.md; merges are kept
+	$(BIN)/python benchmarks/validate.py --write docs
 
 clean:  ## Remove the virtual environments and what the tools left
 	rm -rf $(VENV) $(VENV)-core $(VENV)-mergekit $(VENV)-sd-mecha $(VENV)-fusionbench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out

@@ -1,10 +1,10 @@
-"""Two plain charts as SVG text: bars on a logarithmic scale, and lines through measured points from the origin."""
+"""Plain charts as SVG text: bars on a logarithmic scale, lines from the origin, and estimates with their intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["bars", "lines"]
+__all__ = ["bars", "intervals", "lines"]
 
 _WIDTH = 720
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a7a7a")
@@ -95,6 +95,47 @@ def lines(title: str, x_label: str, y_label: str, series: Mapping[str, Sequence[
         at = min(y + 4, at - 14)
         parts.append(f'<text x="{_WIDTH - right + 8}" y="{at:.1f}" style="fill:{colour}">{escape(name)}</text>')
     return _document(title, height, parts)
+
+
+def intervals(
+    title: str,
+    note: str,
+    series: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[tuple[float, float, float] | None]]],
+) -> str:
+    """Return estimates between -1 and 1 with their intervals, one mark per series in every row.
+
+    Args:
+        title: Of the chart.
+        note: What the numbers are.
+        series: Names of the series.
+        rows: A label, and for every series an estimate with the ends of its interval, or None.
+    """
+    left, right, step = 150, 24, 11
+    pitch = step * len(series) + 10
+    bottom = 66 + pitch * len(rows)
+
+    def x(value: float) -> float:
+        return left + (min(1.0, max(-1.0, value)) + 1.0) / 2.0 * (_WIDTH - left - right)
+
+    parts = [_text(12, 22, title, "t"), *_legend(series, 42)]
+    for tick in (-1.0, -0.5, 0.0, 0.5, 1.0):
+        parts.append(_line(x(tick), 56, x(tick), bottom, "a" if tick == 0.0 else "g"))
+        parts.append(_text(x(tick), bottom + 15, f"{tick:g}", "m", "middle"))
+    parts.append(_text((left + _WIDTH - right) / 2, bottom + 32, note, "m", "middle"))
+    for i, (label, estimates) in enumerate(rows):
+        parts.append(_text(left - 8, 66 + pitch * i + pitch / 2, label, "", "end"))
+        for j, found in enumerate(estimates):
+            if found is None:
+                continue
+            colour, y = _COLOURS[j % len(_COLOURS)], 66 + pitch * i + step * (j + 0.5)
+            value, low, high = found
+            parts.append(
+                f'<line x1="{x(low):.1f}" y1="{y:.1f}" x2="{x(high):.1f}" y2="{y:.1f}" stroke="{colour}" '
+                'stroke-width="2"/>'
+            )
+            parts.append(f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
+    return _document(title, bottom + 42, parts)
 
 
 def _document(title: str, height: float, parts: Sequence[str]) -> str:

@@ -75,6 +75,13 @@ def test_any_set_has_a_width_a_coverage_and_a_conflict(found):
     assert found.coverage_of([1])[1] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_any_set_has_a_distance_to_each_of_its_experts(found):
+    """In random position they are nearly orthogonal and of about one length, so averaging keeps 1/k of each."""
+    np.testing.assert_allclose(found.distance_of([2]), [0.0], atol=1e-12)
+    np.testing.assert_allclose(found.distance_of([0, 3, 4]), 1 - 1 / 3, atol=0.1)
+    np.testing.assert_allclose(found.distance_of([0, 3], 0.0), 1.0)
+
+
 def test_copies_and_noughts_are_left_out_of_the_recommendation(tmp_path):
     paths = write(tmp_path, 5, rank=3, copies={3: 1}, noughts={4})
     found = mw.limits(mw.survey(paths[0], paths[1:]))

@@ -30,7 +30,7 @@ def test_the_numbers_are_the_last_and_the_first_that_meet_their_bounds(consumed,
         more = max(0, k - consumed.size)
         return consumed[:k].sum() + more * consumed.mean()
 
-    tiny = 1e-6 * (1 + capacity)
+    tiny = 2e-6 * (1 + capacity)
     assert taken(found.most) <= capacity + tiny
     assert taken(found.most + 1) > capacity - tiny
     assert taken(found.full) >= capacity + slack - tiny
@@ -44,6 +44,11 @@ def test_ten_equal_experts_in_a_matrix_of_four_hundred():
     found = threshold(np.full(10, 50.0), 400)
     assert (found.safe, found.most, found.full) == (5, 8, 11)
     assert transition_width(0.01) == pytest.approx(6.92327, abs=1e-5)
+
+
+def test_experts_that_fill_a_matrix_exactly_fit_whatever_rounding_adds_to_their_ranks():
+    assert threshold(np.full(4, 16.0 * (1 + 1e-12)), 64).most == 4
+    assert threshold(np.full(4, 16.001), 64).most == 3
 
 
 def test_experts_that_take_nothing_up_always_fit():

@@ -45,6 +45,25 @@ def test_opposite_experts_are_as_wide_as_one_since_the_hull_is_symmetric():
     np.testing.assert_allclose(found.mean[1], found.mean[0])
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=9))
+def test_orthogonal_experts_of_any_lengths_have_the_closed_form(lengths):
+    found = width(np.diag(np.square(lengths)), samples=4096)
+    wanted = ORTHOGONAL[: len(lengths)]
+    assert (np.abs(found.mean - wanted) < 5.0 * found.mean_errors + 5e-4).all()
+    assert (np.abs(found.greedy - wanted) < 5.0 * found.greedy_errors + 5e-4).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=9), st.data())
+def test_multiples_of_one_expert_of_either_sign_add_no_width(lengths, data):
+    signs = data.draw(st.lists(st.sampled_from([-1.0, 1.0]), min_size=len(lengths), max_size=len(lengths)))
+    vector = np.array(lengths) * signs
+    found = width(np.outer(vector, vector), samples=256)
+    np.testing.assert_allclose(found.mean, found.mean[0], rtol=1e-6)
+    np.testing.assert_allclose(found.greedy, found.mean[0], rtol=1e-6)
+
+
 @settings(deadline=None, max_examples=50)
 @given(grams(), st.data())
 def test_width_is_monotone_and_submodular_sample_by_sample(gram, data):

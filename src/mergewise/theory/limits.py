@@ -13,6 +13,7 @@ from mergewise.errors import SurveyError
 from mergewise.theory.coverage import JointClaims
 from mergewise.theory.crosstalk import Collision, collisions
 from mergewise.theory.dimension import MatrixRoom, matrix_room
+from mergewise.theory.distance import distances
 from mergewise.theory.groups import OUTSIDE, grouped, kind_of, layer_of, short_names
 from mergewise.theory.recommendation import Recommendation, recommend
 from mergewise.theory.relations import Finding, findings
@@ -101,6 +102,17 @@ class Limits:
     def coverage_of(self, experts: Sequence[int]) -> tuple[float, float]:
         """Return the coverage and the conflict of any set of experts, as shares of all coordinates."""
         return self.claims.of(experts)
+
+    def distance_of(self, experts: Sequence[int], scale: float | None = None) -> NDArray[np.float64]:
+        """Return how far a merge of any set is from each of its experts, see ``theory.distance``, (experts,) float64.
+
+        Args:
+            experts: The set, as numbers from zero.
+            scale: λ of task arithmetic; by default 1/k, which is averaging.
+        """
+        model = self.model
+        products = model.cosines * np.outer(model.norms, model.norms)
+        return distances(products, experts, 1.0 / max(1, len(experts)) if scale is None else scale)
 
     def summary(self) -> dict[str, Any]:
         """Return the limits as plain data, without what is known of every matrix and direction."""

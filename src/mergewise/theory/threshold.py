@@ -17,6 +17,9 @@ __all__ = ["Threshold", "threshold", "transition_width", "weighted_quartiles"]
 NEVER = 1 << 20
 """Stands for more experts than anybody has."""
 
+_ROUNDING = 1e-6
+"""Of the capacity: experts that fill a matrix exactly fit, though their ranks come out a rounding error larger."""
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -48,8 +51,11 @@ def threshold(consumed: NDArray[np.float64], capacity: int, eta: float = 0.01) -
         eta: η, how unlikely it may be that it is otherwise.
     """
     slack = transition_width(eta) * math.sqrt(capacity)
+    rounding = _ROUNDING * capacity
     return Threshold(
-        _most(consumed, capacity - slack), _most(consumed, float(capacity)), _least(consumed, capacity + slack)
+        _most(consumed, capacity - slack + rounding),
+        _most(consumed, capacity + rounding),
+        _least(consumed, capacity + slack - rounding),
     )
 
 

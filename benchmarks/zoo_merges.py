@@ -1,0 +1,125 @@
+"""Measured merges of the zoo, as numbers: from cells of `zoo_cells.py`, and from what cells of studies there are."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergewise.study.cells import Result, scores_of
+from zoo_cells import ZooBase
+
+__all__ = ["Merge", "merges_of", "study_merges", "study_results"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One merge, scored on the tasks of its experts.
+
+    Attributes:
+        base: Name of the base.
+        method: The method, and what sets its settings apart where several are compared.
+        chosen: The experts, as numbers in the order of the zoo.
+        scale: λ of task arithmetic, 1/k of averaging; NaN where λ does not multiply a plain sum.
+        normalised: (experts,) float64, accuracy of the merge over that of the expert, on each expert's task.
+        gained: (experts,) float64, accuracy of the merge less that of the base.
+        own: (experts,) float64, accuracy of the expert less that of the base.
+        halves: (2, experts) float64, ``normalised`` of every other item, from the first and from the second.
+    """
+
+    base: str
+    method: str
+    chosen: tuple[int, ...]
+    scale: float
+    normalised: Floats
+    gained: Floats
+    own: Floats
+    halves: Floats
+
+    @property
+    def performance(self) -> float:
+        """Normalised performance, the mean over the merged experts."""
+        return float(self.normalised.mean())
+
+    @property
+    def retained(self) -> float:
+        """What is left of the experts' gains over the base, Σ gained/Σ own: 0 at the base, 1 at the experts."""
+        return float(self.gained.sum() / self.own.sum())
+
+
+def merges_of(zoo: ZooBase, results: Iterable[Result]) -> list[Merge]:
+    """Return the merges among results of one base; those of the base and its experts themselves must be there too."""
+    known = {model.digest: place for place, model in enumerate(zoo.experts.values())}
+    tasks = [task.name for task in zoo.tasks.values()]
+    right: dict[str, list[tuple[Result, dict[str, Floats]]]] = {}
+    for result in results:
+        scores = {name: np.asarray(one, np.float64) for name, one in scores_of(result).items()}
+        right.setdefault("+".join(result["inputs"]["experts"]), []).append((result, scores))
+    if zoo.base.digest not in right or any(digest not in right for digest in known):
+        return []
+    at_base = right[zoo.base.digest][0][1]
+    at_expert = {place: right[digest][0][1][tasks[place]] for digest, place in known.items()}
+    found = []
+    for digests, group in right.items():
+        members = digests.split("+")
+        if len(members) < 2 or any(one not in known for one in members):
+            continue
+        chosen = tuple(known[one] for one in members)
+        for result, scores in group:
+            found.append(_merge(zoo.name, result, chosen, tasks, scores, at_base, at_expert))
+    return sorted(found, key=lambda one: (one.method, len(one.chosen), one.chosen, one.scale))
+
+
+def _merge(
+    base: str,
+    result: Result,
+    chosen: tuple[int, ...],
+    tasks: Sequence[str],
+    scores: Mapping[str, Floats],
+    at_base: Mapping[str, Floats],
+    at_expert: Mapping[int, Floats],
+) -> Merge:
+    inputs = result["inputs"]
+    mine = [scores[tasks[i]] for i in chosen]
+    experts = [at_expert[i] for i in chosen]
+    bases = [at_base[tasks[i]] for i in chosen]
+    averaged = inputs["method"] == "average"
+    plain = averaged or inputs["method"] == "task_arithmetic"
+    halves = [[a[h::2].mean() / b[h::2].mean() for a, b in zip(mine, experts, strict=True)] for h in (0, 1)]
+    return Merge(
+        base, inputs["method"], chosen,
+        1.0 / len(chosen) if averaged else float(inputs["parameters"]["lambda"]) if plain else float("nan"),
+        np.array([a.mean() / b.mean() for a, b in zip(mine, experts, strict=True)]),
+        np.array([a.mean() - b.mean() for a, b in zip(mine, bases, strict=True)]),
+        np.array([a.mean() - b.mean() for a, b in zip(experts, bases, strict=True)]),
+        np.array(halves),
+    )  # fmt: skip
+
+
+def study_results(folder: Path) -> list[Result]:
+    """Return all cells of studies that were scored on test items, in the order of their keys."""
+    found = []
+    for path in sorted(folder.glob("??/*.json")):
+        content = json.loads(path.read_bytes())
+        if content.get("inputs", {}).get("split") == "test":
+            found.append(content)
+    return found
+
+
+def study_merges(zoo: ZooBase, results: Iterable[Result]) -> tuple[str, list[Merge]]:
+    """Return the merges of a base from the study that has most of them, and what tells that study apart.
+
+    Results are of one study if the same code scored them on as many items.
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        inputs = result["inputs"]
+        if inputs["base"] == zoo.base.digest:
+            groups.setdefault(f"code {inputs['code'][:8]}, {inputs['limit']} items", []).append(result)
+    merges = {name: merges_of(zoo, group) for name, group in sorted(groups.items())}
+    best = max(merges, key=lambda name: len(merges[name]), default="")
+    return best, merges.get(best, [])
