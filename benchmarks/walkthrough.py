@@ -24,6 +24,7 @@ from mergewise.zoo.build import default_cache
 from mergewise.zoo.family import HELD_IN
 from selection import Set, Store, open_family, right, tuned
 
+NAMES = tuple(name.replace(" ", "-") for name in HELD_IN)
 COUNTS = (1, 2, 4)
 LINES = 14
 
@@ -38,14 +39,15 @@ def main() -> None:
     options = parser.parse_args()
     store = Store(options.source.absolute() / f"{options.base}.jsonl")
     family = open_family(options.base, (options.cache or default_cache()).absolute())
+    place = None if options.write is None else options.write.absolute()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("base").symlink_to(family.base)
-        for name, expert in zip(HELD_IN, family.experts, strict=True):
+        for name, expert in zip(NAMES, family.experts, strict=True):
             Path(name).symlink_to(expert)
         text = page(options.base, store)
-    if options.write:
-        options.write.write_text(text, "utf-8")
+    if place:
+        place.write_text(text, "utf-8")
     else:
         print(text)
 
@@ -86,25 +88,32 @@ table has the mean over all sets of k experts on test items, beside what the for
 | k | all sets: mean (least to largest) | law |
 |---|---|---|
 {rows}
+
+The law is furthest from the mean at k = {furthest}, by {miss:+.3f}. It is a law of losses of means,
+with weights that sum to one ([forecast.md](forecast.md)); these merges are sums at full length, in which each expert
+adds its own task's gain. It says when to stop for a mean; for a sum of experts that hardly collide, go by the
+measured column.
 """
 
 
 def page(base: str, store: Store) -> str:
     """Return the page."""
-    experts = len(HELD_IN)
-    names = " ".join(f"--expert {name}" for name in HELD_IN)
+    experts = len(NAMES)
+    names = " ".join(f"--expert {name}" for name in NAMES)
     survey = run(f"mergewise survey --base base {names} -o eight.survey")
     advice = run("mergewise limits eight.survey", LINES)
     write_cells(store, Path("measured.csv"))
     law = run(f"mergewise forecast measured.csv --scores --experts {experts} --stop 0.02")
     found = forecast(read_cells("measured.csv", scores=True), stop=0.02, experts=experts)
-    laws = {point.k: f"{found.value(point.loss):.3f}" for point in found.curve}
+    laws = {point.k: found.value(point.loss) for point in found.curve}
     merged = run(
         f"mergewise merge --method task_arithmetic --base base {names} --select auto --survey eight.survey merged"
     )
     recipe = Path("merged/mergewise_recipe.yaml").read_text("utf-8")
     chosen = [entry["model"] for entry in yaml.safe_load(recipe)["models"]]
-    rows = (f"| {k} | {all_sets(store, k)} | {laws.get(k, '')} |" for k in range(1, experts + 1))
+    rows = [f"| {k} | {all_sets(store, k)} | {laws[k]:.3f} |" for k in range(1, experts + 1)]
+    misses = {k: laws[k] - float(np.mean(scores_of_all(store, k))) for k in laws if k <= experts}
+    furthest = max(misses, key=lambda k: abs(misses[k]))
     return PAGE.format(
         base=base,
         survey=survey,
@@ -113,8 +122,10 @@ def page(base: str, store: Store) -> str:
         law=law,
         merged=merged,
         checked=run("mergewise verify merged"),
-        outcome=outcome(store, tuple(sorted(HELD_IN.index(name) for name in chosen))),
+        outcome=outcome(store, tuple(sorted(NAMES.index(name) for name in chosen))),
         rows="\n".join(rows),
+        furthest=furthest,
+        miss=misses[furthest],
     )
 
 
@@ -131,33 +142,37 @@ def run(command: str, lines: int | None = None) -> str:
 
 def write_cells(store: Store, path: Path) -> None:
     """Write the small merges of the planned subsets with their scores on validation items."""
-    experts = len(HELD_IN)
+    experts = len(NAMES)
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["k", "subset", "score"])
         for k, sets in subset_plan(experts, COUNTS).items():
             for chosen in sets:
-                rows.writerow([k, "+".join(HELD_IN[i] for i in chosen), f"{score(store, chosen, 'validation'):.6f}"])
+                rows.writerow([k, "+".join(NAMES[i] for i in chosen), f"{score(store, chosen, 'validation'):.6f}"])
 
 
 def score(store: Store, chosen: Set, split: str) -> float:
     """Return the normalised score of a measured merge on all tasks."""
-    experts = len(HELD_IN)
+    experts = len(NAMES)
     alone = np.array([right(store.known[(i,), 1.0][split]).mean(axis=1)[i] for i in range(experts)])
     answers = store.known[chosen, tuned(store, experts, len(chosen))][split]
     return float((right(answers).mean(axis=1) / alone).mean())
 
 
+def scores_of_all(store: Store, k: int) -> list[float]:
+    """Return the scores of all sets of k experts on test items."""
+    return [score(store, chosen, "test") for chosen in itertools.combinations(range(len(NAMES)), k)]
+
+
 def all_sets(store: Store, k: int) -> str:
-    """Return the scores of all sets of k experts in words."""
-    experts = len(HELD_IN)
-    found = [score(store, chosen, "test") for chosen in itertools.combinations(range(experts), k)]
+    """Return the same in words."""
+    found = scores_of_all(store, k)
     return f"{np.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})"
 
 
 def outcome(store: Store, chosen: Set) -> str:
     """Return what the chosen experts' merge scores, in words."""
-    experts = len(HELD_IN)
+    experts = len(NAMES)
     alone = np.array([right(store.known[(i,), 1.0]["test"]).mean(axis=1)[i] for i in range(experts)])
     shares = right(store.known[chosen, tuned(store, experts, len(chosen))]["test"]).mean(axis=1) / alone
     own = shares[list(chosen)].mean()
