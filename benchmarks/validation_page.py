@@ -283,7 +283,7 @@ def _studies(evidence: Sequence[Evidence]) -> str:
     sets = sum(len({tuple(sorted(merge.chosen)) for merge in one.studied}) for one in evidence)
     if sets < _LEAST_SETS:
         return (
-            f"### Cells of studies\n\nStudies had merged {sets} different sets of these bases' experts when this page was "
+            f"### Cells of studies\n\nStudies had merged {sets} sets of these bases' experts when this page was "
             f"made: fewer than the\n{_LEAST_SETS} that are asked for here, so nothing is said of them."
         )
     found = studied_correlations(evidence)
