@@ -20,6 +20,8 @@ Linear = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
 Group = tuple[Evidence, str, Sequence[Merge]]
 Table = list[Sequence[str]]
 
+_LEAST_SETS = 12  # of studies: rank correlations of fewer say nothing
+
 _HEAD = f"""\
 # Does any of it predict anything?
 
@@ -278,9 +280,13 @@ def _knees(evidence: Sequence[Evidence], figures: dict[str, str]) -> str:
 
 
 def _studies(evidence: Sequence[Evidence]) -> str:
+    sets = sum(len({tuple(sorted(merge.chosen)) for merge in one.studied}) for one in evidence)
+    if sets < _LEAST_SETS:
+        return (
+            f"### Cells of studies\n\nStudies had merged {sets} sets of these bases' experts when this page was "
+            f"made: fewer than the\n{_LEAST_SETS} that are asked for here, so nothing is said of them."
+        )
     found = studied_correlations(evidence)
-    if not found:
-        return "### Cells of studies\n\nThere were none of these bases when this page was made."
     used = "; ".join(f"{one.zoo.name}, {len(one.studied)} merges ({one.study})" for one in evidence if one.studied)
     rows: Table = [[_named(name), *(_estimate(estimate) for estimate in row)] for name, row in found.items()]
     return _STUDIES.format(used=used, table=_table(["normalised performance", "same base", "all bases"], rows))
