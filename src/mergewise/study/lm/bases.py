@@ -76,7 +76,9 @@ def fetched(path: str, *, offline: bool, progress: Progress) -> Path:
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}
     try:
         return Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=_FILES, local_files_only=offline)
+            snapshot_download(
+                repository, revision=revision or None, allow_patterns=list(_FILES), local_files_only=offline
+            )
         )
     except Exception as fault:  # whatever networks and the Hub answer
         reason = " ".join(str(fault).split())[:160]

@@ -244,7 +244,7 @@ class Harness:
         scored = {
             _prompt(task, doc)
             for split in ("validation", "test")
-            for task in self.items(name, options, split).leaves.values()  # type: ignore[arg-type]
+            for task in self.items(name, options, split).leaves.values()
             for doc in task.eval_docs
         }
         if options.train:
