@@ -157,7 +157,8 @@ def answers_of_language_model(
         The number of the choice for every item, and by how much it is ahead of the next one, in nats.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
     fault = model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
     assert not fault.unexpected_keys, fault
     assert set(fault.missing_keys) <= {"lm_head.weight"}, fault
