@@ -45,12 +45,16 @@ def merged(method: str, base: Weights, experts: Sequence[Weights], given: Mappin
     if method in {"tsv_m", "iso_c", "wudi_ridge"}:
         delta = {name: _on_matrix(method, [tau[name] for tau in taus], given) for name in base}
     elif method == "average":
-        delta, scale = {name: np.sum([tau[name] for tau in taus], axis=0) / len(taus) for name in base}, 1.0
+        delta, scale = {name: _sum([tau[name] for tau in taus]) / len(taus) for name in base}, 1.0
     elif method == "task_arithmetic":
-        delta = {name: np.sum([tau[name] for tau in taus], axis=0) for name in base}
+        delta = {name: _sum([tau[name] for tau in taus]) for name in base}
     else:
         delta = _voted(method, taus, given)
     return {name: (base[name] + scale * delta[name]).astype(np.float32) for name in base}
+
+
+def _sum(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    return np.asarray(sum(arrays))
 
 
 def _voted(method: str, taus: Sequence[Weights], given: Mapping[str, Any]) -> Weights:
@@ -137,8 +141,7 @@ def _svd(matrix: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.nd
 
 def _nearest_orthonormal(matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     left, _, right = _svd(matrix)
-    nearest: np.ndarray[Any, Any] = left @ right
-    return nearest
+    return np.asarray(left @ right)
 
 
 # ---- scoring --------------------------------------------------------------------------------------------------------
@@ -154,7 +157,8 @@ def answers_of_language_model(
         The number of the choice for every item, and by how much it is ahead of the next one, in nats.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
     fault = model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
     assert not fault.unexpected_keys, fault
     assert set(fault.missing_keys) <= {"lm_head.weight"}, fault

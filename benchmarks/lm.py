@@ -154,7 +154,8 @@ def say(folder: Path, models: Mapping[str, Path]) -> None:
         PROMPTS["film_review"][0].format("a dull and lifeless two hours ."),
     ]
     for name, path in (("base", models["smollm"]), ("merged", out)):
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        model.eval()
         print(f"\n{name}:")
         for prompt in prompts:
             tokens = tokenizer(prompt, return_tensors="pt")

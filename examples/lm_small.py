@@ -126,7 +126,7 @@ def write_base(folder: Path, steps: int) -> None:
     model.save_pretrained(folder)
 
 
-def main(folder: Path, steps: int = 100) -> None:
+def main(folder: Path, steps: int = 40) -> None:
     """Make everything that examples/lm-small.yaml names."""
     write_tasks(folder / "tasks")
     write_base(folder / "base", steps)

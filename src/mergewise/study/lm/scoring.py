@@ -44,7 +44,7 @@ class LmBench:
             os.environ["HF_ALLOW_CODE_EVAL"] = "1"
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             base.path, dtype=getattr(torch, settings.dtype), local_files_only=True
         )
         self._model = model.to(device or "cpu").eval()  # type: ignore[arg-type]  # decorated without types

@@ -93,10 +93,11 @@ def train(folder: Path, base: Path, examples: Path, options: TrainOptions, *, ch
             )
         except TypeError as fault:
             raise StudyError(f"experts.train.arguments: TrainingArguments {str(fault).split('() ')[-1]}.") from fault
+        drawn: Any = list(_drawn(rows, options))  # anything with a length and items
         trainer = Trainer(
             model=model,
             args=arguments,
-            train_dataset=list(_drawn(rows, options)),  # anything with a length and items
+            train_dataset=drawn,
             data_collator=lambda batch: _padded(batch, tokenizer.pad_token_id or tokenizer.eos_token_id or 0),
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -111,9 +112,10 @@ def _with_adapter(model: Any, options: TrainOptions) -> Any:
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - an extra
 
     targets = options.lora.targets
-    config = LoraConfig(
+    make: Any = LoraConfig  # which takes fractions for alpha, too
+    config = make(
         r=options.lora.rank,
-        lora_alpha=options.lora.alpha,  # type: ignore[arg-type]  # fractions are fine
+        lora_alpha=options.lora.alpha,
         lora_dropout=options.lora.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
