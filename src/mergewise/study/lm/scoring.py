@@ -47,7 +47,7 @@ class LmBench:
         model: Any = AutoModelForCausalLM.from_pretrained(
             base.path, dtype=getattr(torch, settings.dtype), local_files_only=True
         )
-        self._model = model.to(device or "cpu").eval()  # type: ignore[arg-type]  # decorated without types
+        self._model = model.to(device or "cpu").eval()
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         self._lm = HFLM(
             pretrained=self._model,
