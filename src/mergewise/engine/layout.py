@@ -37,7 +37,7 @@ COUNT_BINS = 1 << 20
 
 _STREAM_BYTES = 3 << 20  # what a piece takes stays in the caches while it is worked on, be the experts few or many
 # tensors up to here stay in hand from one stage to the next; others are read again, which is better where it is cheap
-_WINDOW_ELEMENTS, _COSTLY_WINDOW_ELEMENTS = 1 << 20, 1 << 24
+_WINDOW_BYTES, _COSTLY_WINDOW_BYTES = 1 << 24, 1 << 28
 _LEAST_BITS = 4  # of the number of bins
 _LEAST_ELEMENTS = 1 << 12  # of rows that need much memory per element, since they are short
 _RANKING_BYTES = 36  # what it takes to rank one element of a row, beside a workspace
@@ -55,12 +55,12 @@ class Layout:
     Attributes:
         threads: Workers.
         arena_bytes: Working memory of each.
-        window_elements: Tensors up to here stay in hand from one stage to the next.
+        window_bytes: Tensors whose rows take no more stay in hand from one stage to the next.
     """
 
     threads: int
     arena_bytes: int
-    window_elements: int = _WINDOW_ELEMENTS
+    window_bytes: int = _WINDOW_BYTES
 
     def piece_elements(self, job: TensorJob) -> int:
         """Return how many elements of a tensor a worker takes in hand at once.
@@ -70,7 +70,7 @@ class Layout:
         if isinstance(job.program, WholeProgram | MatrixProgram):
             return max(1, job.numel)
         room = (self.arena_bytes - _ranking_bytes(job)) // bytes_per_element(job)
-        if _gathers(job) and job.numel <= min(room, self.window_elements):
+        if _gathers(job) and job.numel <= min(room, self.window_bytes // bytes_per_element(job)):
             return job.numel
         window = min(room, _STREAM_BYTES // bytes_per_element(job))
         if _by_row(job) and job.row <= max(window, _least_elements(job)):
@@ -122,7 +122,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int, extra: int = 0, 
         )
     workers = max(1, min(wanted, room // max(1, least)))
     costly = any(source.costly for source in plan.sources)
-    return Layout(workers, room // workers - beside, _COSTLY_WINDOW_ELEMENTS if costly else _WINDOW_ELEMENTS)
+    return Layout(workers, room // workers - beside, _COSTLY_WINDOW_BYTES if costly else _WINDOW_BYTES)
 
 
 def bins_per_rank(ranks: int) -> int:
