@@ -15,7 +15,17 @@ from mergewise.method.masks import Masks
 from mergewise.method.matrix import KEPT_RATIO, PANEL_ELEMENTS, TallMatrices, safe_scale
 from mergewise.method.parameters import Parameter
 
-__all__ = ["EIGENVALUES", "EIGH", "MATRICES", "SQUARES", "Panels", "kept_elements", "matrix_method", "panel_elements", "tall_matrices"]
+__all__ = [
+    "EIGENVALUES",
+    "EIGH",
+    "MATRICES",
+    "SQUARES",
+    "Panels",
+    "kept_elements",
+    "matrix_method",
+    "panel_elements",
+    "tall_matrices",
+]
 
 Panels = Iterator[tuple[tuple[slice, slice], Any]]
 """The merged delta, panel by panel, each with its place."""

@@ -48,7 +48,7 @@ def _total(tall: TallMatrices) -> tuple[Made, Any]:
     """Return the sum of the task vectors, panel by panel, and all of it if it is kept."""
     if not tall.kept:
         return tall.total, None
-    store = None
+    store: Any = None
     for panel in tall.panels:
         total = tall.total(panel)
         store = _empty(tall, total) if store is None else store
@@ -216,7 +216,8 @@ def _less(side: Made, common_left: Made, along: Any) -> Made:
 
 def _own(tall: TallMatrices, expert: int, common_left: Made, most: int, floor: float) -> tuple[Any, Any, Any]:
     """Return the singular values and right vectors of X less what is common, and U_cᵀX, (q, n)."""
-    products = along = None
+    products: Any = None
+    along: Any = None
     for panel in tall.panels:
         part, common = tall.part(expert, panel), common_left(panel)
         xp = array_api_compat.array_namespace(part)
