@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import mergewise as mw
 from mergewise.engine.layout import Layout
-from mergewise.method import matrix
+from mergewise.method import matrix, spectral
 from reference import DTYPES, round_once
 from reference_spectral import FORMULAS, knots, wudi
 from support import save_model
@@ -227,6 +227,46 @@ def test_a_gram_matrix_that_cannot_tell_is_replaced_by_a_qr_factorisation(monkey
     called.clear()
     matrix.right_singular(lambda: iter([x]), 5)  # the first five are far above all that
     assert not called
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_few_singular_vectors_of_many_are_those_of_a_whole_decomposition(repeated):
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=(n, 128)))[0] for n in (300, 128))
+    values = np.geomspace(1.0, 0.01, 128)
+    values[:8] = values[0] if repeated else values[:8]  # inverse iteration must tell equal ones apart
+    x = u * values @ v.T
+    sigma, vectors = matrix.right_singular(lambda: iter([x]), 16)
+    np.testing.assert_allclose(sigma, values[:16], rtol=1e-10)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(16), atol=1e-10)
+    np.testing.assert_allclose(vectors @ vectors.T, v[:, :16] @ v[:, :16].T, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["tsv_m", "iso_c", "iso_cts"])
+@pytest.mark.parametrize("shape", [(300, 70), (70, 300), (70, 70)])
+def test_what_is_kept_in_memory_is_what_would_be_made_again(name, shape, monkeypatch):
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=shape)
+    x = [common + rng.normal(size=shape) for _ in range(3)]
+    kept = deltas_of(name, x)
+    monkeypatch.setattr(matrix, "KEPT_RATIO", 0)
+    assert_near(deltas_of(name, x), kept, 1e-11)
+
+
+@pytest.mark.parametrize("own", [1e-5, 1e-6])
+def test_what_is_left_of_an_expert_is_looked_at_itself_where_products_cancel(own, monkeypatch):
+    # nearly all of an expert is common: the difference of two Gram matrices knows nothing of the rest
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=(n, 12)))[0] for n in (60, 20))
+    common = u[:, :10] * np.geomspace(1.0, 0.3, 10) @ v[:, :10].T
+    one = own * np.outer(u[:, 10], v[:, 10])
+    x = [common + one, common - one * 0.999999]
+    told = []
+    from_gram = spectral.from_gram
+    monkeypatch.setattr(spectral, "from_gram", lambda *given: told.append(from_gram(*given)) or told[-1])
+    found = deltas_of("iso_cts", x, common_fraction=0.5)
+    assert told == [None, None]
+    assert_near(found, FORMULAS["iso_cts"](x, common_fraction=0.5), 1e-6)
 
 
 @each_method

@@ -125,6 +125,8 @@ def _one_blas_thread(plan: Plan) -> AbstractContextManager[object]:
     whole = plan.adapter or any(isinstance(job.program, MatrixProgram | WholeProgram) for job in plan.jobs)
     if not whole:
         return nullcontext()
+    if any(isinstance(job.program, MatrixProgram) for job in plan.jobs):
+        import scipy.linalg  # noqa: F401, PLC0415 - brings a BLAS of its own, which must be there to be kept in check
     from threadpoolctl import threadpool_limits  # noqa: PLC0415 - looks at every loaded library
 
     limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")

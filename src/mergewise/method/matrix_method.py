@@ -12,10 +12,20 @@ import array_api_compat
 from mergewise.method.base import Cost, LinearProgram, MatrixProgram, Merging, Method, Program, Settings
 from mergewise.method.linear import LAMBDA, weighted_sum
 from mergewise.method.masks import Masks
-from mergewise.method.matrix import PANEL_ELEMENTS, TallMatrices, safe_scale
+from mergewise.method.matrix import KEPT_RATIO, PANEL_ELEMENTS, TallMatrices, safe_scale
 from mergewise.method.parameters import Parameter
 
-__all__ = ["EIGENVALUES", "EIGH", "MATRICES", "SQUARES", "Panels", "matrix_method", "panel_elements", "tall_matrices"]
+__all__ = [
+    "EIGENVALUES",
+    "EIGH",
+    "MATRICES",
+    "SQUARES",
+    "Panels",
+    "kept_elements",
+    "matrix_method",
+    "panel_elements",
+    "tall_matrices",
+]
 
 Panels = Iterator[tuple[tuple[slice, slice], Any]]
 """The merged delta, panel by panel, each with its place."""
@@ -39,6 +49,11 @@ def tall_matrices(arrays: Sequence[Any], *, turn: bool = True) -> TallMatrices |
     turned = turn and rows < columns
     peak = TallMatrices(arrays, turned).largest()
     return TallMatrices(arrays, turned, safe_scale(peak)) if peak > 0.0 else None
+
+
+def kept_elements(rows: int, columns: int) -> int:
+    """Return the elements of what is kept of a tall matrix: all or none."""
+    return rows * columns if rows <= KEPT_RATIO * columns else 0
 
 
 def panel_elements(rows: int, columns: int) -> int:
