@@ -168,7 +168,8 @@ def main(folder: Path) -> None:
     done = run(folder, cache_folder())
     assert not done.document["failures"], done.document["failures"]
     show(done.document["tables"]["tasks"])
-    found = sorted((folder / "cache" / "models").iterdir())
+    whole = [path for path in (folder / "cache" / "models").iterdir() if not path.name.startswith(".")]
+    found = sorted(whole, key=lambda path: path.stat().st_mtime)  # of models of one name, the newest
     say(folder, {path.name.removeprefix("smollm-").rpartition("-")[0] or "smollm": path for path in found})
 
 
