@@ -25,7 +25,7 @@ RECIPES = {
     },
     "an adapted base": {
         "merge_method": "task_arithmetic", "base_model": "BASE+stable",
-        "models": ["E1", "E2+plain"], "parameters": {"weight": 0.5},
+        "models": [{"model": "E1"}, {"model": "E2+plain"}], "parameters": {"weight": 0.5},
     },
     "slices": {
         "merge_method": "passthrough",
