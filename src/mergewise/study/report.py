@@ -5,13 +5,13 @@ from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mergewise.study.figures import PALETTE, score_figure, task_figure, task_label
 from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE
 from mergewise.study.table import as_csv
+from mergewise.study.template import page_environment
 
 __all__ = ["render"]
 
@@ -20,13 +20,7 @@ Record = dict[str, Any]
 
 def render(results: Record) -> str:
     """Return the report as one HTML document."""
-    environment = Environment(
-        loader=PackageLoader("mergewise.study", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters |= {"f3": _three_places, "ci": _interval, "task_label": task_label, "settings": _settings}
     return environment.get_template("report.html.j2").render(
         r=results,

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mergewise.study.chart import Figure
@@ -22,6 +21,7 @@ from mergewise.study.paper_figures import QUALITIES, SIDES, Grid, grid_of, paper
 from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE
 from mergewise.study.svg import figure_svg, key_svg, panel_svg
 from mergewise.study.tables import csv_of
+from mergewise.study.template import page_environment
 
 __all__ = ["render_study", "write_report"]
 
@@ -82,13 +82,7 @@ def render_study(document: Record) -> str:
     """Return the report as one HTML document."""
     grid = grid_of(document)
     shown = shown_first(grid)
-    environment = Environment(
-        loader=PackageLoader("mergewise.study", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters |= {"score": _score, "signed": _signed, "share": _share, "stacked": _stacked}
     tables = document["tables"]
     published = _published(grid)
