@@ -1,6 +1,7 @@
 """What the zoo costs and what its models are worth: seconds by layers, items that a score needs, accuracies.
 
     python benchmarks/zoo.py [--cache FOLDER] [--items 200] [--write docs/zoo.md]
+    python benchmarks/zoo.py --study OUT --write docs    # docs/study.md and its figures, from a study's results in OUT
 
 Everything runs on one thread, and seconds are processor seconds, so that other programs disturb them little. Speeds are
 measured on bases cut from the whole one, so nothing need be trained for them; accuracies and the number of items are
@@ -30,6 +31,7 @@ from mergewise.zoo.making import Making
 from mergewise.zoo.store import is_whole, load_tasks
 from mergewise.zoo.tasks import Task
 from mergewise.zoo.training import train_expert, write_checkpoint
+from study_page import write_study
 
 STEPS = 5
 TIMED_TASKS = ("film_review", "newsgroup")  # of sentences and of documents
@@ -46,7 +48,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None, help="where the zoo is kept")
     parser.add_argument("--items", type=int, default=200, help="test items per task for accuracies")
     parser.add_argument("--write", type=Path, default=None, help="write the tables there instead of printing them")
+    parser.add_argument("--study", type=Path, default=None, help="write study.md from this folder of results instead")
     options = parser.parse_args()
+    if options.study:
+        if not options.write:
+            parser.error("--study needs --write DOCS, the folder for study.md and study/")
+        print(write_study(options.study, options.write))
+        return
     torch.set_num_threads(1)
     cache = (options.cache or default_cache()).absolute()
     plans = prepare_family(cache, print)

@@ -1,6 +1,7 @@
 """The report as a browser shows it: charts render, controls work, and nothing is loaded or complained about."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -82,7 +83,11 @@ def test_bases_sizes_and_methods_can_be_chosen(opened):
     assert shown(page, "#figure-headline .point") == 6 * 3
     page.uncheck("input[name=method][value=ties]")
     assert shown(page, "#figure-headline .point") == 5 * 3
-    assert shown(page, "#scores tbody tr") == 6 * 3
+    assert "TIES" not in [
+        entry.inner_text() for entry in page.query_selector_all("#figure-headline .legend li") if entry.is_visible()
+    ]
+    assert shown(page, "details.scores") == 1
+    assert shown(page, "details.scores tbody tr") == (4 + 3) + (4 + 2)
     page.check("input[name=quality][value=pt]")
     assert shown(page, "#figure-headline svg.panel") == 2
 
@@ -99,6 +104,43 @@ def test_the_number_of_experts_and_the_method_of_figures_can_be_chosen(opened):
     page.select_option("select[name=focus]", "rht")
     found = page.query_selector_all("#figure-count .point")
     assert {node.get_attribute("aria-label")[:4] for node in found if node.is_visible()} == {"RHT,"}
+
+
+def test_what_score_tables_show_can_be_chosen(opened):
+    page = opened()
+    one = page.query_selector("#scores-it-large-held_in tbody tr:nth-child(2) td:nth-child(2)")
+    assert re.fullmatch(r"\d\.\d{3}\s\[\d\.\d{3}, \d\.\d{3}\]\sraw \d\.\d{3}", one.inner_text().strip())
+    page.select_option("select[name=measure]", "gain")
+    assert re.fullmatch(r"[+−]\d\.\d{3}\s\[[+−]\d\.\d{3}, [+−]\d\.\d{3}\]", one.inner_text().strip())
+    page.select_option("select[name=measure]", "beats")
+    assert re.fullmatch(r"[01]\.\d\d", one.inner_text().strip())
+
+
+@pytest.mark.parametrize("width", [1200, 800, 390])
+def test_tables_fit_and_can_be_read(opened, width):
+    page = opened(width=width)
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    page.select_option("select[name=measure]", "normalised")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert (
+        page.eval_on_selector_all(
+            ".scroll", "nodes => nodes.filter(node => node.scrollWidth > node.clientWidth).map(node => node.ariaLabel)"
+        )
+        == []
+    )
+    overlap = page.eval_on_selector_all(
+        "details.scores td > span:not(.off), details.costs td",
+        """nodes => nodes.filter(node => { const cell = node.closest('td').getBoundingClientRect();
+        return [...node.childNodes].some(child => { const range = document.createRange(); range.selectNode(child);
+        const text = range.getBoundingClientRect();
+        return text.left < cell.left - 1 || text.right > cell.right + 1; }); }).length""",
+    )
+    assert overlap == 0
+    smallest = page.eval_on_selector_all(
+        "td, th, td small, th small",
+        "nodes => Math.min(...nodes.map(node => parseFloat(getComputedStyle(node).fontSize)))",
+    )
+    assert smallest >= 11
 
 
 def test_values_are_told_on_hover_and_by_keys(opened):

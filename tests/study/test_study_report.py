@@ -13,6 +13,7 @@ from study_fakes import TINY, study
 
 from mergewise.study.errors import StudyError
 from mergewise.study.paper_figures import grid_of, paper_figures, shown_first
+from mergewise.study.published import published_evidence
 from mergewise.study.run import study_report
 from mergewise.study.study_report import render_study, write_report
 from mergewise.study.tables import csv_of
@@ -125,7 +126,7 @@ def test_every_verdict_is_told_under_its_question(grids, pages):
         assert f'id="verdict-{verdict["question"]}"' in pages["whole"]
         assert verdict["claim"] in page.text
         assert verdict["evidence"] in page.text
-    assert "5. Do the methods become alike at scale?" in page.text
+    assert "5 · Do the methods become alike at scale?" in page.text
 
 
 def test_charts_can_be_read_without_seeing_them(pages):
@@ -174,15 +175,76 @@ def test_without_resvg_the_figures_are_svg_and_one_sentence_says_so(grids, tmp_p
 
 def test_scores_stand_beside_the_best_expert_the_base_and_other_methods(grids, pages):
     tables, page = grids["whole"]["tables"], Page(pages["whole"])
-    scores = [row for row in page.tables["scores"][1:] if row]
-    assert len(scores) == len(tables["scores"])
-    for row, record in zip(scores, tables["scores"], strict=True):
-        gain = f"{record['held_in_gain']:+.3f} [".replace("-", "−")
-        assert any(cell.startswith(gain) for cell in row)
-        assert row.count(f"{record['held_in_beats_base']:.2f}") >= 1
+    labels = {"base": "Base, not merged", "multitask": "Multitask"}
+    for row in tables["scores"]:
+        for side in ("held_in", "held_out"):
+            head, *lines = page.tables[f"scores-{row['base']}-{side}"]
+            cell = {line[0]: line for line in lines}[labels.get(row["method"], row["label"])][
+                1 + (2, 4, 8).index(row["k"])
+            ]
+            assert f"n {row[f'{side}_items']}" in head[1 + (2, 4, 8).index(row["k"])]
+            gain = f"{row[f'{side}_gain']:+.3f} [".replace("-", "−")
+            parts = [f"{row[f'{side}_normalised']:.3f} [", f"raw {row[f'{side}_raw']:.3f}", gain.replace(" [", " [")]
+            assert all(part in cell for part in parts)
+            assert cell.endswith(f" {row[f'{side}_beats_base']:.2f}")
+            if side == "held_in":
+                own = next(line for line in lines if line[0].startswith("Each task"))
+                assert f"raw {row['held_in_expert']:.3f}" in own[1 + (2, 4, 8).index(row["k"])]
     compared = page.tables["comparisons"][1:]
     assert len(compared) == len(tables["comparisons"])
     assert compared[0][5].startswith(f"{tables['comparisons'][0]['difference']:+.3f}".replace("-", "−"))
+
+
+def test_sure_differences_of_methods_are_counted(grids, pages):
+    rows = [row for row in grids["whole"]["tables"]["comparisons"] if row["side"] == "held_in"]
+    _, *lines = Page(pages["whole"]).tables["wins-held_in"]
+    names = list(grids["whole"]["study"]["methods"])
+    counts = {(one, other): lines[i][1 + j] for i, one in enumerate(names) for j, other in enumerate(names)}
+    above = [row for row in rows if (row["method"], row["other"]) == ("task_arithmetic", "rht")]
+    assert len(above) == 12
+    assert counts["task_arithmetic", "rht"] == str(sum(row["difference_low"] > 0 for row in above))
+    assert counts["rht", "task_arithmetic"] == str(sum(row["difference_high"] < 0 for row in above)) != "0"
+    assert counts["rht", "rht"] == "–"
+
+
+def test_costs_stand_by_base_method_and_number(grids, pages):
+    page = Page(pages["whole"])
+    for row in grids["whole"]["tables"]["costs"]:
+        head, *lines = page.tables[f"costs-{row['base']}"]
+        column = 1 + (2, 4, 8).index(row["k"])
+        assert f"{row['bytes_in'] / 1e6:.4g} MB" in head[column]
+        assert {line[0]: line for line in lines}[row["label"]][column] == f"{row['merge_seconds']:.3g}"
+
+
+def test_verdicts_say_what_they_rest_on_and_what_is_published(grids, pages):
+    text = Page(pages["whole"]).text
+    names = "pt-small, pt-large, it-small, it-large; k = 2, 4, 8; Averaging, Task Arithmetic, TIES, DARE-TIES."
+    assert f"Rests on 144 merges: {names}" in text
+    assert "so far" not in text
+    for evidence in published_evidence().values():
+        assert f"Published: {evidence}" in text
+    broken = Page(pages["broken"]).text
+    assert "Rests on none of 144 merges (k = 2, 4, 8; Averaging, Task Arithmetic, TIES, DARE-TIES)." in broken
+
+
+def test_a_verdict_on_a_part_of_the_merges_says_so(run):
+    options = {"broken_training": "it-small task_a"}
+    page = Page(render_study(run(study(TINY, bases="all", options=options)).document))
+    assert "holds so far, on 16 of 32 merges" in page.text
+    assert "Rests on 16 of 32 merges: pt-large, it-large; k = 2, 3; Averaging, Task Arithmetic." in page.text
+
+
+def test_without_instruction_tuned_bases_none_is_called_strong(run):
+    page = Page(render_study(run(study(TINY, bases=["pt-small", "pt-large"])).document))
+    assert "The methods at the largest base (pretrained, large)" in page.text
+    assert "no instruction-tuned bases, which count as strong; those that it has are shown" in page.text
+    assert page.text.count("It takes instruction-tuned bases, of which this study has none.") == 2
+
+
+def test_a_legend_goes_with_what_it_stands_for(pages):
+    assert '<li data-method="ties"><svg' in pages["whole"]
+    assert '<li data-quality="pt"><svg' in pages["whole"]  # of figure 3
+    assert re.search(r"<li><svg[^>]*>.*?</svg>8 experts</li>", pages["whole"])  # of figure 6, for all methods
 
 
 def test_a_verdict_without_evidence_names_the_cells_that_failed(grids):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from study_fakes import study
 
+from mergewise.study.asked import Basis
 from mergewise.study.measured import Measured
 from mergewise.study.store import Failure
 from mergewise.study.summary import Row, Score
@@ -116,6 +117,50 @@ def test_what_a_study_does_not_compare_is_left_open():
     some = rows()
     without = {key: row for key, row in some.items() if key != ("it-large", "ties", 8)}
     assert found(without)["5"].verdict == OPEN
+
+
+def test_a_study_without_instruction_tuned_bases_says_nothing_of_strong_ones():
+    weak = study(bases=["pt-small", "pt-large"], multitask=True)
+    verdict = found(rows(held_out=lambda *_: 1.05, multitask=0.9, of=weak), weak)
+    for question in ("1", "3a", "3b", "5"):
+        assert (verdict[question].verdict, verdict[question].effect) == (OPEN, None)
+        assert "instruction-tuned" in verdict[question].evidence
+        assert (verdict[question].basis.merges, verdict[question].basis.wanted) == (0, 0)
+    assert verdict["3a"].evidence.endswith(
+        "At the others, pt-small, pt-large, held-out scores are +0.050 [+0.049, +0.051] against the base = 1."
+    )
+    assert found({}, weak)["3a"].evidence == "It takes instruction-tuned bases, of which this study has none."
+
+
+def test_verdicts_say_what_they_rest_on():
+    whole = {question: verdict.basis for question, verdict in found(rows()).items()}
+    bases, paper = ("pt-small", "pt-large", "it-small", "it-large"), ("average", "task_arithmetic", "ties", "dare_ties")
+    assert whole["1"] == whole["2"] == whole["7"] == Basis(bases, paper, (2, 4, 8), 144, 144)
+    assert whole["3a"] == Basis(bases[2:], paper, (2, 4, 8), 72, 72)
+    assert whole["3b"] == whole["5"] == Basis(bases[2:], paper, (8,), 24, 24)
+    assert whole["4"] == Basis(bases, paper, (2, 8), 96, 96)
+    assert whole["6a"] == Basis(bases, ("rht", *paper), (2, 4, 8), 180, 180)
+
+
+def test_a_base_that_lacks_a_merge_does_not_count_and_is_not_named():
+    without = {key: row for key, row in rows().items() if key != ("it-small", "ties", 4)}
+    partial = found(without)
+    assert partial["1"].basis.bases == ("pt-large", "it-large")
+    assert (partial["1"].basis.merges, partial["1"].basis.wanted) == (72, 144)
+    assert "at small" not in partial["1"].evidence
+    assert partial["2"].basis.bases == ("pt-small", "pt-large")
+    assert partial["3a"].basis.bases == ("it-large",)
+    assert partial["4"].basis.merges == 96  # of two and eight experts nothing is missing
+    assert partial["6a"].basis.bases == partial["7"].basis.bases == ("pt-small", "pt-large", "it-large")
+
+
+def test_further_methods_are_compared_where_none_lacks_a_score():
+    scores = {"pt-small": 0.5, "pt-large": 0.9, "it-small": 0.9, "it-large": 0.9}
+    some = rows(lambda base, method, k: scores[base.name] + (0.05 if method == "rht" else 0))
+    without = {key: row for key, row in some.items() if key[:2] != ("pt-small", "rht")}
+    verdict = found(without)["6a"]
+    assert (verdict.verdict, verdict.effect[0]) == (HOLDS, pytest.approx(0.05))  # 0.15 if the others kept pt-small
+    assert verdict.basis.merges == 135
 
 
 def test_where_cells_failed_the_reason_names_their_method_and_number():

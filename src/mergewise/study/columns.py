@@ -77,7 +77,12 @@ TABLES: dict[str, dict[str, str]] = {
         "measure": "what is measured, in words",
         "effect": "interval; positive where it speaks for the claim; None where the study cannot say anything",
         "verdict": "'holds', 'does not hold' or 'not enough evidence here'",
-        "evidence": "a sentence with the figures, written from the data",
+        "evidence": "a sentence with the figures, or with what is missing, written from the data",
+        "bases": "names of the bases whose scores it rests on, joined by ', '",
+        "methods": "names of the methods, joined in the same way",
+        "k": "numbers of merged experts, joined in the same way",
+        "merges": "number of merges that it rests on",
+        "merges_wanted": "how many that would be if all were there; 0 where the study never compares these",
     },
     "tuning": {
         **_WHICH,

@@ -54,9 +54,14 @@ class Grid:
         return list(dict.fromkeys(base["size"] for base in ordered))
 
     @property
-    def strong(self) -> str:
-        """The kind of base that counts as strong: instruction-tuned, if there are such."""
-        return "it" if "it" in self.qualities else self.qualities[0]
+    def strong(self) -> list[Record]:
+        """Bases that count as strong, the instruction-tuned ones; empty if there are none."""
+        return [base for base in self.bases if base["quality"] == "it"]
+
+    @property
+    def largest(self) -> Record:
+        """The largest strong base, or the largest of all if none is strong."""
+        return max(self.strong or self.bases, key=lambda base: int(base["parameters"]))
 
     def base(self, quality: str, size: str) -> Record | None:
         """Return the base of a kind and size."""
@@ -111,12 +116,14 @@ def _headline(grid: Grid) -> Figure:
 def _against_multitask(grid: Grid) -> Figure:
     panels = [
         _panel(grid, _name(base), _all_methods(grid, base, "held_out"), _tags(base))
-        for base in grid.bases
-        if base["quality"] == grid.strong
+        for base in grid.strong or grid.bases
     ]
+    which = "Strong (instruction-tuned) bases only."
+    if not grid.strong:
+        which = "This study has no instruction-tuned bases, which count as strong; those that it has are shown."
     return _scores(
         "multitask", "Held-out tasks: merging against multitask training", "held_out", panels,
-        "Strong bases only. Dotted: one model trained on all held-in tasks together, scored on the same tasks.",
+        f"{which} Dotted: one model trained on all held-in tasks together, scored on the same tasks.",
     )  # fmt: skip
 
 
@@ -198,10 +205,10 @@ def _count_by_size(grid: Grid) -> Figure:
 
 
 def _methods_at_scale(grid: Grid) -> Figure:
-    base = max((one for one in grid.bases if one["quality"] == grid.strong), key=lambda one: int(one["parameters"]))
+    base, which = grid.largest, "largest strong base" if grid.strong else "largest base"
     panels = [_panel(grid, SIDES[side], _all_methods(grid, base, side), {}) for side in SIDES]
     return Figure(
-        "methods", f"The methods at the largest strong base ({_name(base)})",
+        "methods", f"The methods at the {which} ({_name(base)})",
         "Held-in is against each task's own expert, held-out against the base; a model trained on all tasks is dotted.",
         "normalised score", axis(panels, 1), tuple(panels), (1.0, "expert or base = 1"),
     )  # fmt: skip

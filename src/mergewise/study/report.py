@@ -9,7 +9,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mergewise.study.figures import PALETTE, score_figure, task_figure, task_label
-from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE
+from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE, arrow
 from mergewise.study.table import as_csv
 from mergewise.study.template import page_environment
 
@@ -21,7 +21,13 @@ Record = dict[str, Any]
 def render(results: Record) -> str:
     """Return the report as one HTML document."""
     environment = page_environment()
-    environment.filters |= {"f3": _three_places, "ci": _interval, "task_label": task_label, "settings": _settings}
+    environment.filters |= {
+        "f3": _three_places,
+        "ci": _interval,
+        "task_label": task_label,
+        "settings": _settings,
+        "arrow": arrow,
+    }
     return environment.get_template("report.html.j2").render(
         r=results,
         figures={

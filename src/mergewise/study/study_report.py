@@ -15,15 +15,17 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mergewise.study.asked import parameter_text
 from mergewise.study.chart import Figure
 from mergewise.study.figures import PALETTE
+from mergewise.study.page_tables import cost_tables, rests_on, score_tables, wins
 from mergewise.study.paper_figures import QUALITIES, SIDES, Grid, grid_of, paper_figures, shown_first
-from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE
+from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE, arrow, published_evidence
 from mergewise.study.svg import figure_svg, key_svg, panel_svg
 from mergewise.study.tables import csv_of
 from mergewise.study.template import page_environment
 
-__all__ = ["render_study", "write_report"]
+__all__ = ["QUESTIONS", "published_rows", "render_study", "sizes_beside", "write_figures", "write_report"]
 
 Record = Mapping[str, Any]
 
@@ -35,6 +37,12 @@ QUESTIONS = {
     "5": "Do the methods become alike at scale?",
     "6": "Where do the methods beyond the paper's stand?",
     "7": "Is a merge better than the best single expert?",
+}
+MEASURES = {
+    "normalised": "normalised, with raw below",
+    "raw": "raw",
+    "gain": "raw, over the best single expert",
+    "beats": "probability of beating the base",
 }
 TABLES = {
     "scores": "scores",
@@ -62,20 +70,27 @@ def write_report(document: Record, out: Path, progress: Callable[[str], None] | 
     """
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    grid = grid_of(document)
-    shown = shown_first(grid)
     lacks = _png_lacks()
     if lacks and progress:
         progress(f"the figures are written as SVG only, not as PNG: {lacks}")
-    for number, figure in enumerate(paper_figures(grid), 1):
-        drawing = figure_svg(figure, shown, number, _note(figure, grid, shown))
-        name = f"{number}-{figure.name}"
-        _put(folder / f"{name}.svg", drawing.encode())
+    for path in write_figures(document, folder):
         if not lacks:
-            _put(folder / f"{name}.png", _png(drawing))
+            _put(path.with_suffix(".png"), _png(path.read_text("utf-8")))
     page = out / "report.html"
     _put(page, render_study(document).encode())
     return page
+
+
+def write_figures(document: Record, folder: Path) -> list[Path]:
+    """Write every figure as `NUMBER-NAME.svg` into a folder that exists, and return the files in order."""
+    grid = grid_of(document)
+    shown = shown_first(grid)
+    written = []
+    for number, figure in enumerate(paper_figures(grid), 1):
+        path = folder / f"{number}-{figure.name}.svg"
+        _put(path, figure_svg(figure, shown, number, _note(figure, grid, shown)).encode())
+        written.append(path)
+    return written
 
 
 def render_study(document: Record) -> str:
@@ -83,9 +98,13 @@ def render_study(document: Record) -> str:
     grid = grid_of(document)
     shown = shown_first(grid)
     environment = page_environment()
-    environment.filters |= {"score": _score, "signed": _signed, "share": _share, "stacked": _stacked}
+    environment.filters |= {
+        "score": _score, "signed": _signed, "share": _share, "stacked": _stacked, "seconds": _seconds,
+        "arrows": _arrows,
+        "rests_on": lambda verdict: rests_on(verdict, grid.methods),
+    }  # fmt: skip
     tables = document["tables"]
-    published = _published(grid)
+    published = published_rows(grid)
     links = {name: (title, _csv_link(csv_of(name, tables[name])), len(tables[name])) for name, title in TABLES.items()}
     links["published"] = ("published values beside ours", _csv_link(_published_csv(published)), len(published))
     return environment.get_template("study.html.j2").render(
@@ -93,15 +112,16 @@ def render_study(document: Record) -> str:
         grid=grid,
         qualities=QUALITIES,
         shown=shown,
-        questions=[
-            (number, question, [v for v in tables["verdicts"] if v["question"].startswith(number)])
-            for number, question in QUESTIONS.items()
-        ],
+        questions=[(QUESTIONS[verdict["question"][0]], verdict) for verdict in tables["verdicts"]],
         figures=[_drawn(figure, number, grid, shown) for number, figure in enumerate(paper_figures(grid), 1)],
-        scores=tables["scores"],
-        costs=tables["costs"],
+        scores=score_tables(grid),
+        costs=cost_tables(grid),
+        wins=wins(grid, tables["comparisons"]),
         comparisons=tables["comparisons"],
         sides=SIDES,
+        measures=MEASURES,
+        papers=published_evidence(),
+        sizes_beside=sizes_beside(grid),
         links=links,
         published=published,
         published_note=PUBLISHED_NOTE,
@@ -125,13 +145,23 @@ def _drawn(figure: Figure, number: int, grid: Grid, shown: Mapping[str, str]) ->
         "lacks": figure.lacks,
         "missing": [point.text for point in figure.missing],
         "points": len(list(figure.points())),
-        "legend": [(Markup(key_svg(series)), series.name) for series in figure.legend()],  # noqa: S704 - ours, escaped
+        "across": 4 if figure.panels and len(figure.panels) % 4 == 0 else 2,
+        "legend": [
+            (_common_tags(figure, series.name), Markup(key_svg(series)), series.name)  # noqa: S704 - ours, escaped
+            for series in figure.legend()
+        ],
         "panels": [
             (panel.tags, Markup(panel_svg(panel, figure, shown)))  # noqa: S704 - ours, escaped
             for panel in figure.panels
         ],
         "svg": "data:image/svg+xml;base64," + b64encode(drawing.encode()).decode(),
     }
+
+
+def _common_tags(figure: Figure, name: str) -> dict[str, str]:
+    """Return the tags that all series of a name share: a legend's entry goes when they all go."""
+    tags = [set(series.tags.items()) for panel in figure.panels for series in panel.series if series.name == name]
+    return dict(sorted(set.intersection(*tags)))
 
 
 def _note(figure: Figure, grid: Grid, shown: Mapping[str, str]) -> str:
@@ -154,17 +184,17 @@ def _note(figure: Figure, grid: Grid, shown: Mapping[str, str]) -> str:
     return " ".join(words)
 
 
-def _published(grid: Grid) -> list[Record]:
+def published_rows(grid: Grid) -> list[Record]:
     """Return published rows, then the same of ours: task arithmetic with fewest and most experts, and multitask."""
     found: list[Record] = [
         {
             "source": "published",
             "base": row.base,
             "experts": "2 → 8",
-            "held_in": "{:.2f} → {:.2f}".format(*row.held_in),
-            "held_in_multitask": row.held_in_multitask,
-            "held_out": "{:.2f} → {:.2f}".format(*row.held_out),
-            "held_out_multitask": row.held_out_multitask,
+            "held_in": arrow(row.held_in),
+            "held_in_multitask": arrow(row.held_in_multitask),
+            "held_out": arrow(row.held_out),
+            "held_out_multitask": arrow(row.held_out_multitask),
         }
         for row in PUBLISHED
     ]
@@ -181,6 +211,15 @@ def _published(grid: Grid) -> list[Record]:
                 record[column] = " → ".join(_score(row, f"{side}_normalised") if row else "missing" for row in rows)
         found.append(record)
     return found
+
+
+def sizes_beside(grid: Grid) -> str:
+    """Say how large the paper's models are, and how large these."""
+    sizes = [int(base["parameters"]) for base in grid.bases]
+    return (
+        f"Its models have one to 64 billion parameters, those here {parameter_text(min(sizes))} to "
+        f"{parameter_text(max(sizes))}: shapes can be compared, not values."
+    )
 
 
 def _published_csv(rows: Sequence[Record]) -> str:
@@ -208,8 +247,18 @@ def _stacked(text: str) -> Markup:
     return Markup("{} <small>{}</small>").format(estimate, ends) if ends else Markup("{}").format(estimate)
 
 
+def _arrows(text: str) -> Markup:
+    """Set the intervals of scores that an arrow joins apart."""
+    return Markup(" → ").join(map(_stacked, text.split(" → ")))
+
+
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _seconds(value: float | None) -> str:
+    """Write seconds with three figures, in full above a thousand."""
+    return "missing" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _signed(row: Record, name: str) -> str:

@@ -31,6 +31,7 @@ SHAPES = (
 DASHES = ("", "6 3", "2 3")
 DODGE = 0.07  # of a step of the horizontal axis, between neighbouring series
 GAP = 14.0  # between panels of a file
+TICK = 13.0  # size of letters at the axes: pages show four panels in a row at three quarters of their size
 
 
 def style(theme: str) -> str:
@@ -53,7 +54,7 @@ def panel_svg(panel: Panel, figure: Figure, shown: Shown) -> str:
     label = escape(f"{figure.title}: {panel.title}. {figure.y_title} over {panel.x_title}.", quote=True)
     return (
         f'<svg class="panel" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="group" tabindex="0" aria-label="{label}">'
-        f"{_frame(panel, figure)}{''.join(_marks(panel, figure.axis, shown, interactive=True))}</svg>"
+        f"{_frame(panel, figure)}{''.join(_marks(panel, figure.axis, shown))}</svg>"
     )
 
 
@@ -68,7 +69,7 @@ def key_svg(series: Series) -> str:
 def figure_svg(figure: Figure, shown: Shown, number: int, note: str) -> str:
     """Return a figure as an SVG file in light colours, with title, legend, panels and a note, as `shown` has it."""
     panels = figure.panels
-    columns = min(4 if len(panels) > 4 else max(2, len(panels)), max(1, len(panels)))
+    columns = min(4 if len(panels) > 4 else 2, max(1, len(panels)))
     width = max(640.0, columns * (WIDTH + GAP) + GAP)
     parts = [_text(GAP, 24, f"Figure {number}. {figure.title}", "ink", 16, weight=600)]
     x, y = GAP, 46.0
@@ -82,15 +83,16 @@ def figure_svg(figure: Figure, shown: Shown, number: int, note: str) -> str:
     y += 16
     for index, panel in enumerate(panels):
         row, column = divmod(index, columns)
-        marks = "".join(_marks(panel, figure.axis, shown, interactive=False))
         left, top = GAP + column * (WIDTH + GAP), y + row * (HEIGHT + GAP)
-        parts.append(f'<g transform="translate({left:g} {top:g})">{_frame(panel, figure)}{marks}</g>')
+        parts.append(
+            f'<g transform="translate({left:g} {top:g})">{_frame(panel, figure)}{_still(panel, figure.axis, shown)}</g>'
+        )
     height = y + -(-len(panels) // columns) * (HEIGHT + GAP) + 24
     parts.append(_text(GAP, height - 12, note, "dim", 12))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'height="{height:g}" font-family="DejaVu Sans, Helvetica, Arial, sans-serif" role="img">'
-        f"<title>{escape(figure.title)}</title><style>{style('light')}</style>"
+        f"<title>{escape(figure.title)}</title><style>{style('light')}</style>{_shapes(figure)}"
         f'<rect width="100%" height="100%" fill="{PALETTE["light"]["page"]}"/>{"".join(parts)}</svg>\n'
     )
 
@@ -121,15 +123,15 @@ def _y(axis: Axis, value: float) -> float:
 def _frame(panel: Panel, figure: Figure) -> str:
     """Draw what does not depend on values: title, grid, ticks, the line that scores are held against."""
     axis, bottom = figure.axis, HEIGHT - BOTTOM
-    parts = [_text(LEFT, 16, panel.title, "ink", 13, weight=600)]
+    parts = [_text(LEFT, 16, panel.title, "ink", 14.5, weight=600)]
     for value, label in axis.ticks:
         parts.append(_line(LEFT, _y(axis, value), WIDTH - RIGHT, _y(axis, value), "grid"))
-        parts.append(_text(LEFT - 6, _y(axis, value) + 4, label, "dim", 11.5, "end"))
+        parts.append(_text(LEFT - 6, _y(axis, value) + 4, label, "dim", TICK, "end"))
     for index, label in enumerate(panel.ticks):
-        parts.append(_text(_x(panel, index), bottom + 16, label, "ink", 11.5, "middle"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, panel.x_title, "dim", 11.5, "middle"))
+        parts.append(_text(_x(panel, index), bottom + 16, label, "ink", TICK, "middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, panel.x_title, "dim", TICK, "middle"))
     middle = (TOP + bottom) / 2
-    y_title = _text(0, 0, figure.y_title, "dim", 11.5, "middle")
+    y_title = _text(0, 0, figure.y_title, "dim", TICK, "middle")
     parts.append(f'<g transform="translate(11 {middle:g}) rotate(-90)">{y_title}</g>')
     if figure.line:
         y = _y(axis, figure.line[0])
@@ -174,27 +176,29 @@ def _open(tags: Tags, shown: Shown, colour: str) -> str:
     return f'<g class="{colour}{"" if _visible(tags, shown) else " off"}"{data}>'
 
 
-def _marks(panel: Panel, axis: Axis, shown: Shown, *, interactive: bool) -> list[str]:
-    """Draw the series, each a group of runs of points that share their tags; in files only what is shown."""
+def _shifts(panel: Panel) -> dict[str, float]:
+    """Return how far the points of each name are moved along the horizontal axis, so that intervals stand apart."""
+    names = list(dict.fromkeys(series.name for series in panel.series))
+    step = min(DODGE, 0.8 / max(1, len(names)))
+    return {name: step * (index - (len(names) - 1) / 2) for index, name in enumerate(names)}
+
+
+def _marks(panel: Panel, axis: Axis, shown: Shown) -> list[str]:
+    """Draw the series for the page, each a group of runs of points that share their tags."""
     parts: list[str] = []
-    dodged = {name: index for index, name in enumerate(dict.fromkeys(series.name for series in panel.series))}
-    step = min(DODGE, 0.8 / max(1, len(dodged)))
+    shifts = _shifts(panel)
     for series in panel.series:
-        if not interactive and not _visible(series.tags, shown):
-            continue
-        shift = step * (dodged[series.name] - (len(dodged) - 1) / 2)
         parts.append(_open(series.tags, shown, _colour(series)))
         for tags in {tuple(point.tags.items()): point.tags for point in series.points}.values():
-            if interactive or _visible(tags, shown):
-                run = [point for point in series.points if point.tags == tags]
-                parts.append(_open(tags, shown, ""))
-                parts.append(_run(series, run, panel, axis, shift, interactive=interactive))
-                parts.append("</g>")
+            run = [point for point in series.points if point.tags == tags]
+            parts.append(_open(tags, shown, ""))
+            parts.append(_run(series, run, panel, axis, shifts[series.name]))
+            parts.append("</g>")
         parts.append("</g>")
     return parts
 
 
-def _run(series: Series, points: list[Point], panel: Panel, axis: Axis, shift: float, *, interactive: bool) -> str:
+def _run(series: Series, points: list[Point], panel: Panel, axis: Axis, shift: float) -> str:
     parts: list[str] = []
     for before, after in pairwise(points):
         if before.y is not None and after.y is not None:
@@ -209,10 +213,48 @@ def _run(series: Series, points: list[Point], panel: Panel, axis: Axis, shift: f
             if point.low is not None and point.high is not None:
                 mark = _line(x, _y(axis, point.low), x, _y(axis, point.high), _colour(series), 1.4)
             mark += _symbol(series, x, _y(axis, point.y))
-        if interactive:
-            text = escape(point.text, quote=True)
-            y = HEIGHT - BOTTOM - 8 if point.y is None else _y(axis, point.y)
-            room = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="transparent"/>'  # for fingers
-            mark = f'<g class="point" role="img" aria-label="{text}">{mark}{room}</g>'
-        parts.append(mark)
+        text = escape(point.text, quote=True)
+        y = HEIGHT - BOTTOM - 8 if point.y is None else _y(axis, point.y)
+        room = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="transparent"/>'  # for fingers
+        parts.append(f'<g class="point" role="img" aria-label="{text}">{mark}{room}</g>')
     return "".join(parts)
+
+
+def _still(panel: Panel, axis: Axis, shown: Shown) -> str:
+    """Draw what is shown of the series for a file, in few bytes: a series has one path for lines, one for intervals."""
+    parts: list[str] = []
+    shifts = _shifts(panel)
+    for series in panel.series:
+        if not _visible(series.tags, shown):
+            continue
+        lines, ends, marks, missing = "", "", "", ""
+        drawn = False  # whether the point before has a value
+        for point in series.points:
+            if not _visible(point.tags, shown):
+                continue
+            x = _x(panel, point.x + shifts[series.name])
+            if point.y is None:
+                missing += _text(x, HEIGHT - BOTTOM - 4, "×", _colour(series), 13, "middle")
+            else:
+                y = _y(axis, point.y)
+                lines += f"{'L' if drawn else 'M'}{x:.1f},{y:.1f}"
+                marks += f'<use href="#{_shape_name(series)}" x="{x:.1f}" y="{y:.1f}"/>'
+                if point.low is not None and point.high is not None:
+                    ends += f"M{x:.1f},{_y(axis, point.low):.1f}V{_y(axis, point.high):.1f}"
+            drawn = point.y is not None
+        dash = f' stroke-dasharray="{_dash(series)}"' if _dash(series) else ""
+        parts.append(f'<g class="{_colour(series)}" fill="none" stroke="currentColor" stroke-width="1.4">')
+        parts.append(f'<path d="{lines}" stroke-width="2"{dash}/>' if "L" in lines else "")
+        parts.append(f'<path d="{ends}"/>' if ends else "")
+        parts.append(f'<g fill="{_fill(series)}">{marks}</g></g>{missing}')
+    return "".join(parts)
+
+
+def _shapes(figure: Figure) -> str:
+    """Define the shapes that a figure uses, once each."""
+    used = {_shape_name(series): _shape(series) for series in figure.legend()}
+    return "<defs>" + "".join(f'<path id="{name}" d="{d}"/>' for name, d in sorted(used.items())) + "</defs>"
+
+
+def _shape_name(series: Series) -> str:
+    return f"s{SHAPES.index(_shape(series))}"

@@ -99,7 +99,15 @@ def study_tables(
         "verdicts": [
             {"question": v.question, "claim": v.claim, "measure": v.measure}
             | _triple("effect", v.effect)
-            | {"verdict": v.verdict, "evidence": v.evidence}
+            | {
+                "verdict": v.verdict,
+                "evidence": v.evidence,
+                "bases": ", ".join(v.basis.bases),
+                "methods": ", ".join(v.basis.methods),
+                "k": ", ".join(map(str, v.basis.counts)),
+                "merges": v.basis.merges,
+                "merges_wanted": v.basis.wanted,
+            }
             for v in verdicts
         ],
         "tuning": list(tuning()),

@@ -1,0 +1,124 @@
+"""docs/study.md as `benchmarks/zoo.py --study` writes it."""
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from mergewise.study.paper_figures import grid_of, paper_figures
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def write(monkeypatch, tmp_path):
+    """Write the page of a document; returns its text and folder."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from study_page import write_study
+
+    def write(document):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "results.json").write_text(json.dumps(document))
+        return write_study(tmp_path / "out", tmp_path / "docs").read_text("utf-8")
+
+    return write
+
+
+def cells(text, section, first):
+    """Return the cells of the rows of a section that begin with a cell."""
+    lines = text.partition(f"\n{section}\n")[2].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return [row for row in rows if row[0] == first]
+
+
+def test_all_figures_are_shown_and_are_pictures(grids, write, tmp_path):
+    (tmp_path / "docs" / "study").mkdir(parents=True)
+    (tmp_path / "docs" / "study" / "9-old.svg").touch()
+    text = write(grids["whole"])
+    files = sorted((tmp_path / "docs" / "study").iterdir())
+    assert len(files) == 8
+    for path, figure in zip(files, paper_figures(grid_of(grids["whole"])), strict=True):
+        assert ET.parse(path).getroot().tag.endswith("svg")
+        assert f"![{figure.title}](study/{path.name})" in text
+
+
+def test_verdicts_stand_beside_the_papers(grids, write):
+    text = write(grids["whole"])
+    for verdict in grids["whole"]["tables"]["verdicts"]:
+        row = cells(text, "## The questions, and what these data say", verdict["question"])[0]
+        assert row[1] == verdict["claim"]
+        assert row[3] == f"**{verdict['verdict']}**"
+        assert row[4].startswith(f"{verdict['effect']:+.3f} [".replace("-", "−"))
+        assert f"**{verdict['question']}: {verdict['verdict']}**. {verdict['evidence']}" in text
+    assert "| Held-out with 8 experts minus multitask, instruction-tuned: −0.06 at 1B" in text
+
+
+def test_what_contradicts_the_paper_is_said_first(grids, write):
+    document = deepcopy(grids["whole"])
+    for verdict in document["tables"]["verdicts"]:
+        verdict["verdict"] = "does not hold" if verdict["question"] in ("2", "6a") else "holds"
+    text = write(document)
+    assert "do **not** hold here, against the paper, 1 of 6: 2 (Larger models are easier to merge)." in text
+    assert "these hold here, 5 of 6: 1 (" in text
+    assert "are open here" not in text
+
+
+def test_scores_and_costs_are_those_of_the_tables(grids, write):
+    text = write(grids["whole"])
+    for row in grids["whole"]["tables"]["scores"]:
+        if row["method"] == "ties" and row["base"] == "it-large":
+            held_in, gains, held_out = cells(text, "### instruction-tuned, large (it-large)", "TIES")[:3]
+            column = 1 + (2, 4, 8).index(row["k"])
+            for side, line in (("held_in", held_in), ("held_out", held_out)):
+                assert line[column].startswith(f"{row[f'{side}_normalised']:.3f} [")
+                assert line[column].endswith(f" · {row[f'{side}_raw']:.3f}")
+            assert gains[column].endswith(f"; {row['held_in_beats_base']:.2f}")
+    costs = {(row["base"], row["k"]): row for row in grids["whole"]["tables"]["costs"] if row["method"] == "ties"}
+    everywhere, largest = cells(text, "## Cost per merge", "TIES")
+    bases = [base["name"] for base in grids["whole"]["bases"]]
+    assert everywhere[1:] == [f"{costs[base, 8]['merge_seconds']:.3g}" for base in bases]
+    assert largest[1:4] == [f"{costs['it-large', k]['merge_seconds']:.3g}" for k in (2, 4, 8)]
+
+
+def test_the_law_is_fitted_to_held_out_scores(grids, write):
+    text = write(grids["whole"])
+    assert re.search(r"The law explains \d+ of 20 curves well", text)
+    small = deepcopy(grids["whole"])
+    small["tables"]["tasks"] = [row for row in small["tables"]["tasks"] if row["k"] != 4]
+    assert "Nothing could be fitted: the law takes at least three numbers of experts." in write(small)
+    lawful = deepcopy(grids["whole"])
+    for row in lawful["tables"]["tasks"]:  # losses that follow the law with A = 0.3, L = 0.2, b = 1
+        if row["method"] == "ties" and not row["held_in"]:
+            row["score"] = 0.8 - 0.3 / (row["k"] + 1)
+    ties = cells(write(lawful), "## A floor and a tail", "TIES")[0]
+    assert ties[1:] == ["+0.300, R² 1.00"] * 4
+
+
+def test_what_is_missing_is_said(grids, write):
+    text = write(grids["broken"])
+    assert "**Not finished:** 144 of 180 merges are there; 36 cells failed." in text or "cells failed" in text
+    assert set(cells(text, "### instruction-tuned, large (it-large)", "TIES")[0][1:]) == {"missing"}
+    assert "12 of 72 points are missing, marked ×." in text
+    assert "are open here" in text
+
+
+def test_without_results_or_with_those_of_other_code_one_sentence_says_what_to_do(grids, write, tmp_path):
+    old = deepcopy(grids["whole"])
+    for verdict in old["tables"]["verdicts"]:
+        del verdict["merges"]
+    with pytest.raises(SystemExit, match=r"the table of verdicts lacks .merges., so other code wrote it; write"):
+        write(old)
+    (tmp_path / "out" / "results.json").unlink()
+    found = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "zoo.py"), "--study", "out", "--write", "docs"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 1
+    assert found.stderr.strip() == (
+        "Expected a study's results.json in out, found none; write them with `mergewise study report SPEC -o OUT`."
+    )
