@@ -58,6 +58,7 @@ def test_points_are_those_of_the_table(grids):
                 row = rows[base["name"], series.name, count]
                 expected = [row[f"held_in_normalised{end}"] for end in ("", "_low", "_high")]
                 assert [point.y, point.low, point.high] == expected
+                assert f"raw {row['held_in_raw']:.3f} against {row['held_in_expert']:.3f} of the expert" in point.text
                 assert f"n {row['held_in_items']}" in point.text
                 seen += 1
     assert seen == len([row for row in rows.values() if row["method"] != "base"])

@@ -148,6 +148,7 @@ def test_a_base_that_lacks_a_merge_does_not_count_and_is_not_named():
     assert partial["1"].basis.bases == ("pt-large", "it-large")
     assert (partial["1"].basis.merges, partial["1"].basis.wanted) == (72, 144)
     assert "at small" not in partial["1"].evidence
+    assert partial["1"].evidence.endswith(" No cells of TIES at it-small with 4 (not computed yet).")
     assert partial["2"].basis.bases == ("pt-small", "pt-large")
     assert partial["3a"].basis.bases == ("it-large",)
     assert partial["4"].basis.merges == 96  # of two and eight experts nothing is missing

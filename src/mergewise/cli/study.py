@@ -146,6 +146,8 @@ def _print_failures(progress: "Progress") -> None:
 
 
 def _print_result(done: "StudyResult") -> None:
+    from mergewise.study.page_tables import rests_on
+
     tables = done.document["tables"]
     rows = [
         (
@@ -158,8 +160,12 @@ def _print_result(done: "StudyResult") -> None:
     columns = ("base", "method", "k", "held-in [95%]", "raw", "held-out [95%]", "raw", "n in", "n out")
     print_table(columns, rows, numeric=columns[2:])
     print()
+    labels = {row["method"]: row["label"] for row in tables["scores"]}
     for verdict in tables["verdicts"]:
-        print(f"{verdict['question']}. {verdict['claim']} – {verdict['verdict']}. {verdict['evidence']}")
+        print(
+            f"{verdict['question']}. {verdict['claim']} – {verdict['verdict']}. {verdict['evidence']} "
+            f"{rests_on(verdict, labels)}"
+        )
     print(f"\ntables: {done.out}")
     _print_failures(done.progress)
 

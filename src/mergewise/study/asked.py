@@ -28,6 +28,7 @@ class Basis:
         counts: numbers of merged experts.
         merges: how many merges it uses.
         wanted: how many it would use if all were there that the study names; 0 if the study never compares these.
+        missing: a sentence on those that are not there; empty if all are.
     """
 
     bases: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class Basis:
     counts: tuple[int, ...] = ()
     merges: int = 0
     wanted: int = 0
+    missing: str = ""
 
 
 class Asked:
@@ -86,12 +88,15 @@ class Asked:
     ) -> Basis:
         """Return what a verdict rests on that uses all rows of some bases."""
         found = self.whole(used, methods, counts)
+        wanted = list(dict.fromkeys(wanted))
+        places = [(base.name, method, count) for base in wanted for method in methods for count in counts]
         return Basis(
             tuple(base.name for base in self.bases if base in found),
             tuple(methods),
             tuple(counts),
             sum(row.draws for rows in found.values() for row in rows),
-            len(list(wanted)) * len(methods) * len(counts) * self.draws,
+            len(places) * self.draws,
+            lacking(places, self.rows.keys(), self.labels, self.failures),
         )
 
     def lacks(

@@ -315,8 +315,9 @@ def _point(
     if row is None or row[f"{side}_normalised"] is None:
         return Point(x, None, None, None, f"{where}: {SIDES[side]} missing", tags or {})
     value, low, high = (row[f"{side}_normalised{end}"] for end in ("", "_low", "_high"))
+    against = "expert" if side == "held_in" else "base"
     text = (
-        f"{where}: {SIDES[side]} {value:.3f} [{low:.3f}, {high:.3f}], raw {row[f'{side}_raw']:.3f}, "
-        f"n {row[f'{side}_items']}"
+        f"{where}: {SIDES[side]} {value:.3f} [{low:.3f}, {high:.3f}], raw {row[f'{side}_raw']:.3f} against "
+        f"{row[f'{side}_{against}']:.3f} of the {against}, n {row[f'{side}_items']}"
     )
     return Point(x, value, low, high, text, tags or {})

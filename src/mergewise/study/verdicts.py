@@ -300,6 +300,7 @@ def _judged_mean(
 
 
 def _judged(question: str, claim: str, measure: str, effect: Floats, evidence: str, basis: Basis) -> Verdict:
+    evidence = f"{evidence} {basis.missing}".rstrip()
     return Verdict(question, claim, measure, effect, verdict_of(effect), evidence, basis)
 
 
