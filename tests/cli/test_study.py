@@ -56,7 +56,7 @@ def test_failed_cells_give_a_report_and_exit_code_1(run, spec):
     assert outcome.code == 1
     page = Path("out/report.html").read_text("utf-8")
     assert "8 of 12 merges are there" in page
-    assert "No cells of RHT (" in page
+    assert "Cells of RHT are missing (" in page
 
 
 def test_a_report_of_nothing_is_refused(run, spec):

@@ -251,7 +251,7 @@ def test_a_legend_goes_with_what_it_stands_for(pages):
 def test_a_verdict_without_evidence_names_the_cells_that_failed(grids):
     found = {row["question"]: row for row in grids["broken"]["tables"]["verdicts"]}
     assert found["1"]["verdict"] == "not enough evidence here"
-    assert re.fullmatch(r"No cells of TIES \(\d+ failed\)\.", found["1"]["evidence"])
+    assert re.fullmatch(r"Cells of TIES are missing \(\d+ failed\)\.", found["1"]["evidence"])
 
 
 def test_a_report_computes_nothing_and_says_so_where_nothing_is_there(run, tmp_path):

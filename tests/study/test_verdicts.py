@@ -148,7 +148,7 @@ def test_a_base_that_lacks_a_merge_does_not_count_and_is_not_named():
     assert partial["1"].basis.bases == ("pt-large", "it-large")
     assert (partial["1"].basis.merges, partial["1"].basis.wanted) == (72, 144)
     assert "at small" not in partial["1"].evidence
-    assert partial["1"].evidence.endswith(" No cells of TIES at it-small with 4 (not computed yet).")
+    assert partial["1"].evidence.endswith(" Cells of TIES are missing at it-small with 4 (not computed yet).")
     assert partial["2"].basis.bases == ("pt-small", "pt-large")
     assert partial["3a"].basis.bases == ("it-large",)
     assert partial["4"].basis.merges == 96  # of two and eight experts nothing is missing
@@ -174,18 +174,22 @@ def test_where_cells_failed_the_reason_names_their_method_and_number():
     for question in ("1", "2", "3a", "3b", "4", "5", "7"):
         verdict = found(without, failures=failures)[question]
         assert verdict.verdict == OPEN
-        assert verdict.evidence == "No cells of TIES (6 failed)."
+        assert verdict.evidence == "Cells of TIES are missing (6 failed)."
     assert found(without, failures=failures)["6a"].verdict == DOES_NOT_HOLD  # the other methods are there
 
 
 def test_a_failed_expert_is_named_as_what_merges_wait_for():
     failed = [Failure("key", "model/it-large/task_a", "broken")]
     evidence = found({key: row for key, row in rows().items() if key[0] != "it-large"}, failures=failed)["5"].evidence
-    assert evidence.startswith("No cells of Averaging at it-large with 8 (1 failed of the models and references")
+    assert evidence.startswith(
+        "Cells of Averaging are missing at it-large with 8 (1 failed of the models and references"
+    )
 
 
 def test_what_is_not_computed_yet_is_not_called_failed():
-    assert found({})["7"].evidence.startswith("No cells of Averaging (not computed yet); no cells of Task Arithmetic")
+    assert found({})["7"].evidence.startswith(
+        "Cells of Averaging are missing (not computed yet); cells of Task Arithmetic are"
+    )
 
 
 def test_without_multitask_models_the_comparison_is_left_open():

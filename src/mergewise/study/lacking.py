@@ -30,7 +30,7 @@ def lacking(
         gaps = [place for place in missing if place[1] == method]
         asked = sum(place[1] == method for place in wanted)
         where = "" if len(gaps) == asked else f" at {_listed([f'{base} with {count}' for base, _, count in gaps])}"
-        parts.append(f"no cells of {labels.get(method, method)}{where} ({_reason(gaps, failures)})")
+        parts.append(f"cells of {labels.get(method, method)} are missing{where} ({_reason(gaps, failures)})")
     text = "; ".join(parts)
     return text[:1].upper() + text[1:] + "." if text else ""
 
