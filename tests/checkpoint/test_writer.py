@@ -44,7 +44,8 @@ def written(out, arrays, shard_bytes=UNLIMITED, texts=None, copies=(), work="w")
     """Write a checkpoint as a merge does: what is finished already is not written again."""
     with FolderTarget(out, outputs(arrays), shard_bytes, work) as target:
         fill(target, {name: array for name, array in arrays.items() if name not in target.resumed})
-        target.commit({} if texts is None else texts, copies)
+        target.take_over(copies)
+        target.commit({} if texts is None else texts)
     return out
 
 

@@ -432,7 +432,7 @@ class TestVerify:
         assert "'lm_head.weight'" in fault
         outcome = run("verify", "out", "--all")
         assert "'lm_head.weight'" in outcome.err
-        assert "1 faults" in outcome.out
+        assert "1 fault\n" in outcome.out
 
     @pytest.mark.parametrize(
         "change",

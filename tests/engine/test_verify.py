@@ -57,6 +57,30 @@ def test_a_missing_tensor_is_found(merged):
     assert f"Tensor '{dropped}' is missing." in mw.verify(merged).faults
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "mergewise_recipe.yaml"])
+def test_a_small_file_that_was_edited_or_removed_is_found(merged, name):
+    text = (merged / name).read_text()
+    (merged / name).write_text(text + " ")
+    (fault,) = mw.verify(merged, sample=1).faults
+    assert fault.startswith(f"{name}: expected SHA-256 ")
+    (merged / name).unlink()
+    assert mw.verify(merged, sample=1).faults == (f"{name} is missing.",)
+    (merged / name).write_text(text)
+    (merged / "README.md").write_text("A card of our own.")
+    assert mw.verify(merged, sample=1).faults == ()
+
+
+def test_a_record_from_before_small_files_were_hashed_is_taken_and_one_that_leads_elsewhere_is_not(merged):
+    path = merged / "mergewise.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "files": {"../base/config.json": "00"}}))
+    with pytest.raises(mw.CheckpointError, match="files of other folders"):
+        mw.verify(merged)
+    del record["files"]
+    path.write_text(json.dumps(record))
+    assert mw.verify(merged, sample=1).faults == ()
+
+
 def test_a_folder_without_a_record_is_refused(tmp_path):
     save_model(tmp_path / "model", model_arrays(0))
     with pytest.raises(mw.CheckpointError, match="expected the record of a merge"):

@@ -27,7 +27,7 @@ from mergewise.checkpoint.statistics_file import (
     model_digest,
     open_statistics_file,
 )
-from mergewise.checkpoint.writer import FolderTarget, OutputTensor
+from mergewise.checkpoint.writer import FolderTarget, OutputTensor, text_bytes
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -80,4 +80,5 @@ __all__ = [
     "require_free",
     "reserved_bytes",
     "sha256_of",
+    "text_bytes",
 ]

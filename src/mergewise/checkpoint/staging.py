@@ -126,14 +126,21 @@ def require_free(out: Path) -> None:
     except (OSError, ValueError) as error:
         raise cannot_write(out, error) from error
     if not free:
-        raise CheckpointError(f"{out}: expected an output folder that is new or empty, found something there.")
+        raise CheckpointError(
+            f"{out}: expected an output folder that is new or empty, found something there; remove it, or "
+            "choose another folder."
+        )
 
 
 def cannot_write(out: Path, error: OSError | ValueError, kept: Path | None = None) -> CheckpointError:
     """Return a fault of writing, with what to do about it."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    advice = f"what is finished is kept in {kept} for the next try" if kept else "make room or choose another place"
-    return CheckpointError(f"{str(out)[:200]}: cannot be written: {reason}; {advice}, and run again.")
+    advice = (
+        f"what is finished is kept in {kept}; mend that and run again"
+        if kept
+        else "make room or choose another place, and run again"
+    )
+    return CheckpointError(f"{str(out)[:200]}: cannot be written: {reason}; {advice}.")
 
 
 def _sync(folder: Path) -> None:

@@ -12,12 +12,12 @@ from mergewise.checkpoint.dtypes import STORAGE_DTYPES
 from mergewise.checkpoint.folder import INDEX_NAME, SINGLE_NAME
 from mergewise.checkpoint.header import encode_header
 from mergewise.checkpoint.journal import Journal
-from mergewise.checkpoint.place import Place, copy_file
+from mergewise.checkpoint.place import Place, copy_file, sha256_of
 from mergewise.checkpoint.source import Writable
 from mergewise.checkpoint.staging import Staging, cannot_write, require_free
 from mergewise.errors import CheckpointError
 
-__all__ = ["FolderTarget", "OutputTensor", "layout_shards"]
+__all__ = ["FolderTarget", "OutputTensor", "layout_shards", "text_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,23 +137,35 @@ class FolderTarget:
         except OSError as error:
             raise self._fault(error) from error
 
-    def commit(self, texts: Mapping[str, str], copies: Iterable[Place] = ()) -> None:
+    def take_over(self, files: Iterable[Place]) -> dict[str, str]:
+        """Copy small files into the folder, and return their SHA-256 by name.
+
+        Raises:
+            CheckpointError: A remote file cannot be had, the disk is full, or a file or the disk gives an error.
+        """
+        found: dict[str, str] = {}
+        try:
+            for file in files:
+                path = self._staging.folder / file.name
+                copy_file(file, path)
+                found[file.name] = sha256_of(path)
+        except OSError as error:
+            raise self._fault(error) from error
+        return found
+
+    def commit(self, texts: Mapping[str, str]) -> None:
         """Add the small files and make the folder visible under its name.
 
         Args:
-            texts: Content of files to write, by name.
-            copies: Files to copy, unless ``texts`` has one of that name.
+            texts: Content of files to write, by name; in place of what was taken over under that name.
 
         Raises:
             CheckpointError: The disk is full or gives a write error, or the output folder was filled meanwhile.
         """
         folder = self._staging.folder
         try:
-            for path in copies:
-                if path.name not in texts:
-                    copy_file(path, folder / path.name)
             for name, text in {**texts, **self._index()}.items():
-                (folder / name).write_text(text, "utf-8", errors="backslashreplace")  # paths need not be text
+                (folder / name).write_bytes(text_bytes(text))
             self._write_behind.close()
             for descriptor in self._descriptors:
                 os.fsync(descriptor)
@@ -250,6 +262,11 @@ def _write_all(descriptor: int, view: memoryview, at: int) -> None:
     done = 0
     while done < len(view):
         done += os.pwrite(descriptor, view[done:], at + done)
+
+
+def text_bytes(text: str) -> bytes:
+    """Return the bytes that a text is written as: UTF-8, but for parts of paths that are no text."""
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def _shard_names(count: int, single: str) -> list[str]:

@@ -21,7 +21,8 @@ def verify(
     cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check a merged checkpoint: derive tensors again from its recorded recipe, and hash its inputs."""
+    """Check a merged checkpoint: derive tensors again from its recorded recipe, and hash its inputs and small
+    files."""
     from mergewise.engine import verify
 
     count = None if all_tensors else sample
@@ -31,7 +32,8 @@ def verify(
     else:
         for fault in found.faults:
             print(f"mergewise: {fault}", file=sys.stderr)
-        verdict = f"{len(found.faults)} faults" if found.faults else "as recorded"
+        count_of_faults = len(found.faults)
+        verdict = f"{count_of_faults} fault{'s' * (count_of_faults != 1)}" if found.faults else "as recorded"
         print(f"{found.tensors} of {found.total} tensors and {found.inputs} input files checked: {verdict}")
     if found.faults:
         raise typer.Exit(1)

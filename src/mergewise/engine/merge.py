@@ -198,7 +198,8 @@ def _merge(
                 raise
             records = recording.result()
         require_unchanged(planned.sources, identities)
-        folder.commit(provenance_texts(planned, records, device.record() if device else None), companion_files(planned))
+        copied = folder.take_over(companion_files(planned))
+        folder.commit(provenance_texts(planned, records, device.record() if device else None, copied))
     if destination is not None:
         destination.send(place)
     resumed = [f"{len(folder.resumed)} tensors were taken over from an interrupted merge."] if folder.resumed else []

@@ -22,6 +22,7 @@ from mergewise.checkpoint import (
     file_size,
     hub_reference,
     sha256_of,
+    text_bytes,
 )
 from mergewise.engine.jobs import Plan
 from mergewise.errors import CheckpointError
@@ -140,7 +141,10 @@ def _companions(template: Source) -> list[Place]:
 
 
 def provenance_texts(
-    plan: Plan, records: Mapping[str, InputRecord], device: Mapping[str, str] | None = None
+    plan: Plan,
+    records: Mapping[str, InputRecord],
+    device: Mapping[str, str] | None = None,
+    copied: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the small files that tell a merged checkpoint's story, by name.
 
@@ -148,6 +152,7 @@ def provenance_texts(
         plan: The merge.
         records: What is recorded of every input file, by its place.
         device: What is recorded of the device that merged; ``None`` for the kernels.
+        copied: SHA-256 of the files that were taken over beside the weights, by name.
     """
     recipe = yaml.safe_dump(plan.recipe.canonical(), sort_keys=False, allow_unicode=True)
     record = {
@@ -160,18 +165,16 @@ def provenance_texts(
         "parameters": plan.parameters,
         **({"device": dict(device)} if device else {}),
     }
-    texts = {
-        RECIPE_NAME: recipe,
-        PROVENANCE_NAME: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
-        "README.md": _card(plan, recipe, records),
-        **plan.small_files.texts,
-    }
+    texts = {RECIPE_NAME: recipe, **plan.small_files.texts}
     config = merged_config(plan)
     if plan.adapter is not None:
         texts[ADAPTER_CONFIG] = json.dumps(plan.adapter.config, indent=2, ensure_ascii=False) + "\n"
     elif config:
         texts["config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    return texts
+    hashes = dict(copied or {}) | {name: hashlib.sha256(text_bytes(text)).hexdigest() for name, text in texts.items()}
+    record["files"] = dict(sorted(hashes.items()))
+    card = _card(plan, recipe, records)  # people edit it, so it is not recorded
+    return texts | {PROVENANCE_NAME: json.dumps(record, indent=2, ensure_ascii=False) + "\n", "README.md": card}
 
 
 def merged_config(plan: Plan) -> dict[str, Any]:

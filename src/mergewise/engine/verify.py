@@ -1,5 +1,6 @@
 """Checking a merged checkpoint against the recipe it records, and comparing two checkpoints, streaming."""
 
+import hashlib
 import json
 import math
 import os
@@ -92,6 +93,8 @@ def verify(
 ) -> Verification:
     """Derive tensors of a merged checkpoint again from the recipe and inputs that it records, and compare bytes.
 
+    Its configuration, recipe and tokenizer are hashed, and so are its inputs.
+
     What a device merged in float64 is derived by the kernels, and may differ by one rounding step of the stored dtype
     (or by 2⁻³⁰ of the largest value, where sums cancel); what was merged in float32 is derived on such a device.
 
@@ -111,6 +114,7 @@ def verify(
     recipe = parse_recipe(record["recipe"], str(merged.folder / PROVENANCE_NAME))
     planned = plan(recipe, access, record["revisions"])
     faults = _changed_inputs(record["inputs"], record_inputs(planned.sources))
+    faults += _changed_files(record["files"], merged.folder)
     outputs = {output.name: output for output in planned.outputs}
     names = list(outputs)
     faults += [f"Tensor '{name}' is missing." for name in names if name not in merged.tensors]
@@ -170,7 +174,10 @@ def _record(path: Place) -> dict[str, Any]:
         device = record.get("device")
         if device is not None:
             device = {word: str(device[word]) for word in ("name", "computes_in")}
-        return {"recipe": record["recipe"], "inputs": inputs, "revisions": revisions, "device": device}
+        files = {str(name): str(digest) for name, digest in record.get("files", {}).items()}
+        if any("/" in name or name in {"", ".", ".."} for name in files):
+            raise ValueError(f"files of other folders: {sorted(files)}")
+        return {"recipe": record["recipe"], "inputs": inputs, "revisions": revisions, "device": device, "files": files}
     except OSError as error:
         raise CheckpointError(
             f"{path}: expected the record of a merge, but it cannot be read: {error.strerror}."
@@ -189,6 +196,19 @@ def _changed_inputs(recorded: Mapping[str, InputRecord], found: Mapping[str, Inp
             kind = "SHA-256 " if then.keys() == {"sha256"} else ""
             faults.append(f"{path}: expected {kind}{describe(then)} as when it was merged, found {describe(now)}.")
     return sorted(faults)
+
+
+def _changed_files(recorded: Mapping[str, str], folder: Place) -> list[str]:
+    """Return a sentence for every small file of a merged checkpoint that is not as it was written."""
+    faults = []
+    for name, digest in recorded.items():
+        if not (folder / name).is_file():
+            faults.append(f"{name} is missing.")
+            continue
+        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if found != digest:
+            faults.append(f"{name}: expected SHA-256 {digest} as it was written, found {found}.")
+    return faults
 
 
 class _Comparison:
