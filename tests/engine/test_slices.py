@@ -256,6 +256,23 @@ class TestRefused:
         slices = [{"sources": [source("A", 0, 2)]}, {"sources": [source("W", 2, 4)]}]
         assert "hidden size 8, expected 4" in refusal({"merge_method": "linear", "slices": slices})
 
+    def test_layers_of_another_shape(self, models):
+        tensors = {n: a[:5] if n.endswith("up_proj.weight") else a for n, a in arrays("C", 4).items()}
+        support.save_model(models / "C", tensors, config=config(4))
+        slices = [{"sources": [source("A", 0, 2)]}, {"sources": [source("C", 3, 4)]}]
+        assert refusal({"merge_method": "passthrough", "slices": slices}) == (
+            "Tensor 'model.layers.3.mlp.up_proj.weight' has shape [5, 4] in C, expected [8, 4] as in the layers of A; "
+            "only layers of one shape can stand upon each other."
+        )
+
+    def test_an_embedding_and_a_head_of_different_vocabularies(self, models):
+        support.save_model(models / "C", arrays("C", 4, vocabulary=7), config=config(4))
+        slices = [{"sources": [source("A", 0, 2)]}, {"sources": [source("C", 2, 4)]}]
+        assert refusal({"merge_method": "passthrough", "slices": slices}) == (
+            "Tensor 'lm_head.weight' has shape [7, 4] in C, expected [6, 4] as in A; bring different vocabularies "
+            "together with 'tokenizer', as in 'tokenizer: {source: union}'."
+        )
+
     def test_a_configuration_that_does_not_count_layers(self, models):
         (models / "A" / "config.json").write_text('{"hidden_size": 4}')
         assert "expected the number of layers in its config.json" in refusal(

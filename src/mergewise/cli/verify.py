@@ -21,8 +21,7 @@ def verify(
     cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check a merged checkpoint: derive tensors again from its recorded recipe, and hash its inputs and small
-    files."""
+    """Check a merged checkpoint: derive tensors again from its recorded recipe, hash inputs and small files."""
     from mergewise.engine import verify
 
     count = None if all_tensors else sample

@@ -97,6 +97,7 @@ def compose(recipe: Recipe, models: Mapping[str, Source]) -> Composition:
             layers += [LayerOrigin(inputs[0].source, i) for i in range(first, last)]
         if layers:
             origins.append((part[0] if part else "", layers))
+    _check_shapes(columns[0], template)
     remarks += [_uneven(sections) for _, sections in parts if len(sections[-1].merged) > len(sections[0].merged)]
     config = with_layers(template, origins, keeps_head=any(map(is_head, members)), remarks=remarks)
     firsts = [AlignedCheckpoint(template, columns[0], config)]
@@ -237,6 +238,33 @@ def _check_widths(source: Source, template: Source, name: str) -> None:
             f"{source.location} has hidden size {widths[0]}, expected {widths[1]} as in {template.location}; only "
             f"layers of one width can stand upon each other (model '{name}')."
         )
+
+
+def _check_shapes(result: Places, template: Source) -> None:
+    """Require that every tensor has a shape that the template's configuration tells of: that of one of its layers."""
+    known: dict[tuple[str, str], set[tuple[int, ...]]] = {}
+    for name, info in template.tensors.items():
+        known.setdefault(_kind(name), set()).add(info.shape)
+    for name, (source, info) in result.items():
+        shapes = known.get(_kind(name), {info.shape})
+        if info.shape in shapes:
+            continue
+        layer = layer_of(name)
+        expected = f"{list(min(shapes))} as in {'the layers of ' if layer else ''}{template.location}"
+        hint = (
+            "only layers of one shape can stand upon each other"
+            if layer
+            else "bring different vocabularies together with 'tokenizer', as in 'tokenizer: {source: union}'"
+        )
+        raise CheckpointError(
+            f"Tensor '{info.name}' has shape {list(info.shape)} in {source.location}, expected {expected}; {hint}."
+        )
+
+
+def _kind(name: str) -> tuple[str, str]:
+    """Return what a tensor is whatever its layer: its stack, and its name below the layer's number."""
+    layer = layer_of(name)
+    return (layer[0], name[len(f"{layer[0]}.{layer[1]}") :]) if layer else ("", name)
 
 
 def _any_source(column: Places) -> Source:
