@@ -363,6 +363,13 @@ def test_a_header_longer_than_the_file_is_refused_before_it_is_read(length, tmp_
         read_header(path)
 
 
+def test_a_pointer_that_git_left_in_place_of_the_file_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n")
+    with pytest.raises(CheckpointError, match=r"found a Git LFS pointer to one; fetch it with 'git lfs pull'"):
+        read_header(path)
+
+
 def test_a_header_beyond_the_limit_of_the_format_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes((MAX_HEADER_BYTES + 1).to_bytes(8, "little"))

@@ -117,6 +117,7 @@ def test_eight_bit_weights_are_read_with_their_scales(merge, tmp_path, block):
     merged, remarks = merge(path)
     close(merged, EXPERT | {"model.layers.0.mlp.weight": expected})
     assert "stored in eight bits" in remarks
+    assert ("1 of them have none, such as 'model.layers.0.mlp.weight'" in remarks) == (block is None)
 
 
 def test_an_eight_bit_base_gives_a_bfloat16_result_without_quantisation(tmp_path):

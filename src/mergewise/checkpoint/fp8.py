@@ -33,6 +33,7 @@ class DequantisedCheckpoint(WrappedCheckpoint):
 
     Attributes:
         dequantised: Names of the tensors that are stored in eight bits.
+        unscaled: Names of those that have no scale, and are read as they are.
 
     Raises:
         CheckpointError: A scale does not fit its weight.
@@ -52,6 +53,7 @@ class DequantisedCheckpoint(WrappedCheckpoint):
                 self._scales[info.name] = None if scale is None else (scale, self._block(info, scale))
                 hidden |= set() if scale is None else {scale.name}
         self.dequantised = frozenset(self._scales)
+        self.unscaled = frozenset(name for name, scale in self._scales.items() if scale is None)
         self.tensors = {
             name: TensorInfo(name, "F32", info.shape, info.start, info.numel * 4, info.file) if is_fp8(info) else info
             for name, info in own.tensors.items()

@@ -19,6 +19,7 @@ MAX_HEADER_BYTES = 100_000_000
 """Largest header that the format's reference library accepts."""
 
 _LENGTH_BYTES = 8
+_POINTER = b"version "  # how the files begin that Git leaves in place of large ones
 _FIRST_BYTES = 64 << 10  # what is asked for at once where asking takes time: most headers are in it
 
 
@@ -91,6 +92,10 @@ def read_header_of(ranges: Ranges, where: str, file: int = 0) -> tuple[dict[str,
     if len(prefix) < _LENGTH_BYTES:
         raise CheckpointError(
             f"{where}: expected a safetensors file, found only {size} bytes; the file is cut short or not one."
+        )
+    if prefix == _POINTER:
+        raise CheckpointError(
+            f"{where}: expected a safetensors file, found a Git LFS pointer to one; fetch it with 'git lfs pull'."
         )
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER_BYTES or length > size - _LENGTH_BYTES:

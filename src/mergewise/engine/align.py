@@ -71,15 +71,18 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
 def dequantised(sources: Iterable[Source]) -> list[str]:
     """Return a remark on every source that is stored in eight bits, or as GGUF."""
     found = [source.own if isinstance(source, GatheredCheckpoint) else source for source in sources]
-    return [
-        f"{len(source.dequantised)} tensors of {source.location} are stored in eight bits and read with their scales."
-        for source in found
-        if isinstance(source, DequantisedCheckpoint)
-    ] + [
+    return [_eight_bit(source) for source in found if isinstance(source, DequantisedCheckpoint)] + [
         f"{source.location} is a GGUF: {len(source.dequantised)} of its {len(source.tensors)} tensors are dequantised."
         for source in found
         if isinstance(source, GgufCheckpoint)
     ]
+
+
+def _eight_bit(source: DequantisedCheckpoint) -> str:
+    without = sorted(source.unscaled)
+    how = f"; {len(without)} of them have none, such as '{without[0]}', and are read as they are" if without else ""
+    count, where = len(source.dequantised), source.location
+    return f"{count} tensors of {where} are stored in eight bits and read with their scales{how}."
 
 
 def renamed(source: Source, reference: Source, remarks: list[str]) -> Places:
