@@ -79,6 +79,16 @@ class TestFrankenmerges:
         found = merged("linear", [[source("A", 0, 1)], [source("S", 2, 3)]])
         assert constant(found[UP.format(1)]) == value("C", 2)
 
+    def test_a_filter_that_matches_no_name_of_result_or_model_is_remarked_on(self, models):
+        weight = [{"filter": ".*mlp.*", "value": 0.5}, {"filter": "layers.5", "value": 2.0}, {"value": 1.0}]
+        slices = [{"sources": [source("A", 0, 2, weight=weight), source("B", 4, 6, weight=weight)]}]
+        plan = mw.plan(parse_recipe({"merge_method": "linear", "slices": slices}))
+        assert [remark for remark in plan.remarks if "filter" in remark] == [
+            f"The filter '.*mlp.*' at slices.0.sources.{i}.parameters.weight matches no tensor; a filter is part of a "
+            "tensor's name, not a pattern."
+            for i in range(2)
+        ]
+
     @pytest.mark.parametrize("threads", [1, 3])
     def test_the_bytes_do_not_depend_on_threads_and_memory(self, models, threads):
         slices = [[source("A", 0, 2, weight=0.3), source("C", 1, 3)], [source("B", 2, 6)]]

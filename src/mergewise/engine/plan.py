@@ -40,7 +40,15 @@ from mergewise.method import (
     find_post_step,
     with_post_steps,
 )
-from mergewise.recipe import LayerPositions, Recipe, TensorSettings, check_parameters, load_recipe, tensor_settings
+from mergewise.recipe import (
+    LayerPositions,
+    Recipe,
+    TensorSettings,
+    check_parameters,
+    load_recipe,
+    tensor_settings,
+    unmatched_filters,
+)
 
 __all__ = ["as_recipe", "build_plan", "plan", "plan_models", "plan_over", "wanted_models"]
 
@@ -168,6 +176,8 @@ def _plan(
     members = members or _whole_members(recipe, sources[0])
     jobs = [_job(recipe, sources, name, members[name], measured) for name in sorted(sources[0].tensors, key=str.encode)]
     _check_model_scope(jobs)
+    names = {own for name, member in members.items() for own in (name, *member.names)}
+    remarks = (*remarks, *unmatched_filters(recipe, names))
     copied = sum(job.program is None for job in jobs)
     if copied:
         remarks = (*remarks, f"{copied} integer or boolean tensors are copied from {sources[0].location}.")

@@ -20,6 +20,7 @@ from mergewise.recipe.resolve import (
     layer_of,
     setting_origins,
     tensor_settings,
+    unmatched_filters,
 )
 from mergewise.recipe.schema import Recipe
 from mergewise.recipe.sections import Section
@@ -51,4 +52,5 @@ __all__ = [
     "read_yaml",
     "setting_origins",
     "tensor_settings",
+    "unmatched_filters",
 ]

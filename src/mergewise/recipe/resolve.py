@@ -21,6 +21,7 @@ __all__ = [
     "parameter_places",
     "setting_origins",
     "tensor_settings",
+    "unmatched_filters",
 ]
 
 _LAYER = re.compile(r"^(.*?)\.(\d{1,9})\.")
@@ -152,6 +153,25 @@ def check_settings(name_of_method: str, places: Iterable[tuple[str, Mapping[str,
             _check_value(parameter, value, method.name, where)
             if parameter.inert:
                 remarks.append(f"'{name}' at {where} has no effect on {method.name}.")
+    return remarks
+
+
+def unmatched_filters(recipe: Recipe, names: Iterable[str]) -> list[str]:
+    """Return a remark on every filter that matches none of the names; call ``check_parameters`` first."""
+    names = list(names)
+    matched: dict[str | None, bool] = {}  # recipes of one filter per tensor repeat them for every model
+    remarks = []
+    for place, given, _ in parameter_places(recipe.parameters, recipe.experts, recipe.slices, recipe.modules):
+        for parameter, value in given.items():
+            items = _as_list(value) if isinstance(value, dict | list) else []
+            for pattern in [item.get("filter") for item in items if isinstance(item, dict)]:
+                if pattern not in matched:
+                    matched[pattern] = any(_matches(pattern, name) for name in names)
+                if not matched[pattern]:
+                    remarks.append(
+                        f"The filter '{pattern}' at {place}.{parameter} matches no tensor; a filter is part of a "
+                        "tensor's name, not a pattern."
+                    )
     return remarks
 
 
