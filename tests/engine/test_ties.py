@@ -155,6 +155,7 @@ def test_a_read_that_fails_at_any_stage_is_reported_and_nothing_hangs(rescale, m
     def merge():
         mw.merge_arrays("ties", base, experts, density=0.3, scope="model", rescale=rescale, threads=3)
 
+    merge()  # kernels that are still to be compiled would try our patience
     monkeypatch.setattr(pieces.Workspace, "rows", rows)
     for fails in range(12):  # fewer happen where a worker gets a piece again that it has in hand
         reads, failed, outcome = itertools.count(), False, []
