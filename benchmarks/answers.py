@@ -1,7 +1,7 @@
 """Whether a merge will answer as its experts do, from a few unlabelled inputs and one pass of every expert over them.
 
-What is assumed is that changes of the output add up: a merge gives e + λΣo_j, where e is what the base gives and o_j
-how far expert j moves it. Nothing need be merged for that.
+The definitions are those of `mergewise.learning.answers`. Nothing need be merged if changes of the output add up: a
+merge then gives e + λΣo_j, where e is what the base gives and o_j how far expert j moves it.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mergewise.learning.answers import added, agreement, answers, changes_kept, nearest
 
 __all__ = ["Answers"]
 
@@ -29,15 +31,31 @@ class Answers:
     moved: Floats
     heads: Sequence[Floats]
 
-    def agreement(self, chosen: Sequence[int], scale: float, task: int) -> float:
-        """Return the share of inputs on which a merge should answer as the task's own expert does.
+    def foreseen(self, chosen: Sequence[int], scale: float, task: int) -> Floats:
+        """Return what a sum should give for a task's inputs, (inputs, width) float64.
 
         Args:
             chosen: The merged experts; none for the base.
             scale: λ.
+            task: Whose inputs.
+        """
+        return added(self.at_base[task], self.moved[list(chosen), task].sum(axis=0), scale)
+
+    def agreement(self, outputs: Floats, task: int) -> float:
+        """Return the share of a task's inputs that are answered as the task's own expert does.
+
+        Args:
+            outputs: (inputs, width) float64, what a merge gives for them.
             task: Whose inputs, and whose expert.
         """
-        merged = self.at_base[task] + scale * self.moved[list(chosen), task].sum(axis=0)
-        own = self.at_base[task] + self.moved[task, task]
-        head = self.heads[task].T
-        return float(np.mean((merged @ head).argmax(axis=1) == (own @ head).argmax(axis=1)))
+        own = answers(self.foreseen([task], 1.0, task), self.heads[task])
+        return float(agreement([answers(outputs, self.heads[task])], [own])[0])
+
+    def nearest(self, outputs: Floats, task: int) -> float:
+        """Return the same if the answer is which other input is nearest, for which no choices are needed."""
+        return float(agreement([nearest(outputs)], [nearest(self.foreseen([task], 1.0, task))])[0])
+
+    def kept(self, outputs: Floats, task: int) -> float:
+        """Return which share of the answers that the expert changed are kept; NaN without any."""
+        three = (outputs, self.foreseen([task], 1.0, task), self.at_base[task])
+        return changes_kept(*(list(answers(one, self.heads[task])[:, None]) for one in three))

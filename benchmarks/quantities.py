@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import mergewise as mw
 from answers import Answers
 from mergewise.engine.survey.record import Survey
+from mergewise.theory.crosstalk import collisions, scale_of
 from mergewise.theory.dimension import participation_of
 from mergewise.theory.distance import distances
 from mergewise.theory.limits import Limits, limits
@@ -31,8 +32,8 @@ BASELINES = ("k", "mean cosine", "sign conflict", "norm")
 DIRECTIONS: Mapping[str, int] = {
     "k": -1, "mean cosine": 1, "sign conflict": -1, "norm": -1,
     "width share": 1, "marginal gain": 1, "coverage": 1, "conflict": -1, "occupancy": -1, "load": -1,
-    "distance": -1, "input distance": -1, "output distance": -1,
-    "agreement": 1, "base agreement": 1,
+    "crosstalk": -1, "distance": -1, "input distance": -1, "output distance": -1,
+    "agreement": 1, "nearest": 1, "changes kept": 1, "base agreement": 1,
 }  # fmt: skip
 """Whether more of a quantity should go with better merges (1) or worse ones (-1)."""
 
@@ -135,8 +136,7 @@ def for_set(known: Known, chosen: Sequence[int], scale: float) -> dict[str, floa
         own = [distances(metric[t], members, scale)[place] for place, t in enumerate(members)]
         found[name] = float(np.mean(own))
     if known.answers is not None:
-        found["agreement"] = float(np.mean([known.answers.agreement(members, scale, t) for t in members]))
-        found["base agreement"] = float(np.mean([known.answers.agreement((), 0.0, t) for t in members]))
+        found |= _of_answers(known.answers, members, scale)
     return found
 
 
@@ -162,8 +162,18 @@ def for_expert(known: Known, chosen: Sequence[int], scale: float, own: int) -> d
     for name, metric in known.metrics.items():
         found[name] = float(distances(metric[own], chosen, scale)[place])
     if known.answers is not None:
-        found["agreement"] = known.answers.agreement(chosen, scale, own)
+        found["agreement"] = known.answers.agreement(known.answers.foreseen(chosen, scale, own), own)
     return found
+
+
+def _of_answers(known: Answers, members: Sequence[int], scale: float) -> dict[str, float]:
+    outputs = {t: known.foreseen(members, scale, t) for t in members}
+    return {
+        "agreement": float(np.mean([known.agreement(outputs[t], t) for t in members])),
+        "nearest": float(np.mean([known.nearest(outputs[t], t) for t in members])),
+        "changes kept": float(np.nanmean([known.kept(outputs[t], t) for t in members])),
+        "base agreement": float(np.mean([known.agreement(known.at_base[t], t) for t in members])),
+    }
 
 
 def _of_matrices(known: Known, members: Sequence[int]) -> dict[str, float]:
@@ -180,6 +190,7 @@ def _of_matrices(known: Known, members: Sequence[int]) -> dict[str, float]:
     return {
         "occupancy": float(weighted_quartiles(np.array(occupied), energies)[1]),
         "load": float(weighted_quartiles(np.array(loads), energies)[1]),
+        "crosstalk": 1.0 / scale_of(collisions([(one.name, one.crosstalk) for one in rooms], members)) - 1.0,
     }
 
 

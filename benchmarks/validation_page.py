@@ -41,13 +41,16 @@ for closed forms, which are marked as such.
 | coverage, conflict | of the largest fifth of the changes | more, less |
 | occupancy | participation ratio of the experts' Gram matrices added up, over the side; median by energy | less |
 | load | Σ c_i/d, which passes 1 at k*; median by energy | less |
+| crosstalk | Σ a_ij, j ≠ i, over Σ a_ii: what others do to the inputs that an expert's change answers to | less |
 | distance | mean over experts t of ‖λΣτ - τ_t‖²/‖τ_t‖², from the Gram matrix alone | less |
 | input distance | the same, ‖τ‖² being Σ ‖τx‖² over inputs x of linear layers on {INPUTS} unlabelled texts | less |
 | output distance | the same, ‖τ‖² being Σ ‖o‖², o how far the *whole expert* moves the output on these texts | less |
 | agreement | share of {ANSWERED} unlabelled texts of t that e + λΣo answers as expert t; e: output of the base | more |
+| nearest | the same share, the answer being which other text is nearest; needs no choices | more |
+| changes kept | share of the answers that an expert changes which e + λΣo gives as the expert does | more |
 | base agreement | share of these texts that the *base* answers as expert t does | more |
 
-Directions were fixed beforehand, but the two agreements were thought of when the others had been seen to fail here.
+Directions were fixed beforehand, but the last four were thought of when the others had been seen to fail here.
 Rank correlations are Spearman's, times that direction, so that positive is as expected. **Within k**: ranks are
 taken among sets of the same number of experts, as that number alone explains much.
 Intervals of 95 % are from a bootstrap over sets, bold where they exclude nought. There are eight experts per base and

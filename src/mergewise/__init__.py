@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mergewise.engine.survey.run import survey
     from mergewise.engine.verify import diff, verify
     from mergewise.learning.adamerging import AdaMergingReport, adamerging
+    from mergewise.learning.agreement import AgreementReport, agreement
     from mergewise.learning.collect import StatisticsReport, collect_statistics
     from mergewise.method import Array, Choices, Masks, PerModel, Range, merge_method, methods
     from mergewise.recipe import Expert, Recipe
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaMergingReport",
+    "AgreementReport",
     "Array",
     "CheckpointError",
     "Choices",
@@ -54,6 +56,7 @@ __all__ = [
     "SurveyError",
     "__version__",
     "adamerging",
+    "agreement",
     "collect_statistics",
     "diff",
     "explain",
@@ -74,6 +77,7 @@ __all__ = [
 
 _HOMES = {
     "AdaMergingReport": "mergewise.learning.adamerging",
+    "AgreementReport": "mergewise.learning.agreement",
     "Array": "mergewise.method",
     "Choices": "mergewise.method",
     "Expert": "mergewise.recipe",
@@ -90,6 +94,7 @@ _HOMES = {
     "Selected": "mergewise.theory.selection",
     "StatisticsReport": "mergewise.learning.collect",
     "adamerging": "mergewise.learning.adamerging",
+    "agreement": "mergewise.learning.agreement",
     "collect_statistics": "mergewise.learning.collect",
     "Survey": "mergewise.engine.survey.record",
     "diff": "mergewise.engine.verify",

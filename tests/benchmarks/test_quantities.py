@@ -36,7 +36,7 @@ def test_all_quantities_are_given_and_copies_stand_out(paths):
     metric = np.stack([np.eye(4)] * 4)
     known = know(paths[0], paths[1:], {"input distance": metric, "output distance": metric}, threads=1)
     opposite, copies, apart = (for_set(known, chosen, 0.5) for chosen in ([0, 1], [2, 3], [0, 2]))
-    assert set(opposite) == set(DIRECTIONS) - {"agreement", "base agreement"}
+    assert set(opposite) == set(DIRECTIONS) - {"agreement", "nearest", "changes kept", "base agreement"}
     assert set(BASELINES) < set(DIRECTIONS)
     assert copies["mean cosine"] == pytest.approx(1.0)
     assert abs(opposite["mean cosine"]) < 0.3
@@ -44,6 +44,8 @@ def test_all_quantities_are_given_and_copies_stand_out(paths):
     assert copies["marginal gain"] == pytest.approx(0.0, abs=1e-6)
     assert apart["distance"] > 0.3
     assert copies["occupancy"] == pytest.approx(known.limits.matrices[0].ranks[2, 1] / 32)
+    assert copies["crosstalk"] == pytest.approx(1.0, rel=1e-3)
+    assert apart["crosstalk"] < copies["crosstalk"]
     assert copies["input distance"] == pytest.approx(0.5)
     assert (opposite["k"], opposite["norm"]) == (2.0, pytest.approx(np.sqrt(known.gram[[0, 1], [0, 1]]).mean()))
 

@@ -17,8 +17,8 @@ QUICK = ["merge", "--method", "task_arithmetic", "--base", "base", "--expert", "
 WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 METHODS = sorted(mw.methods())
 COMMANDS = (
-    "merge", "plan", "verify", "inspect", "diff", "forecast", "statistics", "adamerging", "methods", "demo", "zoo",
-    "zoo list", "zoo build",
+    "merge", "plan", "verify", "inspect", "diff", "forecast", "agreement", "statistics", "adamerging", "methods",
+    "demo", "zoo", "zoo list", "zoo build",
 )  # fmt: skip
 
 

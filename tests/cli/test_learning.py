@@ -70,3 +70,37 @@ def test_a_model_without_a_network_is_refused_in_one_sentence(world, run):
     assert outcome.code == 1
     assert outcome.err.startswith("mergewise: e1: ")
     assert outcome.err.count("\n") == 1
+
+
+def test_agreement_compares_merges_in_words_and_numbers(pair, world, run):
+    recipe = world.recipe(parameters={"weight": 0.5})
+    assert run("merge", recipe, "merged").code == 0
+    models = ["--base", "base", "--expert", "e1", "--expert", "e2", "--examples", "e1.jsonl", "--examples", "e2.jsonl"]
+    found = run("agreement", "merged", "e1", *models, "--json").json
+    assert [one["name"] for one in found["candidates"]] == ["merged", "e1"]
+    assert found["candidates"][1]["by_expert"][0] == 1.0
+    assert found["base"]["kept"] == 0.0
+    outcome = run("agreement", "merged", "e1", *models)
+    assert outcome.code == 0
+    assert outcome.out.startswith(found["sentence"])
+    for figure in (found["candidates"][0]["agreement"], found["candidates"][1]["kept_by_expert"][1]):
+        assert f"{figure:.3f}" in outcome.out
+    assert found["caveat"] in outcome.err
+    assert "docs/validation.md" in outcome.err
+
+
+def test_agreement_foresees_sums_without_a_merge(pair, world, run):
+    models = ["--base", "base", "--expert", "e1", "--expert", "e2", "--examples", "e1.jsonl"]
+    found = run("agreement", *models, "--json").json
+    assert [one["scale"] for one in found["candidates"]] == [n / 10 for n in range(1, 11)]
+    outcome = run("agreement", *models, "--memory", "1kB")
+    assert outcome.code == 0
+    assert "λ = 0.5 (1/2, the mean)" in outcome.out
+    assert outcome.out.startswith(found["sentence"])
+
+
+def test_agreement_without_what_it_needs_is_refused_in_one_sentence(pair, world, run):
+    missing = run("agreement", "--base", "base", "--expert", "e1", "--examples", "none.txt")
+    assert missing.code == 1
+    assert missing.err == "mergewise: none.txt: examples cannot be read: No such file or directory.\n"
+    assert run("agreement", "--base", "base", "--expert", "e1").code == 2

@@ -13,6 +13,7 @@ import typer
 
 from mergewise._version import __version__
 from mergewise.cli.adamerging import adamerging
+from mergewise.cli.agreement import agreement
 from mergewise.cli.demo import demo
 from mergewise.cli.diff import diff
 from mergewise.cli.evolve import evolve
@@ -59,8 +60,8 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
 
 COMMANDS = (
-    merge, plan, explain, verify, inspect, diff, survey, limits, forecast, extract_lora, statistics, adamerging,
-    methods, evolve, demo,
+    merge, plan, explain, verify, inspect, diff, survey, limits, agreement, forecast, extract_lora, statistics,
+    adamerging, methods, evolve, demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(_interruptible(command))

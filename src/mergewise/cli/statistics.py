@@ -12,7 +12,7 @@ __all__ = ["ExamplesHelp", "LengthOption", "LimitOption", "SeedOption", "statist
 
 ExamplesHelp = (
     "A file of examples, one JSON object a line: 'text' (and 'text_pair'), 'prompt' and 'target', or 'tokens'; a "
-    "'label' is the number of a class."
+    "'label' is the number of a class. In a .txt file, every line is a text."
 )
 LengthOption = Annotated[int, typer.Option(help="Longer examples are cut to so many tokens.", min=1)]
 LimitOption = Annotated[int | None, typer.Option(help="Read so many examples; by default all.", min=1)]

@@ -78,7 +78,8 @@ def collect_statistics(
 
     Args:
         model: A model of transformers: a folder, or any other reference that a recipe takes.
-        examples: A file of one JSON object a line: ``text``, ``prompt`` and ``target``, or ``tokens``; ``label``.
+        examples: A file of one JSON object a line (``text``, ``prompt`` and ``target``, or ``tokens``; ``label``), or a
+            ``.txt`` file of one text a line.
         out: The file to make.
         kind: ``fisher``, the diagonal of the Fisher information, for ``merge_method: fisher``; ``gram``, the Gram
             matrices of the inputs of linear layers, for ``regmean``. Both are means over examples or tokens.

@@ -1,7 +1,7 @@
-"""Examples: one JSON object a line, as token ids.
+"""Examples, one a line, as token ids.
 
-A line has ``text`` (with ``text_pair``, if need be), ``prompt`` and ``target``, or ``tokens``; and may have a
-``label``, the number of a class.
+A line is a JSON object with ``text`` (and ``text_pair``, if need be), ``prompt`` and ``target``, or ``tokens``; it may
+have a ``label``, the number of a class. In a ``.txt`` file it is a text itself.
 """
 
 import json
@@ -42,7 +42,7 @@ class Examples:
     """The examples of a file, checked when it is opened, and made into tokens each time they are gone through.
 
     Args:
-        path: A file of one JSON object a line.
+        path: A file of one JSON object a line, or a ``.txt`` file of one text a line.
         folder: Where the model's tokenizer is; ``None`` if it is not on this machine.
         vocabulary: How many tokens the model knows.
         max_length: Longer examples are cut to so many tokens.
@@ -87,6 +87,8 @@ class Examples:
             raise ExamplesError(f"{self.path}: examples must be UTF-8 text, found {error.reason}.") from error
 
     def _entry(self, number: int, line: str) -> dict[str, Any]:
+        if self.path.suffix == ".txt":
+            return {"text": line.strip()}
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -14,14 +14,12 @@ from typing import Literal, get_args
 import torch
 
 from mergewise.learning.errors import ExamplesError
-from mergewise.learning.examples import Example, open_tokenizer
-from mergewise.learning.network import Network, log_probabilities
+from mergewise.learning.examples import Example
+from mergewise.learning.network import Network, hide_tokens, log_probabilities
 
 __all__ = ["Labels", "add_fisher", "labels_for"]
 
 Labels = Literal["expected", "sampled", "given"]
-
-_MASKED = 0.15  # share of tokens that a masked language model is asked for, as in its training
 
 
 def labels_for(network: Network, wanted: str | None) -> Labels:
@@ -118,13 +116,6 @@ def _truth(network: Network, example: Example) -> torch.Tensor | None:
 
 def _masked(network: Network, example: Example, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Hide some tokens; return what the model predicts for these, and what they were."""
-    mask = open_tokenizer(network.folder, network.location).mask_token_id
-    if mask is None:
-        raise ExamplesError(f"{network.location}: its tokenizer has no mask token, which Fisher information needs.")
-    count = max(1, round(_MASKED * len(example.tokens)))
-    hidden = torch.randperm(len(example.tokens), generator=generator)[:count].sort().values
-    tokens = torch.tensor(example.tokens)
-    read = tokens.clone()
-    read[hidden] = mask
-    logits = network.run(example, tuple(read.tolist()))[hidden]
-    return torch.log_softmax(logits, dim=-1), tokens[hidden]
+    read, hidden = hide_tokens(network, example, "Fisher information", generator)
+    logits = network.run(example, read)[hidden]
+    return torch.log_softmax(logits, dim=-1), torch.tensor(example.tokens)[hidden]

@@ -10,9 +10,9 @@ import torch
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source, numpy_dtype
 from mergewise.learning.errors import ExamplesError
-from mergewise.learning.examples import Example
+from mergewise.learning.examples import Example, open_tokenizer
 
-__all__ = ["Network", "log_probabilities", "open_network", "stored"]
+__all__ = ["Network", "hide_tokens", "log_probabilities", "open_network", "stored"]
 
 Kind = Literal["causal", "classifier", "masked", "encoder"]
 
@@ -22,6 +22,7 @@ _KINDS: tuple[tuple[str, Kind, str], ...] = (
     ("ForSequenceClassification", "classifier", "AutoModelForSequenceClassification"),
     ("ForMaskedLM", "masked", "AutoModelForMaskedLM"),
 )
+_MASKED = 0.15  # share of tokens that a masked language model is asked for, as in its training
 
 
 @dataclass(frozen=True)
@@ -176,3 +177,27 @@ def log_probabilities(network: Network, example: Example) -> torch.Tensor:
     else:
         logits = logits[None]
     return torch.log_softmax(logits.float(), dim=-1)
+
+
+def hide_tokens(
+    network: Network, example: Example, purpose: str, generator: torch.Generator
+) -> tuple[tuple[int, ...], torch.Tensor]:
+    """Hide some tokens of an example: return what a masked language model then reads, and which they are, in order.
+
+    Args:
+        network: The model.
+        example: The example.
+        purpose: What it is for, in messages.
+        generator: Draws the tokens.
+
+    Raises:
+        ExamplesError: The model's tokenizer has no mask token.
+    """
+    mask = open_tokenizer(network.folder, network.location).mask_token_id
+    if mask is None:
+        raise ExamplesError(f"{network.location}: its tokenizer has no mask token, which {purpose} needs.")
+    count = max(1, round(_MASKED * len(example.tokens)))
+    hidden = torch.randperm(len(example.tokens), generator=generator)[:count].sort().values
+    read = torch.tensor(example.tokens)
+    read[hidden] = mask
+    return tuple(read.tolist()), hidden
