@@ -47,7 +47,7 @@ def main() -> None:
     code, limit = CODES["BF16"], ENCODE_LIMIT["BF16"]
 
     tau, room = tiles(EXPERTS, VOTING_TILE), tiles(EXPERTS, TILE)
-    narrow, wide = row_room(4096)
+    rooms = {row: row_room(row) for row in (1024, 4096)}
 
     def vote(*, sparse: bool, elect: bool) -> None:
         combine_voting(
@@ -64,7 +64,7 @@ def main() -> None:
     whole, kept = np.empty((blocks.size - 1, EXPERTS)), np.empty((blocks.size - 1, EXPERTS))
     products, bounds = np.empty((1, EXPERTS, EXPERTS)), np.array([0, COUNT])
     row = weights[None]
-    lows, spreads = np.full(EXPERTS, 0.15), np.full(EXPERTS, 0.3)
+    lows, spreads = np.full(EXPERTS, 0.35), np.full(EXPERTS, 0.3)
     measured: dict[str, Callable[[], object]] = {
         "linear": lambda: combine_linear(raw, codes, True, 0, COUNT, COUNT, row, 1.0, 1.0, out, code, limit),
         "voting": lambda: vote(sparse=False, elect=True),
@@ -78,11 +78,14 @@ def main() -> None:
             raw, codes, 0, COUNT, floors, ties.copy(), ceilings, ties.copy(), other_marks
         ),
         "keep at random": lambda: keep_random(keys, keep_below, 0, 0, COUNT, other_marks),
-        "keep by rank in the row": lambda: keep_by_row_rank(
-            raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, narrow, wide, other_marks
+        "keep by rank in rows of 1024": lambda: keep_by_row_rank(
+            raw, codes, 0, 0, COUNT, 1024, lows, spreads, keys, *rooms[1024], other_marks
+        ),
+        "keep by rank in rows of 4096": lambda: keep_by_row_rank(
+            raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, *rooms[4096], other_marks
         ),
         "chances by rank in the row": lambda: chances_by_row_rank(
-            raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, narrow, wide, chances
+            raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, *rooms[4096], chances
         ),
         "L1 norms": lambda: sparsified_l1(raw, codes, blocks, marks, whole, kept),
         "inner products": lambda: gram(raw, codes, True, bounds, room, products),

@@ -59,7 +59,12 @@ class SharedThresholds:
 
 
 def gather(
-    program: VotingProgram, pieces: Sequence[Piece], runner: Runner, shared: SharedThresholds | None = None
+    program: VotingProgram,
+    pieces: Sequence[Piece],
+    runner: Runner,
+    shared: SharedThresholds | None = None,
+    *,
+    keep_marks: bool = False,
 ) -> Gathered:
     """Gather what a program must know of a scope.
 
@@ -68,6 +73,7 @@ def gather(
         pieces: The scope, in order.
         runner: Does the work.
         shared: Of the merge and others like it.
+        keep_marks: Whether there is memory for marks until the pieces are read again.
     """
     search, ties = None, None
     if program.sparsify == "magnitude":
@@ -81,7 +87,7 @@ def gather(
         rescale[job.name] = np.array([1.0 / d if by_density and d > 0 else 1.0 for d in own.densities])
     gathered = Gathered(search, ties, rescale)
     if any(isinstance(piece.job.program, VotingProgram) and piece.job.program.by_norm for piece in pieces):
-        rescale |= _l1_ratios(gathered, pieces, runner)
+        rescale |= _l1_ratios(gathered, pieces, runner, keep_marks=keep_marks)
     return gathered
 
 
@@ -215,7 +221,9 @@ def _sample(experts: int, pieces: Sequence[Piece], runner: Runner, every: int, l
     return np.concatenate(runner.each(sample, pieces), axis=1)
 
 
-def _l1_ratios(gathered: Gathered, pieces: Sequence[Piece], runner: Runner) -> dict[str, NDArray[np.float64]]:
+def _l1_ratios(
+    gathered: Gathered, pieces: Sequence[Piece], runner: Runner, *, keep_marks: bool
+) -> dict[str, NDArray[np.float64]]:
     """Return ‖τ‖₁ / ‖sparse τ‖₁ of each tensor that is rescaled by it, (experts,) float64 by name."""
 
     def sums(workspace: Workspace, index: int, piece: Piece) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -228,6 +236,8 @@ def _l1_ratios(gathered: Gathered, pieces: Sequence[Piece], runner: Runner) -> d
             whole.append(np.empty((bounds.size - 1, marks.shape[0])))
             kept.append(np.empty((bounds.size - 1, marks.shape[0])))
             sparsified_l1(raw, codes, bounds, marks, whole[-1], kept[-1])
+        if keep_marks:
+            gathered.keep_marks(workspace, index, piece)
         return np.concatenate(whole), np.concatenate(kept)
 
     norms: dict[str, L1Norms] = {}

@@ -8,6 +8,7 @@ from mergewise.checkpoint import STORAGE_DTYPES, reserved_bytes
 from mergewise.checkpoint.adapted import SCRATCH_BYTES, reads_an_adapter
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.errors import RecipeError
+from mergewise.kernels.constants import PADDING, TILE
 from mergewise.method import ElementwiseProgram, GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
 __all__ = [
@@ -40,7 +41,7 @@ _STREAM_BYTES = 3 << 20  # what a piece takes stays in the caches while it is wo
 _WINDOW_BYTES, _COSTLY_WINDOW_BYTES = 1 << 24, 1 << 28
 _LEAST_BITS = 4  # of the number of bins
 _LEAST_ELEMENTS = 1 << 12  # of rows that need much memory per element, since they are short
-_RANKING_BYTES = 36  # what it takes to rank one element of a row, beside a workspace
+_RANKING_BYTES = 40  # what it takes to rank one element of a row, beside a workspace
 
 _DIGITS_BYTES = 4 * 8 << 16
 
@@ -87,9 +88,23 @@ class Layout:
         """Return whether a worker keeps the stored bytes of a matrix in memory, rather than read them every time."""
         return _least_bytes(job) + _input_bytes(job) <= self.arena_bytes
 
+    def keeps_marks(self, job: TensorJob) -> bool:
+        """Return whether random marks of a tensor stay in memory, a bit each, until its pieces are read again."""
+        if not (isinstance(job.program, VotingProgram) and job.program.by_norm and job.program.draws):
+            return False
+        several = self.piece_elements(job) < job.numel
+        return several and self._piece_bytes(job) + self._mark_bytes(job) <= self.arena_bytes
+
     def _held_bytes(self, job: TensorJob) -> int:
         if isinstance(job.program, MatrixProgram):
             return _least_bytes(job) + (_input_bytes(job) if self.holds(job) else 0)
+        return self._piece_bytes(job) + (self._mark_bytes(job) if self.keeps_marks(job) else 0)
+
+    def _mark_bytes(self, job: TensorJob) -> int:
+        """Return the memory for marks of a tensor as bits, and for those of a piece once they are bytes again."""
+        return len(job.inputs) * (job.numel // 8 + self.piece_elements(job))
+
+    def _piece_bytes(self, job: TensorJob) -> int:
         return min(self.piece_elements(job), job.numel) * bytes_per_element(job) + _ranking_bytes(job)
 
 
@@ -162,7 +177,8 @@ def _ranking_bytes(job: TensorJob) -> int:
     if isinstance(job.program, ElementwiseProgram):
         # about four arrays per model, and the counts of a rank's digits before and after a pass
         return min(BLOCK, job.numel) * (4 * len(job.inputs) + 10) * 8 + (_DIGITS_BYTES if job.program.rank else 0)
-    return job.row * _RANKING_BYTES if isinstance(job.program, VotingProgram) and _by_row(job) else 0
+    ranked = isinstance(job.program, VotingProgram) and _by_row(job)
+    return (job.row + PADDING + 2 * TILE) * _RANKING_BYTES if ranked else 0
 
 
 def _by_row(job: TensorJob) -> bool:

@@ -63,7 +63,7 @@ def run_local(
             scope = [piece for job in group for piece in pieces[job.name]]
             if scope:
                 crew.ahead.expect(scope)
-                known = _gather(scope, crew, shared)
+                known = _gather(scope, crew, shared, layout)
                 crew.ahead.expect(scope)
                 crew.each(merge.finisher(known), scope)
 
@@ -76,7 +76,8 @@ def run_local(
                 advance(job.output.nbytes)
                 return
             runner = Alone(workspace)
-            runner.each(merge.finisher(_gather(pieces[job.name], runner, shared)), pieces[job.name])
+            known = _gather(pieces[job.name], runner, shared, layout)
+            runner.each(merge.finisher(known), pieces[job.name])
 
         def copy_alone(workspace: Workspace, _: int, job: TensorJob) -> str | None:
             agreed = [copy_exact(workspace, piece, target) for piece in pieces[job.name]]
@@ -141,10 +142,10 @@ def _gathers(pieces: Sequence[Piece]) -> bool:
     return isinstance(program, VotingProgram) and program.gathers
 
 
-def _gather(pieces: Sequence[Piece], runner: Alone | Crew, shared: SharedThresholds | None) -> Known:
+def _gather(pieces: Sequence[Piece], runner: Alone | Crew, shared: SharedThresholds | None, layout: Layout) -> Known:
     match pieces[0].job.program:
         case VotingProgram() as program:
-            return gather(program, pieces, runner, shared)
+            return gather(program, pieces, runner, shared, keep_marks=layout.keeps_marks(pieces[0].job))
         case ElementwiseProgram() as program:
             return gather_elementwise(program, pieces, runner) if program.gathers else Selected()
         case GeometricProgram() as program if _gathers(pieces):

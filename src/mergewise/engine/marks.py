@@ -1,7 +1,10 @@
-"""Which elements of each task vector a piece keeps: marks, made block by block so that they stay in the caches."""
+"""Which elements of each task vector a piece keeps: marks, made block by block so that they stay in the caches.
+
+Between stages that read a piece twice they are kept as bits, as drawing random words and ranking again takes longer.
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,16 +31,23 @@ class Gathered:
         search: Magnitude thresholds: of the kept ones by expert, then of those that are too large, if any are.
         ties: Shares out elements at the thresholds.
         rescale: (experts,) float64 by tensor, multiplies what is kept.
+        marked: Marks of pieces that were let go of, by their place in the scope: (experts, bytes) uint8, a bit each.
     """
 
     search: MagnitudeSearch | None
     ties: TieShares | None
     rescale: dict[str, NDArray[np.float64]]
+    marked: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
     def count_ties(self, workspace: Workspace, index: int, piece: Piece) -> None:
         """Read a piece and count its ties: before all else, as whoever has a later piece waits for it, or its fault."""
         if self.ties:
             self.ties.of(workspace, index, piece)
+
+    def keep_marks(self, workspace: Workspace, index: int, piece: Piece) -> None:
+        """Keep the marks of a piece in hand, all of which were made, for when it is read again."""
+        marks, _ = workspace.marks(piece)
+        self.marked[index] = np.packbits(marks[:, : piece.count], axis=1, bitorder="little")
 
 
 def marked_blocks(
@@ -65,6 +75,11 @@ def marked_blocks(
         none = np.empty((len(program.weights), 0), np.uint8)
         yield from ((first, count, none) for first, count in blocks)
         return
+    if index in gathered.marked:
+        bits = gathered.marked.pop(index)  # nobody asks a third time
+        kept = np.unpackbits(bits, axis=1, count=piece.count, bitorder="little")
+        yield from ((first, count, kept) for first, count in blocks)
+        return
     allowance = gathered.ties.of(workspace, index, piece) if gathered.ties else None
     marks, filled = workspace.marks(piece)
     if filled:
@@ -81,13 +96,13 @@ def marked_blocks(
         if program.outliers:
             ceilings, ceiling_ties = gathered.search.thresholds[experts:], allowance[experts:]
     if program.row:  # room for ranking one
-        narrow, wide = row_room(row)
+        room = row_room(row)
     for first, count in blocks:
         if program.sparsify == "magnitude":
             keep_by_rank(raw, codes, first, count, floors, floor_ties, ceilings, ceiling_ties, marks)
         elif program.sparsify == "row_rank":
             mark = chances_by_row_rank if program.by_chance else keep_by_row_rank
-            mark(raw, codes, piece.start, first, count, row, low, spread, keys, narrow, wide, marks)
+            mark(raw, codes, piece.start, first, count, row, low, spread, keys, *room, marks)
         else:
             keep_random(keys, limits, piece.start, first, count, marks)
         yield first, count, marks

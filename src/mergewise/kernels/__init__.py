@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergewise.kernels.constants import APART, BLOCK_LANES, BLOCK_ROWS, LANES, LINE, SURVEY_TILE, TILE
+from mergewise.kernels.constants import APART, BLOCK_LANES, BLOCK_ROWS, LANES, LINE, PADDING, SURVEY_TILE, TILE
 from mergewise.kernels.native import Array, Kernel
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ __all__ = [
 
 _BYTES, _BYTE_ROWS = Array("uint8", 1), Array("uint8", 2)
 _WORDS, _WORD_ROWS, _KEYS = Array("uint32", 1), Array("uint32", 2), Array("uint64", 1)
+_KEY_ROWS = Array("uint64", 2)
 _INTEGERS, _INTEGER_ROWS = Array("int64", 1), Array("int64", 2)
 _REALS, _REAL_ROWS, _MATRICES = Array("float64", 1), Array("float64", 2), Array("float64", 3)
 _MODELS = (_BYTE_ROWS, _INTEGERS)  # raw bytes and codes of their dtypes
@@ -75,12 +76,12 @@ count_equal = Kernel("magnitude.count_equal", [*_MODELS, int, _INTEGERS, _WORDS,
 keep_by_rank = Kernel("sparsify.keep_by_rank", [*_MODELS, int, int, _WORDS, _INTEGERS, _WORDS, _INTEGERS, _BYTE_ROWS])
 keep_random = Kernel("sparsify.keep_random", [_KEYS, _KEYS, int, int, int, _BYTE_ROWS])
 keep_by_row_rank = Kernel(
-    "sparsify.keep_by_row_rank",
-    [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _INTEGER_ROWS, _BYTE_ROWS],
+    "rows.keep_by_row_rank",
+    [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _KEY_ROWS, _BYTE_ROWS],
 )
 chances_by_row_rank = Kernel(
-    "sparsify.chances_by_row_rank",
-    [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _INTEGER_ROWS, _REAL_ROWS],
+    "rows.chances_by_row_rank",
+    [*_MODELS, int, int, int, int, _REALS, _REALS, _KEYS, _WORD_ROWS, _KEY_ROWS, _REAL_ROWS],
 )
 add_low_rank = Kernel("lowrank.add_low_rank", [_BYTES, int, _REAL_ROWS, _REAL_ROWS, int, int, int, int, _BYTES, int])
 encode_all = Kernel("storage.encode_all", [int, _REALS, int, _BYTES, int])
@@ -117,9 +118,10 @@ def survey_room(models: int) -> "tuple[NDArray[Any], ...]":
     return tau, tiles(models, TILE // 2), blocks, np.empty((models, 3, LANES)), np.empty(models, np.uint8)
 
 
-def row_room(row: int) -> "tuple[NDArray[np.uint32], NDArray[np.int64]]":
-    """Return what ranking rows of ``row`` elements takes: (3, row) uint32 and (3, row + 1) int64."""
-    return np.empty((3, row), np.uint32), np.empty((3, row + 1), np.int64)
+def row_room(row: int) -> "tuple[NDArray[np.uint32], NDArray[np.uint64]]":
+    """Return what ranking rows of ``row`` elements takes: six rows of uint32 and two of uint64, padded."""
+    padded = -(-row // PADDING) * PADDING
+    return tiles(6, padded + 2 * TILE, np.uint32), np.empty((2, padded), np.uint64)
 
 
 def words_of(key: int, count: int, first: int = 0) -> "NDArray[np.uint32]":

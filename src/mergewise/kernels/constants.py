@@ -15,8 +15,10 @@ __all__ = [
     "LANES",
     "LINE",
     "MASKED_EXPERTS",
+    "MOST_BINS",
     "MOST_EXPERTS",
     "NORMALIZE",
+    "PADDING",
     "SURVEY_TILE",
     "TILE",
     "VOTING_TILE",
@@ -42,6 +44,12 @@ MOST_EXPERTS = 64
 
 COLUMNS = 512
 """Columns of a low-rank product taken at once: their part of the right factor stays in the second-level cache."""
+
+PADDING = 64
+"""Rows that are ranked are padded to a multiple of so many elements: loops over them leave no remainder."""
+
+MOST_BINS = 4096
+"""Bins that the elements of a row are counted in, at most: four counts of each stay in the second-level cache."""
 
 LANES = 16
 """Sums are taken in this many lanes, whatever the width of a machine's registers, so that they are equal everywhere."""

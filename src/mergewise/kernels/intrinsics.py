@@ -15,6 +15,7 @@ __all__ = [
     "as_wide_bits",
     "block_products",
     "dot",
+    "magnitude_sums",
     "power_sums",
     "tile",
     "trailing_zeros",
@@ -83,6 +84,42 @@ def dot(context: Any, x: Any, y: Any, count: Any) -> Any:  # noqa: ARG001
         return total
 
     return types.float64(x, y, types.intp), generate
+
+
+@_intrinsic
+def magnitude_sums(context: Any, tau: Any, mark: Any, count: Any, sums: Any) -> Any:  # noqa: ARG001
+    """Write Σ |τ_j|, and the same over what is marked, of the first ``count`` elements (a multiple of ``LANES``).
+
+    ``tau`` is float64, ``mark`` uint8, ``sums`` (2,) float64. Lanes are added as ``dot`` adds them.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide, bits = ir.VectorType(ir.DoubleType(), LANES), ir.VectorType(ir.IntType(64), LANES)
+        marked, nought = ir.VectorType(ir.IntType(8), LANES), ir.Constant(wide, None)
+        tau, mark, _, found = (
+            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else None
+            for kind, value in zip(signature.args, arguments, strict=True)
+        )
+        sums = [cgutils.alloca_once_value(builder, nought) for _ in range(2)]
+        number = arguments[2].type
+        zero, step = ir.Constant(number, 0), ir.Constant(number, LANES)
+        with cgutils.for_range_slice(builder, zero, arguments[2], step, inc=True) as (index, _):
+            value = builder.load(builder.bitcast(builder.gep(tau, [index]), bits.as_pointer()), align=8)
+            value = builder.and_(value, ir.Constant(bits, [0x7FFFFFFFFFFFFFFF] * LANES))
+            value = builder.bitcast(value, wide)
+            own = builder.load(builder.bitcast(builder.gep(mark, [index]), marked.as_pointer()), align=1)
+            kept = builder.select(builder.icmp_unsigned("!=", own, ir.Constant(marked, None)), value, nought)
+            for total, term in zip(sums, (value, kept), strict=True):
+                builder.store(builder.fadd(builder.load(total), term), total)
+        for place, lanes in enumerate(sums):
+            total: Any = ir.Constant(ir.DoubleType(), 0.0)
+            all_lanes = builder.load(lanes)
+            for lane in range(LANES):
+                total = builder.fadd(total, builder.extract_element(all_lanes, ir.Constant(ir.IntType(32), lane)))
+            builder.store(total, builder.gep(found, [ir.Constant(number, place)]))
+        return context.get_dummy_value()
+
+    return types.none(tau, mark, types.intp, sums), generate
 
 
 _literal_intrinsic: Any = extending.intrinsic(prefer_literal=True)

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from mergewise.kernels.constants import TILE
-from mergewise.kernels.intrinsics import dot, tile
+from mergewise.kernels.intrinsics import magnitude_sums, tile
 from mergewise.kernels.storage import COMPILE, decode, decode_difference
 
 __all__ = ["sparsified_l1"]
@@ -24,9 +24,8 @@ def sparsified_l1(raw, codes, bounds, keep, whole, kept):
     """
     base = tile(TILE, np.float64)
     tau = tile(TILE, np.float64)
-    kept_or_not = tile(TILE, np.float64)
-    ones = tile(TILE, np.float64)
-    ones[:] = 1.0
+    last_marks = tile(TILE, np.uint8)
+    sums = tile(2, np.float64)
     whole[:] = 0.0
     kept[:] = 0.0
     for s in range(bounds.size - 1):
@@ -36,10 +35,13 @@ def sparsified_l1(raw, codes, bounds, keep, whole, kept):
             for i in range(keep.shape[0]):
                 decode_difference(codes[1 + i], raw[1 + i], start, size, base, tau)
                 mark = keep[i, start : start + size]
-                for j in range(size):
-                    tau[j] = abs(tau[j])
-                    kept_or_not[j] = np.float64(mark[j])
-                tau[size:] = 0.0
-                kept_or_not[size:] = 0.0
-                whole[s, i] += dot(tau, ones, TILE)
-                kept[s, i] += dot(tau, kept_or_not, TILE)
+                if size == TILE:
+                    magnitude_sums(tau, mark, TILE, sums)
+                else:  # marks may end where these do
+                    tau[size:] = 0.0
+                    for j in range(size):
+                        last_marks[j] = mark[j]
+                    last_marks[size:] = np.uint8(0)
+                    magnitude_sums(tau, last_marks, TILE, sums)
+                whole[s, i] += sums[0]
+                kept[s, i] += sums[1]

@@ -124,6 +124,11 @@ class VotingProgram:
         return self.sparsify == "row_rank" and self.rescale == "expected"
 
     @property
+    def draws(self) -> bool:
+        """Whether what is kept is drawn at random."""
+        return self.sparsify in ("bernoulli", "row_rank")
+
+    @property
     def gathers(self) -> bool:
         """Whether something of the whole tensor must be known before its first element can be combined."""
         return self.sparsify == "magnitude" or self.by_norm
