@@ -179,3 +179,44 @@ def test_kill_9_at_random_moments_loses_nothing(tmp_path, asked):
         for path in out.iterdir():
             path.unlink()
     assert resumed > 0
+
+
+class TestTheSameCommandOnceMore:
+    """As after a kill between the appearance of the output and the exit."""
+
+    @pytest.fixture
+    def models(self, tmp_path):
+        return family(tmp_path, tensors=3, size=8)
+
+    def test_leaves_the_output_as_it_is_and_says_so(self, tmp_path, models):
+        recipe, out = mw.Recipe(**models, method="task_arithmetic"), tmp_path / "out"
+        mw.merge(recipe, out)
+        before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.iterdir()}
+        report = mw.merge(recipe, out)
+        assert report.remarks[-1] == f"{out} holds this merge already; nothing was done."
+        assert {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.iterdir()} == before
+
+    def test_is_refused_where_anything_differs(self, tmp_path, models):
+        out = tmp_path / "out"
+        mw.merge(mw.Recipe(**models, method="task_arithmetic"), out)
+        with pytest.raises(mw.CheckpointError, match="new or empty"):
+            mw.merge(mw.Recipe(**models, method="ties"), out)
+        touched = tmp_path / "e1" / "model.safetensors"
+        content = bytearray(touched.read_bytes())
+        content[-1] ^= 1
+        touched.write_bytes(content)
+        with pytest.raises(mw.CheckpointError, match="new or empty"):
+            mw.merge(mw.Recipe(**models, method="task_arithmetic"), out)
+
+    def test_is_refused_where_weights_have_gone_or_the_record_is_no_record(self, tmp_path, models):
+        recipe, out = mw.Recipe(**models, method="task_arithmetic"), tmp_path / "out"
+        mw.merge(recipe, out)
+        weights = out / "model.safetensors"
+        kept = weights.read_bytes()
+        weights.unlink()
+        with pytest.raises(mw.CheckpointError, match="new or empty"):
+            mw.merge(recipe, out)
+        weights.write_bytes(kept)
+        (out / "mergewise.json").write_text("{}")
+        with pytest.raises(mw.CheckpointError, match="expected the record of a merge"):
+            mw.merge(recipe, out)

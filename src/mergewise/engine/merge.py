@@ -29,6 +29,7 @@ from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, parse_size
 from mergewise.engine.plan import plan
 from mergewise.engine.provenance import (
+    PROVENANCE_NAME,
     InputRecord,
     companion_files,
     describe,
@@ -37,7 +38,7 @@ from mergewise.engine.provenance import (
     record_inputs,
     require_unchanged,
 )
-from mergewise.engine.stages import as_stages, is_finished, noted, plan_stages, stage_folders
+from mergewise.engine.stages import as_stages, holds_result, is_finished, noted, plan_stages, stage_folders
 from mergewise.method import find_method
 from mergewise.recipe import Recipe, Stage, placed
 
@@ -104,8 +105,9 @@ def merge(
     Args:
         recipe: A recipe, or the file that holds one, or several that build on each other; or such stages, in the order
             of doing.
-        out: The folder to make; it must be new or empty. It appears complete or not at all, and a merge that was
-            interrupted goes on where it was when it is started again. A URL such as ``s3://bucket/name`` or
+        out: The folder to make; it must be new or empty, or hold this very merge, which is then left as it is. It
+            appears complete or not at all, and a merge that was interrupted goes on where it was when it is started
+            again. A URL such as ``s3://bucket/name`` or
             ``hf://organisation/name`` is sent to once the merge is complete in the cache folder, what loaders look for
             last.
         threads: Workers; ``None`` for one per available processor.
@@ -123,7 +125,7 @@ def merge(
     on = None if device is None else open_device(device)
     shard_bytes = parse_size(shard_size, "shard size")
     destination = Destination.of(out, access)
-    if destination is None:
+    if destination is None and not (local_path(out) / PROVENANCE_NAME).is_file():
         require_free(local_path(out))
     steps = as_stages(recipe)
     folders = stage_folders(steps, _stages_folder(out, destination) if stages is None else stages)
@@ -146,7 +148,7 @@ def merge(
         folder = folders[str(step.name)]
         planned = noted(plan(placed(step.recipe, folders), access, commits), step)
         try:
-            if is_finished(planned, Path(folder)):
+            if is_finished(planned, Path(folder), None if on is None else on.record()):
                 remarks.append(f"Stage '{step.name}' was taken over from {folder}.")
                 continue
             layout = lay_out_for(planned, on, threads, memory)
@@ -183,10 +185,14 @@ def _merge(
     identities = input_identities(planned.sources)
     revision = find_method(planned.recipe.method).revision
     facts = [__version__, planned.recipe.canonical(), revision, identities, shard_bytes]
-    work = fingerprint(facts if device is None else [*facts, device.record()])
+    recorded = None if device is None else device.record()
+    work = fingerprint(facts if recorded is None else [*facts, recorded])
     place = local_path(out) if destination is None else destination.staged(work)
     if destination is not None and place.is_dir():
         return _sent(destination, planned, place, layout, began)
+    if destination is None and (place / PROVENANCE_NAME).is_file() and holds_result(planned, place, recorded):
+        remarks = [*planned.remarks, f"{place} holds this merge already; nothing was done."]
+        return _report(os.fspath(out), planned, began, layout.threads, remarks, record_inputs(planned.sources))
     with _folder(planned, place, shard_bytes, work) as folder:
         target = merge_target(planned, folder)
         with ThreadPoolExecutor(1, "mergewise-hash") as beside:
@@ -199,7 +205,7 @@ def _merge(
             records = recording.result()
         require_unchanged(planned.sources, identities)
         copied = folder.take_over(companion_files(planned))
-        folder.commit(provenance_texts(planned, records, device.record() if device else None, copied))
+        folder.commit(provenance_texts(planned, records, recorded, copied))
     if destination is not None:
         destination.send(place)
     resumed = [f"{len(folder.resumed)} tensors were taken over from an interrupted merge."] if folder.resumed else []

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mergewise.checkpoint import Access, Connections, Place, Source, TensorInfo
+from mergewise._version import __version__
+from mergewise.checkpoint import Access, Connections, Place, Source, TensorInfo, open_checkpoint
 from mergewise.checkpoint.source import Writable
 from mergewise.engine.jobs import Plan
 from mergewise.engine.plan import plan_over, wanted_models
@@ -114,8 +115,8 @@ def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str], access: Acc
     return plans
 
 
-def is_finished(planned: Plan, folder: Path) -> bool:
-    """Whether a folder holds the result of a merge already.
+def is_finished(planned: Plan, folder: Path, device: Mapping[str, str] | None = None) -> bool:
+    """Whether a folder holds the result of a stage already.
 
     Raises:
         CheckpointError: It holds something else.
@@ -123,18 +124,38 @@ def is_finished(planned: Plan, folder: Path) -> bool:
     path = folder / PROVENANCE_NAME
     if not path.is_file():
         return False  # the merge itself refuses a folder that is not empty
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        same = record["recipe"] == json.loads(json.dumps(planned.recipe.canonical()))
-        same = same and _versions(record["inputs"]) == _versions(record_inputs(planned.sources).values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
-    if not same:
+    if not holds_result(planned, folder, device):
         raise CheckpointError(
             f"{folder}: expected the result of this stage or nothing, found a merge of something else; remove it, or "
             "choose another folder for stages."
         )
     return True
+
+
+def holds_result(planned: Plan, folder: Path, device: Mapping[str, str] | None = None) -> bool:
+    """Whether a folder holds what a plan would make: the same recipe, inputs, version and device, with all tensors.
+
+    Args:
+        planned: The merge.
+        folder: The folder.
+        device: What is recorded of the device that merges; ``None`` for the kernels.
+
+    Raises:
+        CheckpointError: Its record cannot be read.
+    """
+    path = folder / PROVENANCE_NAME
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        same = record["recipe"] == json.loads(json.dumps(planned.recipe.canonical()))
+        same = same and record["mergewise"] == __version__ and record.get("device") == device
+        if not same or _versions(record["inputs"]) != _versions(record_inputs(planned.sources).values()):
+            return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
+    try:
+        return set(open_checkpoint(folder).tensors) == {info.name for info in planned.outputs}
+    except CheckpointError:
+        return False  # a file of it is gone
 
 
 def _versions(records: Iterable[InputRecord]) -> list[list[tuple[str, int | str]]]:
