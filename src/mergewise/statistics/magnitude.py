@@ -141,7 +141,7 @@ class MagnitudeKeys:
 def nth_largest(keys: "NDArray[np.uint32]", *ranks: int) -> list[tuple[int, int, int]]:
     """Return the n-th largest key for every rank n, each with how many are larger and equal."""
     found = np.empty((len(ranks), 3), np.int64)
-    select_largest(keys, np.array(ranks, np.int64), np.empty(_DIGITS, np.uint32), found)
+    select_largest(np.ascontiguousarray(keys), np.array(ranks, np.int64), np.empty(_DIGITS, np.uint32), found)
     return [(int(value), int(higher), int(equal)) for value, higher, equal in found]
 
 

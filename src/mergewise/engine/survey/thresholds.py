@@ -160,7 +160,7 @@ def found_thresholds(
     if any(aside.filled[-1] for aside in asides):
         return None
     found = brackets.thresholds.copy()
-    for i in np.flatnonzero(~brackets.known):
+    for i in map(int, np.flatnonzero(~brackets.known)):
         alone = brackets.high[i] > brackets.mark[i]
         doubtful = np.concatenate([aside.keys(i) for aside in asides])
         larger = int(above[i] if alone else claimed[i])
