@@ -1,10 +1,11 @@
 """Speed of the kernels on one thread: elements of one expert per second, in bfloat16, four experts and a base."""
 
 import time
-from collections.abc import Callable  # noqa: TC003 - annotates a local variable
+from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from mergewise.kernels import (
     chances_by_row_rank,
@@ -18,6 +19,8 @@ from mergewise.kernels import (
     keep_random,
     row_room,
     sparsified_l1,
+    survey_piece,
+    survey_room,
     tiles,
 )
 from mergewise.kernels.constants import CODES, ENCODE_LIMIT, NORMALIZE, TILE, VOTING_TILE
@@ -88,6 +91,7 @@ def main() -> None:
             raw, codes, 0, 0, COUNT, 4096, lows, spreads, keys, *rooms[4096], chances
         ),
         "L1 norms": lambda: sparsified_l1(raw, codes, blocks, marks, whole, kept),
+        "survey": _surveying(raw, codes, blocks),
         "inner products": lambda: gram(raw, codes, True, bounds, room, products),
     }
     for name, run in measured.items():
@@ -98,6 +102,24 @@ def main() -> None:
             run()
             walls.append(time.perf_counter() - began)
         print(f"{name:28s} {EXPERTS * COUNT / sorted(walls)[RUNS // 2] / 1e9:5.2f} G elements/s")
+
+
+def _surveying(raw: NDArray[np.uint8], codes: NDArray[np.int64], bounds: NDArray[np.int64]) -> Callable[[], object]:
+    """Return a call of the survey's kernel, with brackets about as wide as a sample makes them."""
+    low, mark = (np.full(EXPERTS, np.float32(edge).view(np.uint32) >> 16 << 16, np.uint32) for edge in (0.0025, 0.0026))
+    products = np.empty((bounds.size - 1, 1 + EXPERTS, 1 + EXPERTS))
+    powers, tally = np.empty((bounds.size - 1, EXPERTS, 3)), np.zeros((EXPERTS, 2), np.int64)
+    counts, shape = np.zeros((1, 3**EXPERTS), np.uint32), (EXPERTS, COUNT)
+    masks, places, changes = (
+        np.empty((2, EXPERTS * COUNT), np.uint16),
+        np.empty(shape, np.uint32),
+        np.empty(shape, "f4"),
+    )
+    room = survey_room(1 + EXPERTS)
+    return lambda: survey_piece(
+        raw, codes, bounds, 0, low, mark, mark, *room, products, powers, tally, counts, masks, places, changes,
+        np.zeros(EXPERTS + 2, np.int64),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

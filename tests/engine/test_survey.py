@@ -8,7 +8,7 @@ import pytest
 
 import mergewise as mw
 from engine.surveys import changes, family
-from mergewise.engine.layout import Layout
+from mergewise.engine.survey import carry_out
 from mergewise.engine.survey import spectra as spectral
 from mergewise.engine.survey.file import pack, unpack
 from mergewise.statistics.magnitude import kept_count
@@ -164,7 +164,7 @@ def test_threads_and_memory_do_not_change_a_byte(surveyed, options):
 
 def test_pieces_do_not_change_a_byte(surveyed, monkeypatch):
     paths, _, survey = surveyed
-    monkeypatch.setattr(Layout, "piece_elements", lambda self, job: 65536)
+    monkeypatch.setattr(carry_out, "_PIECE", 65536)
     for threads in (1, 2):
         assert pack(mw.survey(paths[0], paths[1:], threads=threads)) == pack(survey)
 
@@ -172,8 +172,6 @@ def test_pieces_do_not_change_a_byte(surveyed, monkeypatch):
 def test_matrices_that_are_read_part_by_part_give_the_same_bytes(surveyed, monkeypatch):
     paths, _, survey = surveyed
     taken = spectral.survey_matrix
-    from mergewise.engine.survey import carry_out
-
     monkeypatch.setattr(spectral, "_PANEL", 128)
     held = mw.survey(paths[0], paths[1:])
     monkeypatch.setattr(carry_out, "survey_matrix", lambda *given, hold: taken(*given, hold=False))
@@ -247,8 +245,6 @@ def test_files_that_are_no_surveys_are_told_so(tmp_path, paths):
 
 
 def test_an_interrupted_survey_goes_on_where_it_was(paths, tmp_path, monkeypatch):
-    from mergewise.engine.survey import carry_out
-
     whole = mw.survey(paths[0], paths[1:])
     looked = []
     take = carry_out.survey_tensor

@@ -17,8 +17,7 @@ import mergewise as mw
 import support
 from adapters import linear_adapter, materialised, save_adapter
 from engine.surveys import BLOCK, changes, family
-from mergewise.engine.layout import Layout
-from mergewise.engine.survey import thresholds
+from mergewise.engine.survey import carry_out, thresholds
 from mergewise.engine.survey.file import pack
 from mergewise.statistics.magnitude import kept_count
 from support import save_model
@@ -56,7 +55,7 @@ def test_surveys_of_parts_combine_associatively_in_any_order(surveyed, parts, or
 def test_any_pieces_and_threads_give_the_same_survey(surveyed, blocks, threads):
     paths, _, survey = surveyed
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Layout, "piece_elements", lambda self, job: blocks * BLOCK)
+        patch.setattr(carry_out, "_PIECE", blocks * BLOCK)
         assert pack(mw.survey(paths[0], paths[1:], threads=threads, spectra=False)) == pack(survey)
 
 
@@ -83,7 +82,7 @@ def test_a_long_tensor_is_read_once_but_for_a_sample(surveyed, monkeypatch):
     from mergewise.engine import pieces
 
     paths, models, _ = surveyed
-    monkeypatch.setattr(Layout, "piece_elements", lambda self, job: BLOCK)
+    monkeypatch.setattr(carry_out, "_PIECE", BLOCK)
     read = 0
     divide = pieces.Workspace._divide
 
@@ -172,8 +171,6 @@ mw.survey(sys.argv[2], sys.argv[3:], out=sys.argv[1], threads=1, spectra=False)
 
 
 def test_a_survey_that_is_killed_goes_on_where_it_was(surveyed, tmp_path, monkeypatch):
-    from mergewise.engine.survey import carry_out
-
     paths, _, survey = surveyed
     out = tmp_path / "s.survey"
     command = [sys.executable, "-c", KILLED, str(out), *map(str, paths)]

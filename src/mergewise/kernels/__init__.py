@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergewise.kernels.constants import APART, BLOCK_LANES, BLOCK_ROWS, LANES, LINE, PADDING, SURVEY_TILE, TILE
+from mergewise.kernels.constants import (
+    APART,
+    BLOCK_LANES,
+    BLOCK_ROWS,
+    LANES,
+    LIMIT_ROWS,
+    LINE,
+    MARK_LANES,
+    PADDING,
+    SURVEY_TILE,
+    TILE,
+)
 from mergewise.kernels.native import Array, Kernel
 
 if TYPE_CHECKING:
@@ -34,8 +45,11 @@ __all__ = [
     "keep_by_rank",
     "keep_by_row_rank",
     "keep_random",
+    "merge_sample",
     "row_room",
+    "sample_differences",
     "sample_keys",
+    "select_largest",
     "sparsified_l1",
     "survey_piece",
     "survey_room",
@@ -73,6 +87,7 @@ count_magnitudes = Kernel(
     "magnitude.count_magnitudes", [*_MODELS, int, _INTEGERS, _WORDS, _WORDS, _INTEGER_ROWS, _INTEGERS]
 )
 count_equal = Kernel("magnitude.count_equal", [*_MODELS, int, _INTEGERS, _WORDS, _INTEGERS])
+select_largest = Kernel("magnitude.select_largest", [_WORDS, _INTEGERS, _WORDS, _INTEGER_ROWS])
 keep_by_rank = Kernel("sparsify.keep_by_rank", [*_MODELS, int, int, _WORDS, _INTEGERS, _WORDS, _INTEGERS, _BYTE_ROWS])
 keep_random = Kernel("sparsify.keep_random", [_KEYS, _KEYS, int, int, int, _BYTE_ROWS])
 keep_by_row_rank = Kernel(
@@ -86,14 +101,18 @@ chances_by_row_rank = Kernel(
 add_low_rank = Kernel("lowrank.add_low_rank", [_BYTES, int, _REAL_ROWS, _REAL_ROWS, int, int, int, int, _BYTES, int])
 encode_all = Kernel("storage.encode_all", [int, _REALS, int, _BYTES, int])
 difference_block = Kernel("matrices.difference_block", [_BYTES, int, _BYTES, int, int, int, float, _REAL_ROWS])
+_HALF_ROWS, _PLACES, _CHANGES = Array("uint16", 2), _WORD_ROWS, Array("float32", 2)
+_ASIDE = (_HALF_ROWS, _PLACES, _CHANGES, _INTEGERS)
 survey_piece = Kernel(
     "survey.survey_piece",
     [
         *_MODELS, _INTEGERS, int, _WORDS, _WORDS, _WORDS, Array("float32", 2), _REAL_ROWS, Array("float64", 5),
-        _MATRICES, _BYTES, _MATRICES, _MATRICES, _INTEGER_ROWS, _WORD_ROWS, _WORD_ROWS, _BYTES, _WORDS, _INTEGERS,
+        _MATRICES, _BYTES, Array("uint16", 3), _HALF_ROWS, _MATRICES, _MATRICES, _INTEGER_ROWS, _WORD_ROWS, *_ASIDE,
     ],
 )  # fmt: skip
-count_set_aside = Kernel("survey.count_set_aside", [_WORD_ROWS, _BYTES, _WORDS, _WORDS, _WORD_ROWS])
+count_set_aside = Kernel("claims.count_set_aside", [*_ASIDE, _WORDS, _WORD_ROWS])
+sample_differences = Kernel("sample.sample_differences", [*_MODELS, int, int, int, _REAL_ROWS])
+merge_sample = Kernel("sample.merge_sample", [_REAL_ROWS, _WORDS, _KEYS, int, float, _REAL_ROWS, _REAL_ROWS])
 _fill_words = Kernel("random.fill_words", [int, _WORDS, int])
 
 
@@ -110,12 +129,16 @@ def tiles(experts: int, elements: int, dtype: "DTypeLike" = np.float64) -> "NDAr
 
 
 def survey_room(models: int) -> "tuple[NDArray[Any], ...]":
-    """Return what ``survey_piece`` works in for so many models, from ``tau`` to ``again``."""
+    """Return what ``survey_piece`` works in for so many models, from ``tau`` to ``planes``."""
     groups = -(-models // BLOCK_ROWS)
     tau = tiles(groups * BLOCK_ROWS, SURVEY_TILE, np.float32)
     tau[:] = 0.0
     blocks = np.empty((groups, groups, BLOCK_ROWS, BLOCK_ROWS, BLOCK_LANES))
-    return tau, tiles(models, TILE // 2), blocks, np.empty((models, 3, LANES)), np.empty(models, np.uint8)
+    limits = np.empty((models - 1, LIMIT_ROWS, MARK_LANES), np.uint16)
+    return (
+        tau, tiles(models, TILE // 2), blocks, np.empty((models, 3, LANES)), np.empty(models, np.uint8), limits,
+        tiles(3, SURVEY_TILE, np.uint16),
+    )  # fmt: skip
 
 
 def row_room(row: int) -> "tuple[NDArray[np.uint32], NDArray[np.uint64]]":

@@ -57,6 +57,12 @@ LANES = 16
 BLOCK_ROWS, BLOCK_LANES = 3, 16
 """Rows of either side whose products are taken together, which saves loads, and the lanes of each such sum."""
 
+MARK_LANES = 64
+"""Elements whose claims are marked at once: a bit of each makes a word."""
+
+LIMIT_ROWS = 5
+"""Rows of lanes that say what an expert claims."""
+
 LINE = 64
 """Bytes of a cache line, which vectors should not straddle."""
 

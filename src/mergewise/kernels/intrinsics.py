@@ -1,5 +1,7 @@
 """What loops need and numba's Python has no word for: bits as numbers, sums in lanes that stay in registers, tiles."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
@@ -13,9 +15,11 @@ __all__ = [
     "as_double",
     "as_single",
     "as_wide_bits",
+    "bf16_differences",
     "block_products",
     "dot",
     "magnitude_sums",
+    "own_products",
     "power_sums",
     "tile",
     "trailing_zeros",
@@ -112,11 +116,11 @@ def magnitude_sums(context: Any, tau: Any, mark: Any, count: Any, sums: Any) -> 
             for total, term in zip(sums, (value, kept), strict=True):
                 builder.store(builder.fadd(builder.load(total), term), total)
         for place, lanes in enumerate(sums):
-            total: Any = ir.Constant(ir.DoubleType(), 0.0)
+            added: Any = ir.Constant(ir.DoubleType(), 0.0)
             all_lanes = builder.load(lanes)
             for lane in range(LANES):
-                total = builder.fadd(total, builder.extract_element(all_lanes, ir.Constant(ir.IntType(32), lane)))
-            builder.store(total, builder.gep(found, [ir.Constant(number, place)]))
+                added = builder.fadd(added, builder.extract_element(all_lanes, ir.Constant(ir.IntType(32), lane)))
+            builder.store(added, builder.gep(found, [ir.Constant(number, place)]))
         return context.get_dummy_value()
 
     return types.none(tau, mark, types.intp, sums), generate
@@ -160,81 +164,121 @@ def power_sums(context: Any, x: Any, count: Any, lanes: Any) -> Any:  # noqa: AR
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wide = ir.VectorType(context.get_value_type(signature.args[0].dtype), LANES)
         data, found = (context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 2))
-        sums = [cgutils.alloca_once_value(builder, ir.Constant(wide, None)) for _ in range(3)]
-        for total in sums:
-            builder.store(ir.Constant(wide, None), total)
-        step, start = ir.Constant(arguments[1].type, LANES), ir.Constant(arguments[1].type, 0)
-        with cgutils.for_range_slice(builder, start, arguments[1], step, inc=True) as (index, _):
-            at = builder.bitcast(builder.gep(data, [index]), wide.as_pointer())
-            one = builder.load(at, align=4)
-            square = builder.fmul(one, one)
-            terms = [one, builder.fmul(square, one), builder.fmul(square, square)]
-            for total, term in zip(sums, terms, strict=True):
-                builder.store(builder.fadd(builder.load(total), term), total)
-        _add_to_lanes(builder, sums, found, LANES)
+        with _powers(builder, wide, arguments[1], found) as (index, add):
+            add(builder.load(builder.bitcast(builder.gep(data, [index]), wide.as_pointer()), align=4))
         return context.get_dummy_value()
 
     return types.none(x, types.intp, lanes), generate
 
 
 @_intrinsic
-def block_products(context: Any, rows: Any, i: Any, j: Any, count: Any, lanes: Any) -> Any:  # noqa: ARG001
-    """Add the inner products of rows i, i + 1, i + 2 with rows j, j + 1, j + 2 to lanes of sums.
+def bf16_differences(context: Any, half: Any, base: Any, count: Any, out: Any, lanes: Any) -> Any:  # noqa: ARG001
+    """Decode ``count`` bfloat16 numbers (a multiple of ``LANES``), subtract a base, and add up powers of differences.
+
+    To decode them, to subtract, and to call ``power_sums`` gives the same bits; in one loop it takes less time. The
+    numbers are (≥ count,) uint16, the base (≥ count,) float32, as are the differences that are written to ``out``; of
+    the lanes see there.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits, wide = ir.VectorType(ir.IntType(32), LANES), ir.VectorType(ir.FloatType(), LANES)
+        stored, theirs, found, sums = (
+            context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 1, 3, 4)
+        )
+        with _powers(builder, wide, arguments[2], sums) as (index, add):
+            at = builder.bitcast(builder.gep(stored, [index]), ir.VectorType(ir.IntType(16), LANES).as_pointer())
+            shifted = builder.shl(builder.zext(builder.load(at, align=2), bits), ir.Constant(bits, [16] * LANES))
+            other, to = (builder.bitcast(builder.gep(data, [index]), wide.as_pointer()) for data in (theirs, found))
+            difference = builder.fsub(builder.bitcast(shifted, wide), builder.load(other, align=4))
+            builder.store(difference, to, align=4)
+            add(difference)
+        return context.get_dummy_value()
+
+    return types.none(half, base, types.intp, out, lanes), generate
+
+
+@contextmanager
+def _powers(builder: Any, wide: Any, count: Any, found: Any) -> Iterator[tuple[Any, Callable[[Any], None]]]:
+    """Loop over lanes; yield the index, and what adds powers of lanes to sums, which go to (3, LANES) float64."""
+    sums = [cgutils.alloca_once_value(builder, ir.Constant(wide, None)) for _ in range(3)]
+    for total in sums:
+        builder.store(ir.Constant(wide, None), total)
+
+    def add(one: Any) -> None:
+        square = builder.fmul(one, one)
+        for total, term in zip(sums, (one, builder.fmul(square, one), builder.fmul(square, square)), strict=True):
+            builder.store(builder.fadd(builder.load(total), term), total)
+
+    step, start = ir.Constant(count.type, LANES), ir.Constant(count.type, 0)
+    with cgutils.for_range_slice(builder, start, count, step, inc=True) as (index, _):
+        yield index, add
+    _add_to_lanes(builder, sums, _lane_places(builder, found, 3, LANES))
+
+
+def _products_of_rows(*, same: bool) -> Any:
+    """Return an intrinsic that adds the inner products of rows i, i + 1, i + 2 with j, j + 1, j + 2 to lanes of sums.
 
     The rows are of a contiguous two-dimensional array, float32 or float64; of each the first ``count`` elements are
     taken, a multiple of ``BLOCK_LANES``. Lane l adds the elements ≡ l in their order, in the precision of the rows, and
     the outcome is added to the lanes, (3, 3, BLOCK_LANES) float64 contiguous, which stay apart. A product and a sum are
     rounded each by itself, whether or not a machine could do both at once, so that they are equal everywhere.
+
+    Args:
+        same: Whether j is i: then only the products of a row with those up to itself are added.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wide = ir.VectorType(context.get_value_type(signature.args[0].dtype), BLOCK_LANES)
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        found = context.make_array(signature.args[4])(context, builder, arguments[4]).data
-        width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-        number = arguments[1].type
+    def products(context: Any, rows: Any, i: Any, j: Any, count: Any, lanes: Any) -> Any:  # noqa: ARG001
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            wide = ir.VectorType(context.get_value_type(signature.args[0].dtype), BLOCK_LANES)
+            array = context.make_array(signature.args[0])(context, builder, arguments[0])
+            found = context.make_array(signature.args[4])(context, builder, arguments[4]).data
+            width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+            number = arguments[1].type
 
-        def row(first: Any, offset: int) -> Any:
-            return builder.gep(array.data, [builder.mul(builder.add(first, ir.Constant(number, offset)), width)])
+            def row(first: Any, offset: int) -> Any:
+                return builder.gep(array.data, [builder.mul(builder.add(first, ir.Constant(number, offset)), width)])
 
-        left = [row(arguments[1], r) for r in range(BLOCK_ROWS)]
-        right = [row(arguments[2], r) for r in range(BLOCK_ROWS)]
-        sums = [cgutils.alloca_once_value(builder, ir.Constant(wide, None)) for _ in range(BLOCK_ROWS**2)]
-        for total in sums:
-            builder.store(ir.Constant(wide, None), total)
-        step, start = ir.Constant(arguments[3].type, BLOCK_LANES), ir.Constant(arguments[3].type, 0)
-        with cgutils.for_range_slice(builder, start, arguments[3], step, inc=True) as (index, _):
-            loaded = [
-                [builder.load(builder.bitcast(builder.gep(data, [index]), wide.as_pointer()), align=4) for data in side]
-                for side in (left, right)
-            ]
-            for a in range(BLOCK_ROWS):
-                for b in range(BLOCK_ROWS):
-                    total = sums[a * BLOCK_ROWS + b]
-                    term = builder.fmul(loaded[0][a], loaded[1][b])
-                    builder.store(builder.fadd(builder.load(total), term), total)
-        _add_to_lanes(builder, sums, found, BLOCK_LANES)
-        return context.get_dummy_value()
+            def loaded(side: list[Any], index: Any) -> list[Any]:
+                places = (builder.bitcast(builder.gep(data, [index]), wide.as_pointer()) for data in side)
+                return [builder.load(place, align=4) for place in places]
 
-    return types.none(rows, types.intp, types.intp, types.intp, lanes), generate
+            left, right = ([row(first, r) for r in range(BLOCK_ROWS)] for first in arguments[1:3])
+            pairs = [(a, b) for a in range(BLOCK_ROWS) for b in range(a + 1 if same else BLOCK_ROWS)]
+            sums = {pair: cgutils.alloca_once_value(builder, ir.Constant(wide, None)) for pair in pairs}
+            for total in sums.values():
+                builder.store(ir.Constant(wide, None), total)
+            step, start = ir.Constant(arguments[3].type, BLOCK_LANES), ir.Constant(arguments[3].type, 0)
+            with cgutils.for_range_slice(builder, start, arguments[3], step, inc=True) as (index, _):
+                mine = loaded(left, index)
+                theirs = mine if same else loaded(right, index)
+                for (a, b), total in sums.items():
+                    builder.store(builder.fadd(builder.load(total), builder.fmul(mine[a], theirs[b])), total)
+            places = _lane_places(builder, found, BLOCK_ROWS**2, BLOCK_LANES)
+            _add_to_lanes(builder, list(sums.values()), [places[a * BLOCK_ROWS + b] for a, b in pairs])
+            return context.get_dummy_value()
+
+        return types.none(rows, types.intp, types.intp, types.intp, lanes), generate
+
+    return _intrinsic(products)
+
+
+block_products, own_products = _products_of_rows(same=False), _products_of_rows(same=True)
 
 
 @_intrinsic
 def trailing_zeros(context: Any, bits: Any) -> Any:  # noqa: ARG001
-    """Return the place of the lowest bit that is set; there must be one."""
+    """Return the place of the lowest bit that is set in a uint64; there must be one."""
 
     def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        place = builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-        return builder.zext(place, ir.IntType(64))
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
-    return types.int64(types.uint32), generate
+    return types.int64(types.uint64), generate
 
 
-def _add_to_lanes(builder: Any, sums: list[Any], found: Any, lanes: int) -> None:
-    """Add vectors of sums, float32 or float64, to rows of float64 lanes that lie one after the other."""
-    wide = ir.VectorType(ir.DoubleType(), lanes)
-    for total, place in zip(sums, _lane_places(builder, found, len(sums), lanes), strict=True):
-        value = builder.load(total)
+def _add_to_lanes(builder: Any, sums: list[Any], places: list[Any]) -> None:
+    """Add vectors of sums, float32 or float64, to float64 lanes."""
+    for total, place in zip(sums, places, strict=True):
+        value, wide = builder.load(total), place.type.pointee
         value = value if value.type == wide else builder.fpext(value, wide)
         builder.store(builder.fadd(builder.load(place, align=8), value), place, align=8)
 

@@ -9,9 +9,11 @@ from mergewise.kernels.constants import TILE
 from mergewise.kernels.intrinsics import tile
 from mergewise.kernels.storage import COMPILE, difference_keys
 
-__all__ = ["collect_between", "count_equal", "count_magnitudes", "sample_keys"]
+__all__ = ["collect_between", "count_equal", "count_magnitudes", "sample_keys", "select_largest"]
 
 _SOME = TILE + 1  # keys are written before it is known whether they are inside
+_DIGIT = np.uint32(0xFFFF)
+_DIGIT_BITS = np.uint32(16)
 _BLOCK = 16 * TILE  # stays in the caches while one expert after another is counted
 
 
@@ -145,3 +147,43 @@ def count_equal(raw, codes, count, owners, thresholds, ties):
             for j in range(size):
                 equal += np.uint32(keys[j] == thresholds[r])
             ties[r] += np.int64(equal)
+
+
+@njit(**COMPILE)
+def _reach(counts, top, rank, higher):
+    """Return the digit that the element of a rank has, and how many have larger ones, from counts of digits."""
+    digit = top
+    while higher + np.int64(counts[digit]) < rank:
+        higher += np.int64(counts[digit])
+        digit -= 1
+    return digit, higher
+
+
+@njit(**COMPILE)
+def select_largest(keys, ranks, counts, found):
+    """Find the n-th largest keys, by counting one digit of 16 bits and then the other, since many are equal.
+
+    Args:
+        keys: (elements,) uint32, at least one.
+        ranks: (ranks,) int64, n of each, from 1 to the number of keys.
+        counts: (2^16,) uint32, room to work in.
+        found: (ranks, 3) int64, written: the key, and how many are larger, and equal.
+    """
+    counts[:] = np.uint32(0)
+    top: Any = 0
+    for j in range(keys.size):
+        digit = np.int64(keys[j] >> _DIGIT_BITS)
+        counts[digit] += np.uint32(1)
+        top = max(top, digit)
+    for r in range(ranks.size):
+        found[r, 0], found[r, 1] = _reach(counts, top, ranks[r], 0)
+    for r in range(ranks.size):
+        upper = np.uint32(found[r, 0])
+        counts[:] = np.uint32(0)
+        for j in range(keys.size):
+            if keys[j] >> _DIGIT_BITS == upper:
+                counts[keys[j] & _DIGIT] += np.uint32(1)
+        lower, higher = _reach(counts, counts.size - 1, ranks[r], found[r, 1])
+        found[r, 0] = (np.int64(upper) << 16) + lower
+        found[r, 1] = higher
+        found[r, 2] = np.int64(counts[lower])

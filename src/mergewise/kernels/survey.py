@@ -5,32 +5,29 @@ Every tile is decoded once, to float32: a difference of half-precision numbers i
 tile, 32 terms a lane, and from there on in float64, over fixed segments. Where a sum lies outside of the range in which
 that keeps its digits, and for float64 storage, the segment's sums are taken again in float64.
 
-Claims are certain at magnitudes from a bracket's upper end on. What lies inside the bracket is set aside, and counted
-when the threshold is known: a tensor is then read once for both.
+Claims are those of ``claims``.
 """
 
 import numpy as np
 from numba import njit
 
+from mergewise.kernels.claims import add_changed, claim, count_above, write_limits
 from mergewise.kernels.constants import (
     BF16,
     BLOCK_ROWS,
+    F16,
     F64,
-    JOINT_EXPERTS,
     LANES,
-    MASKED_EXPERTS,
+    MARK_LANES,
     MOST_EXPERTS,
     SURVEY_TILE,
     TILE,
 )
-from mergewise.kernels.intrinsics import as_bits, block_products, dot, power_sums, tile, trailing_zeros
+from mergewise.kernels.intrinsics import bf16_differences, block_products, dot, own_products, power_sums, tile
 from mergewise.kernels.storage import COMPILE, decode, decode_difference, decode_single, from_bf16
 
-__all__ = ["count_set_aside", "survey_piece"]
+__all__ = ["survey_piece"]
 
-_MAGNITUDE = np.uint32(0x7FFFFFFF)
-_SIDE = np.uint32(MASKED_EXPERTS)
-_CLAIMS = np.uint32((1 << MASKED_EXPERTS) - 1)
 _LEAST = 2.0**-80  # Σx⁴ of a segment from which on terms that float32 lost do not matter
 
 
@@ -60,121 +57,6 @@ def _rounded_differences(codes, raw, start, size, tau):
         x = tau[i]
         for j in range(size):
             x[j] = np.float32(wide[j])
-
-
-@njit(**COMPILE)
-def _claims(x, low, mark, high, place, size, sure, maybe, tally):
-    """Set bits where a magnitude is claimed for sure and where it may be, and others where it is negative too.
-
-    Args:
-        x: (≥ size,) float32.
-        low: Key from which on a magnitude may be claimed.
-        mark: Key from which on it is.
-        high: Key from which on magnitudes lie above the bracket.
-        place: The expert's number.
-        size: Elements.
-        sure: (≥ size,) uint32, changed.
-        maybe: (≥ size,) uint32, changed.
-        tally: (3,) int64, added to: magnitudes above the bracket, those not below it, and those that are not zero.
-    """
-    above, reached, changed = np.uint32(0), np.uint32(0), np.uint32(0)
-    bit, side = np.uint32(1) << np.uint32(place), np.uint32(place) + _SIDE
-    for j in range(size):
-        bits = as_bits(x[j])
-        magnitude = bits & _MAGNITUDE
-        word = bit | ((bits >> np.uint32(31)) << side)
-        sure[j] |= word if magnitude >= mark else np.uint32(0)
-        maybe[j] |= word if magnitude >= low else np.uint32(0)
-        above += np.uint32(magnitude >= high)
-        reached += np.uint32(magnitude >= low)
-        changed += np.uint32(magnitude != np.uint32(0))
-    tally[0] += np.int64(above)
-    tally[1] += np.int64(reached)
-    tally[2] += np.int64(changed)
-
-
-@njit(**COMPILE)
-def _tally(x, low, high, size, tally):
-    """Count as ``_claims`` does, where there are too many experts for masks."""
-    above, reached, changed = np.uint32(0), np.uint32(0), np.uint32(0)
-    for j in range(size):
-        magnitude = as_bits(x[j]) & _MAGNITUDE
-        above += np.uint32(magnitude >= high)
-        reached += np.uint32(magnitude >= low)
-        changed += np.uint32(magnitude != np.uint32(0))
-    tally[0] += np.int64(above)
-    tally[1] += np.int64(reached)
-    tally[2] += np.int64(changed)
-
-
-@njit(**COMPILE)
-def _count_one(word, once, counts):
-    """Count both masks of one element, together or each by itself."""
-    claims, negative = word & _CLAIMS, word >> _SIDE
-    if counts.shape[0] == 1:
-        counts[0, (negative << np.uint32(JOINT_EXPERTS)) | claims] += once
-    else:
-        counts[0, claims] += once
-        counts[1, negative] += once
-        counts[1, claims ^ negative] += once
-
-
-@njit(**COMPILE)
-def _count(tau, sure, maybe, size, counts, aside, owners, keys, filled):
-    """Count elements whose claims are certain, and set the others aside.
-
-    Returns:
-        Whether there was room for them.
-    """
-    pending = tile(SURVEY_TILE, np.uint16)
-    waiting = np.int64(0)
-    for j in range(size):
-        certain = sure[j] == maybe[j]
-        _count_one(sure[j], np.uint32(certain), counts)
-        pending[waiting] = np.uint16(j)
-        waiting += np.int64(not certain)
-    at, found = filled[0], filled[1]
-    if at + waiting > aside.shape[1] or found + waiting * (tau.shape[0] - 1) > keys.size:
-        return waiting == 0
-    for p in range(waiting):
-        place = np.int64(pending[p])
-        aside[0, at + p] = sure[place]
-        aside[1, at + p] = maybe[place]
-        doubt = (sure[place] ^ maybe[place]) & _CLAIMS
-        while doubt != np.uint32(0):
-            i = trailing_zeros(doubt)
-            keys[found] = as_bits(tau[1 + i, place]) & _MAGNITUDE
-            owners[found] = np.uint8(i)
-            found += 1
-            doubt &= doubt - np.uint32(1)
-    filled[0] = at + waiting
-    filled[1] = found
-    return True
-
-
-@njit(**COMPILE)
-def count_set_aside(aside, owners, keys, thresholds, counts):
-    """Count elements that were set aside, now that thresholds are known.
-
-    Args:
-        aside: (2, elements) uint32, what is claimed for sure, and what may be.
-        owners: (keys,) uint8, the expert of each key.
-        keys: (keys,) uint32, the magnitudes in doubt, by element and then by expert.
-        thresholds: (experts,) uint32.
-        counts: As for ``survey_piece``; added to.
-    """
-    at = 0
-    for e in range(aside.shape[1]):
-        word, more = aside[0, e], aside[1, e]
-        doubt = (word ^ more) & _CLAIMS
-        while doubt != np.uint32(0):
-            i = np.int64(owners[at])
-            if keys[at] >= thresholds[i]:
-                both = (np.uint32(1) | (np.uint32(1) << _SIDE)) << np.uint32(i)
-                word |= more & both
-            at += 1
-            doubt &= doubt - np.uint32(1)
-        _count_one(word, np.uint32(1), counts)
 
 
 @njit(**COMPILE)
@@ -247,26 +129,31 @@ def _in_float64(raw, codes, first, last, old, again, wide, powers, products, sum
 
 
 @njit(**COMPILE)
-def _differences(codes, raw, start, size, padded, single, tau):
-    """Decode a tile, and take the differences from the base, in float32."""
+def _differences(codes, raw, start, size, padded, single, powers, tau):
+    """Decode a tile, take the differences from the base in float32, and add up their powers."""
     if single:
         decode_single(codes[0], raw[0], start, size, tau[0])
-        for i in range(1, codes.size):
-            _difference(codes[i], raw[i], start, size, tau[0], tau[i])
     else:
         _rounded_differences(codes, raw, start, size, tau)
+    for i in range(1, codes.size):
+        x = tau[i]
+        if single and codes[i] == BF16 and size == SURVEY_TILE:
+            bf16_differences(raw[i].view(np.uint16)[start:], tau[0], size, x, powers[i])
+        elif single:
+            _difference(codes[i], raw[i], start, size, tau[0], x)
+            x[size:padded] = np.float32(0.0)
+            power_sums(x, padded, powers[i])
     tau[:, size:padded] = np.float32(0.0)
 
 
 @njit(**COMPILE)
-def _add_sums(tau, padded, old, powers, blocks):
-    """Add the power sums and the inner products of a tile, but for products that are known."""
-    for i in range(1, powers.shape[0]):
-        power_sums(tau[i], padded, powers[i])
+def _add_products(tau, padded, old, blocks):
+    """Add the inner products of a tile, but for those that are known."""
     for a in range(blocks.shape[0]):
         if a == 0 or BLOCK_ROWS * (a + 1) > old:  # the base's square decides on precision
-            for b in range(a + 1):
+            for b in range(a):
                 block_products(tau, BLOCK_ROWS * a, BLOCK_ROWS * b, padded, blocks[a, b])
+            own_products(tau, BLOCK_ROWS * a, BLOCK_ROWS * a, padded, blocks[a, a])
 
 
 @njit(**COMPILE)
@@ -287,7 +174,7 @@ def _out_of_range(products, sums, tally, before, again):
     wanted = False
     for i in range(again.size):
         fourth = sums[i - 1, 2] if i else products[0, 0] * products[0, 0]
-        unchanged = i > 0 and tally[i - 1, 2] == before[i - 1]
+        unchanged = i > 0 and tally[i - 1, 0] == before[i - 1]
         again[i] = np.uint8(not (_LEAST <= fourth < np.inf or unchanged))
         wanted = wanted or again[i] != 0
     return wanted
@@ -302,9 +189,18 @@ def _all_single(codes):
 
 
 @njit(**COMPILE)
+def _all_halves(codes):
+    """Tell whether differences are nought if the upper half of their float32 is: multiples of 2^-133 are."""
+    halves = True
+    for i in range(codes.size):
+        halves = halves and (codes[i] == BF16 or codes[i] == F16)
+    return halves
+
+
+@njit(**COMPILE)
 def survey_piece(
-    raw, codes, bounds, old, low, mark, high, tau, wide, blocks, powers, again, products, sums, tally, counts, aside,
-    owners, keys, filled,
+    raw, codes, bounds, old, low, mark, high, tau, wide, blocks, powers, again, limits, planes, products, sums, tally,
+    counts, masks, places, changes, filled,
 ):  # fmt: skip
     """Add up what a piece of a tensor tells of its task vectors.
 
@@ -313,52 +209,54 @@ def survey_piece(
         codes: (1 + experts,) int64 kernel codes of the storage dtypes.
         bounds: (segments + 1,) int64, where segments begin and end within the piece.
         old: So many models, from the first on, whose products with each other are known, and may be left out.
-        low: (experts,) uint32, magnitude keys from which on an element may be claimed, above zero.
-        mark: (experts,) uint32, those from which on it is.
-        high: (experts,) uint32, the ends of the brackets; elements from there on are counted.
+        low: (experts,) uint32, magnitude keys from which on an element may be claimed if it is not nought; multiples of
+            2^16, as only the upper halves of keys are compared.
+        mark: (experts,) uint32, those from which on it is; multiples of 2^16, up to 2^31.
+        high: (experts,) uint32, where this is above ``mark``, magnitudes from there on are counted.
         tau: (groups · BLOCK_ROWS, ≥ SURVEY_TILE) float32, room to work in; noughts beyond the models.
         wide: (1 + experts, ≥ TILE / 2) float64, room to work in.
         blocks: (groups, groups, BLOCK_ROWS, BLOCK_ROWS, BLOCK_LANES) float64, room to work in.
         powers: (1 + experts, 3, LANES) float64, room to work in.
         again: (1 + experts,) uint8, room to work in.
+        limits: (experts, LIMIT_ROWS, MARK_LANES) uint16, room to work in.
+        planes: (3, ≥ SURVEY_TILE) uint16, room to work in.
         products: (segments, 1 + experts, 1 + experts) float64, written: inner products, the base first.
         sums: (segments, experts, 3) float64, written: Στ, Στ³, Στ⁴.
-        tally: (experts, 3) int64, magnitudes above the bracket, those not below it, and those that are not zero in
-            float32; added to.
-        counts: Up to ``JOINT_EXPERTS`` experts (1, 2^(experts + JOINT_EXPERTS)) uint32, elements by the mask of claims
-            and, above it, that of negative claims; for more (2, 2^experts), elements by the mask of claims, and by
-            those of positive and of negative claims, an element in both; with no bins nothing is counted. Added to.
-        aside: (2, room) uint32, both masks of elements in doubt, as bits from 0 and from ``MASKED_EXPERTS`` on: what is
-            claimed for sure, and what may be.
-        owners: (room,) uint8, the expert of each key.
-        keys: (room,) uint32, the magnitudes in doubt, by element and then by expert.
-        filled: (3,) int64, elements and keys that are set aside, and elements for which there was no room; added to.
+        tally: (experts, 2) int64, magnitudes that are not zero in float32, and those from ``high`` on where that is
+            above ``mark``; added to.
+        counts: Up to ``JOINT_EXPERTS`` experts (1, 3^experts) uint32, elements by their state: Σ 3^i over the positive
+            claims of experts i, twice that over negative ones; for more (2, 2^experts), elements by the mask of claims,
+            and by those of positive and of negative claims, an element in both; with no bins nothing is counted.
+            Added to; elements in doubt are counted as far as they are not.
+        masks: (2, room) uint16, of the elements in doubt, the state, or the masks of claims and negative claims that
+            are not in doubt.
+        places: (experts, room) uint32, the places among those elements where an expert's claim is in doubt.
+        changes: (experts, room) float32, its changes there.
+        filled: (experts + 2,) int64, changes that are set aside of each expert, elements in doubt, and tiles for whose
+            elements there was no room; added to.
     """
-    sure = tile(SURVEY_TILE, np.uint32)
-    maybe = tile(SURVEY_TILE, np.uint32)
     before = tile(MOST_EXPERTS, np.int64)
     counting = counts.shape[1] > 0
-    single = _all_single(codes)
+    single, halves = _all_single(codes), _all_halves(codes)
+    write_limits(low, mark, halves, limits)
     for s in range(bounds.size - 1):
         blocks[:] = 0.0
         powers[:] = 0.0
         for i in range(tally.shape[0]):
-            before[i] = tally[i, 2]
+            before[i] = tally[i, 0]
         for start in range(bounds[s], bounds[s + 1], SURVEY_TILE):
             size = min(SURVEY_TILE, bounds[s + 1] - start)
-            padded = -(-size // LANES) * LANES
-            _differences(codes, raw, start, size, padded, single, tau)
+            padded = -(-size // MARK_LANES) * MARK_LANES
+            _differences(codes, raw, start, size, padded, single, powers, tau)
             if single:
-                _add_sums(tau, padded, old, powers, blocks)
-            sure[:] = np.uint32(0)
-            maybe[:] = np.uint32(0)
+                _add_products(tau, padded, old, blocks)
+            if counting:
+                claim(tau, size, limits, halves, planes, tally, counts, masks, places, changes, filled)
+            else:
+                add_changed(tau, size, tally)
             for i in range(tally.shape[0]):
-                if counting:
-                    _claims(tau[1 + i], low[i], mark[i], high[i], i, size, sure, maybe, tally[i])
-                else:
-                    _tally(tau[1 + i], low[i], high[i], size, tally[i])
-            if counting and not _count(tau, sure, maybe, size, counts, aside, owners, keys, filled):
-                filled[2] += 1
+                if high[i] > mark[i]:
+                    tally[i, 1] += count_above(tau[1 + i], high[i], size)
         _segment(blocks, powers, products[s], sums[s])
         if _out_of_range(products[s], sums[s], tally, before, again):
             _in_float64(raw, codes, bounds[s], bounds[s + 1], old, again, wide, powers, products[s], sums[s])

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mergewise.kernels import select_largest
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,7 +32,7 @@ __all__ = [
 
 _KEY_BITS = 31  # magnitudes have no sign bit
 _TOP = 0xFFFFFFFF
-_DIGIT_BITS = 10
+_DIGITS = 1 << 16  # that are counted at a time
 _SLACK = 4.0  # standard errors of a sampled rank on either side of the bracket
 
 KEEP_ALL = 0
@@ -80,7 +82,7 @@ def sampled_bracket(
         share = 1.0 - k / total
         margin = _SLACK * np.sqrt(size * share * (1.0 - share)) + _SLACK
         ends = [max(0, int(share * size - margin)), min(size - 1, int(share * size + margin) + 1)]
-        low, high = (nth_largest(sample[r], size - end)[0] for end in ends)
+        (low, *_), (high, *_) = nth_largest(sample[r], *(size - end for end in ends))
         bounds[0, r], bounds[1, r] = low, high + 1
     return bounds[0], bounds[1]
 
@@ -136,21 +138,11 @@ class MagnitudeKeys:
         self.above += other.above
 
 
-def nth_largest(keys: "NDArray[np.uint32]", n: int) -> tuple[int, int, int]:
-    """Return the n-th largest key, and how many are larger and equal: by counting digits, since many are equal."""
-    value, higher = 0, 0
-    shift = max(0, int(keys.max()).bit_length() - _DIGIT_BITS)
-    while True:
-        digits = keys >> np.uint32(shift)
-        counts = np.bincount(digits)
-        reached = higher + np.cumsum(counts[::-1])
-        digit = counts.size - 1 - int(np.searchsorted(reached, n))
-        higher = int(reached[counts.size - 1 - digit]) - int(counts[digit])
-        value += digit << shift
-        if shift == 0:
-            return value, higher, int(counts[digit])
-        keys = keys[digits == digit] & np.uint32((1 << shift) - 1)
-        shift = max(0, shift - _DIGIT_BITS)
+def nth_largest(keys: "NDArray[np.uint32]", *ranks: int) -> list[tuple[int, int, int]]:
+    """Return the n-th largest key for every rank n, each with how many are larger and equal."""
+    found = np.empty((len(ranks), 3), np.int64)
+    select_largest(np.ascontiguousarray(keys), np.array(ranks, np.int64), np.empty(_DIGITS, np.uint32), found)
+    return [(int(value), int(higher), int(equal)) for value, higher, equal in found]
 
 
 class MagnitudeSearch:
@@ -246,7 +238,7 @@ class MagnitudeSearch:
             k, above, inside = self._kept[r], int(keys.above[r]), int(keys.filled[r])
             if self._misses(r, above, inside) or inside > keys.found.shape[1]:
                 continue
-            threshold, higher, found = nth_largest(keys.found[r, :inside], k - above)
+            ((threshold, higher, found),) = nth_largest(keys.found[r, :inside], k - above)
             self._settle_one(r, int(self.lower[r]) + threshold, k - above - higher, found)
         self._close_settled()
 

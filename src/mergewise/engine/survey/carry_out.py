@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from mergewise._version import __version__
 from mergewise.checkpoint import reserved_bytes
 from mergewise.engine.jobs import Plan, TensorJob
-from mergewise.engine.layout import BLOCK, FIXED_BYTES, Layout, lay_out, parse_size
+from mergewise.engine.layout import BLOCK, FIXED_BYTES, Layout, bytes_per_element, lay_out, parse_size
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.survey.file import VERSION
 from mergewise.engine.survey.identity import identities
@@ -26,7 +26,7 @@ from mergewise.errors import CheckpointError, RecipeError, SurveyError
 
 __all__ = ["Progress", "Wanted", "survey_plan"]
 
-_PIECE = 4 * BLOCK  # elements
+_PIECE = 2 * BLOCK  # elements: what calls cost is spread over many, and the last cache still holds them
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of inputs that were looked at and those that will be, one call at a time."""
@@ -197,8 +197,9 @@ class _Pass:
 
 
 def _cut(job: TensorJob, layout: Layout) -> list[Piece]:
-    """Cut a tensor into pieces that stay in the caches while they are worked on; it is read once."""
-    step = min(layout.piece_elements(job), _PIECE)
+    """Cut a tensor into pieces of whole blocks, as far as there is memory for them."""
+    room = layout.arena_bytes // bytes_per_element(job)
+    step = min(_PIECE, max(BLOCK, room // BLOCK * BLOCK))
     return [Piece(job, start, min(step, job.numel - start)) for start in range(0, job.numel, step)]
 
 

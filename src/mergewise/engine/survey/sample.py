@@ -1,50 +1,70 @@
 """A fixed sample of a tensor's coordinates: what it tells of tails, of merged deltas, and of many experts' claims."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.engine.masks import mask_key
-from mergewise.engine.pieces import Piece, Workspace, stored_values
+from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.survey.record import MERGES
-from mergewise.kernels import words_of
+from mergewise.kernels import merge_sample, sample_differences, sample_keys
+from mergewise.kernels.constants import TILE
 from mergewise.method import mask_limit
-from mergewise.statistics.claims import Claims
+from mergewise.statistics.claims import DENSE_EXPERTS, Claims
 from mergewise.statistics.tails import hill_index, sampled_kurtosis
 
-__all__ = ["SAMPLE_BYTES", "sampled_claims", "sampled_tails", "take_sample"]
+__all__ = ["SAMPLE_BYTES", "Sample", "sampled_claims", "sampled_tails", "take_sample"]
 
 _RUN = 1024
 _RUNS = 16
+_KEY_RUN = 1 << 12  # of keys
+_MOST = 1 << 22  # elements of a tensor that so many keys are enough for
 
 SAMPLE_BYTES = _RUN * _RUNS * 8 * 8
 """What a sample and its merges take, for each expert."""
 
 
-def take_sample(workspace: Workspace, pieces: Sequence[Piece]) -> NDArray[np.float64]:
-    """Return task vectors at sampled coordinates: all of a small tensor, else runs that are spread evenly.
+@dataclass(frozen=True)
+class Sample:
+    """What was read of a tensor before all of it.
+
+    Attributes:
+        changes: (experts, elements) float64, task vectors at the sampled coordinates.
+        keys: (experts, more) uint32, magnitude keys of runs that begin at the same coordinates; as many as bracket the
+            thresholds of a tensor that is neither small nor very large, ``None`` for others.
+    """
+
+    changes: NDArray[np.float64]
+    keys: NDArray[np.uint32] | None
+
+
+def take_sample(workspace: Workspace, pieces: Sequence[Piece]) -> Sample:
+    """Return a sample: all of a small tensor, else runs that are spread evenly.
 
     Args:
         workspace: Where they are read into.
         pieces: The tensor, in order.
-
-    Returns:
-        (experts, elements) float64.
     """
     job = pieces[0].job
+    experts = len(job.inputs) - 1
     runs = -(-job.numel // _RUN)
     chosen = [(r * runs) // _RUNS for r in range(_RUNS)] if runs > _RUNS else list(range(runs))
-    parts = []
-    for run in chosen:
+    length = _KEY_RUN if experts <= DENSE_EXPERTS and _RUNS * _KEY_RUN < job.numel <= _MOST else _RUN
+    counts = [(min(_RUN, job.numel - run * _RUN), min(length, job.numel - run * _RUN)) for run in chosen]
+    changes = np.empty((experts, sum(count for count, _ in counts)))
+    keys, at = [], 0
+    for run, (count, more) in zip(chosen, counts, strict=True):
         start = run * _RUN
-        count = min(_RUN, job.numel - start)
-        piece, first = (pieces[0], start) if len(pieces) == 1 else (Piece(job, start, count), 0)
-        raw, _ = workspace.rows(piece)
-        rows = [stored_values(row, info, count, first) for row, info in zip(raw, job.inputs, strict=True)]
-        with np.errstate(all="ignore"):  # what is not finite is found, and named, by the pass
-            parts.append(np.stack(rows[1:]) - rows[0])
-    return np.concatenate(parts, axis=1)
+        piece, first = (pieces[0], start) if len(pieces) == 1 else (Piece(job, start, more), 0)
+        raw, codes = workspace.rows(piece)
+        sample_differences(raw, codes, first, count, at, changes)
+        at += count
+        if length > _RUN:
+            keys.append(np.empty((experts, more), np.uint32))
+            sample_keys(raw, codes, first, more, more, keys[-1])
+    return Sample(changes, np.concatenate(keys, axis=1) if keys else None)
 
 
 def _claimed(sample: NDArray[np.float64], thresholds: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -77,7 +97,7 @@ def sampled_tails(
         name: The tensor's name, for these.
         whole: Whether the sample is the whole tensor, so that its kurtosis has no sampling error.
     """
-    merged = _merged(sample, _claimed(sample, thresholds), density, seed, name)
+    merged = _merged(sample, thresholds, density, seed, name)
     subjects = np.concatenate([sample, merged])
     kurtosis, error = np.zeros((2, subjects.shape[0]))
     with np.errstate(all="ignore"):  # what overflows is NaN or infinite in the figures too
@@ -87,25 +107,12 @@ def sampled_tails(
 
 
 def _merged(
-    sample: NDArray[np.float64], claimed: NDArray[np.bool_], density: float, seed: int, name: str
+    sample: NDArray[np.float64], thresholds: NDArray[np.float32], density: float, seed: int, name: str
 ) -> NDArray[np.float64]:
     """Return the merged deltas at the sampled coordinates, in the order of ``MERGES``, with equal weights."""
-    keys = [mask_key(seed, i, name) for i in range(sample.shape[0])]
-    drawn = np.stack([words_of(key, sample.shape[1]) for key in keys]) < mask_limit(density)
-    trimmed, dropped = np.where(claimed, sample, 0.0), np.where(drawn, sample, 0.0)
-    ties = _agreeing(trimmed)
-    merges = {
-        "task_arithmetic": sample.mean(axis=0),
-        "ties": ties,
-        "dare_ties": _agreeing(dropped / density),
-        "rht": ties / density,  # an election without weights is one with equal weights
-    }
-    return np.stack([merges[method] for method in MERGES])
-
-
-def _agreeing(kept: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of what agrees with the sign of the sum; a sum of nought elects +, a zero never agrees."""
-    side = np.where(kept.sum(axis=0) >= 0.0, 1.0, -1.0)
-    agrees = kept * side > 0.0
-    found: NDArray[np.float64] = np.where(agrees, kept, 0.0).sum(axis=0) / np.maximum(agrees.sum(axis=0), 1)
-    return found
+    experts, elements = sample.shape
+    keys = np.array([mask_key(seed, i, name) for i in range(experts)], np.uint64)
+    merged = np.empty((len(MERGES), elements))
+    edges = np.ascontiguousarray(thresholds).view(np.uint32)
+    merge_sample(sample, edges, keys, mask_limit(density), density, np.empty((experts, TILE)), merged)
+    return merged

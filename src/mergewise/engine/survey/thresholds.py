@@ -20,9 +20,10 @@ from mergewise.statistics.magnitude import kept_count, nth_largest, sampled_brac
 __all__ = ["ASIDE_BYTES", "Aside", "Brackets", "bracketed", "found_thresholds", "searched"]
 
 _RUN = 1 << 12  # elements that are sampled together
-_KEY_BYTES = 13  # of a magnitude, its owner, and the masks of an element
+_DOUBT_BYTES = 12  # of a change, its place, and the masks of an element
+_STEP = 1 << 16  # kernels compare the upper halves of keys
 
-ASIDE_BYTES = _KEY_BYTES << 19
+ASIDE_BYTES = _DOUBT_BYTES << 19
 """What elements that are set aside may take, for each expert and worker."""
 
 
@@ -32,10 +33,10 @@ class Brackets:
 
     Attributes:
         kept: k.
-        low: (experts,) uint32, from where on an element may be claimed; noughts never are.
-        mark: (experts,) uint32, from where on it is.
-        high: (experts,) uint32, the end of the bracket.
-        known: (experts,) bool, whether the bracket is the threshold itself.
+        low: (experts,) uint32, from where on an element may be claimed, a multiple of 2^16; noughts never are.
+        mark: (experts,) uint32, from where on it is, a multiple of 2^16.
+        high: (experts,) uint32, above ``mark`` where the bracket is the magnitude at ``mark`` alone: the next one.
+        known: (experts,) bool, whether the threshold is known.
         thresholds: (experts,) uint32, of those that are known.
     """
 
@@ -49,8 +50,15 @@ class Brackets:
     @classmethod
     def of(cls, kept: int, thresholds: NDArray[np.uint32]) -> "Brackets":
         """Return brackets around thresholds that are known."""
-        from_there = np.maximum(thresholds, np.uint32(1))
-        return cls(kept, from_there, from_there, from_there, np.ones(thresholds.size, np.bool_), thresholds)
+        low, mark = _around(thresholds, np.maximum(thresholds, 1))
+        return cls(kept, low, mark, mark, np.ones(thresholds.size, np.bool_), thresholds)
+
+
+def _around(low: NDArray[np.uint32], mark: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return the ends of brackets, the lower rounded down to a multiple of 2^16, the upper one up."""
+    down = low // _STEP * _STEP
+    up = -(-mark.astype(np.int64) // _STEP) * _STEP
+    return down.astype(np.uint32), np.minimum(up, 1 << 31).astype(np.uint32)
 
 
 @dataclass
@@ -58,64 +66,72 @@ class Aside:
     """Elements that one worker set aside.
 
     Attributes:
-        masks: (2, room) uint32, what is claimed for sure, and what may be.
-        owners: (room,) uint8, the expert of each key.
-        keys: (room,) uint32, magnitudes in doubt, by element and then by expert.
-        filled: (3,) int64, elements, keys, and times that there was no room.
+        masks: (2, room) uint16, what is claimed for sure: a state, or the masks of claims and of negative claims.
+        places: (experts, room) uint32, the places among those elements where an expert's claim is in doubt.
+        changes: (experts, room) float32, its changes there.
+        filled: (experts + 2,) int64, changes of each expert, elements, and tiles for which there was no room.
     """
 
-    masks: NDArray[np.uint32]
-    owners: NDArray[np.uint8]
-    keys: NDArray[np.uint32]
+    masks: NDArray[np.uint16]
+    places: NDArray[np.uint32]
+    changes: NDArray[np.float32]
     filled: NDArray[np.int64]
 
     @classmethod
-    def empty(cls, numel: int, experts: int, brackets: Brackets) -> "Aside":
-        """Return room for the elements of a tensor that are in doubt."""
-        room = 0 if brackets.known.all() else experts * min(numel, ASIDE_BYTES // _KEY_BYTES)
+    def empty(cls, pieces: Sequence[Piece], brackets: Brackets) -> "Aside":
+        """Return room for the elements that are in doubt: of a tensor, or of one piece where thresholds are known."""
+        experts = brackets.low.size
+        room = min(pieces[0].job.numel, ASIDE_BYTES // _DOUBT_BYTES)
+        if brackets.known.all():
+            room = max(piece.count for piece in pieces)
+        if (brackets.low == brackets.mark).all() or experts > DENSE_EXPERTS:
+            room = 0
+        shape = (experts, room)
         return cls(
-            np.empty((2, room), np.uint32), np.empty(room, np.uint8), np.empty(room, np.uint32), np.zeros(3, np.int64)
-        )
+            np.empty((2, experts * room), np.uint16), np.empty(shape, np.uint32), np.empty(shape, np.float32),
+            np.zeros(experts + 2, np.int64),
+        )  # fmt: skip
 
-    def by_expert(self, experts: int) -> list[NDArray[np.uint32]]:
-        """Return the magnitudes that are in doubt, of each expert."""
-        owners = self.owners[: self.filled[1]]
-        ordered = self.keys[np.argsort(owners, kind="stable")]  # numbers of a byte are sorted by counting
-        return np.split(ordered, np.cumsum(np.bincount(owners, minlength=experts))[:-1])
+    def keys(self, expert: int) -> NDArray[np.uint32]:
+        """Return the magnitude keys that are in doubt, of one expert."""
+        return self.changes[expert, : self.filled[expert]].view(np.uint32) & np.uint32(0x7FFFFFFF)
 
     def count(self, thresholds: NDArray[np.uint32], counts: NDArray[np.uint32]) -> None:
-        """Count the elements, now that thresholds are known."""
-        masks = np.ascontiguousarray(self.masks[:, : self.filled[0]])
-        count_set_aside(masks, self.owners, self.keys, np.ascontiguousarray(thresholds), counts)
+        """Count the elements once more, now that thresholds are known, and let go of them."""
+        given = np.ascontiguousarray(thresholds)
+        count_set_aside(self.masks, self.places, self.changes, self.filled, given, counts)
+        self.filled[:] = 0
 
 
-def bracketed(pieces: Sequence[Piece], runner: Runner, known: NDArray[np.float32]) -> Brackets:
+def bracketed(
+    pieces: Sequence[Piece], runner: Runner, known: NDArray[np.float32], sample: NDArray[np.uint32] | None
+) -> Brackets:
     """Bracket the k-th magnitudes of a tensor; those of a small one, and of very many experts, are searched for.
 
     Args:
         pieces: The tensor, in order; its program says the density.
         runner: Does the work.
         known: Thresholds of the first experts.
+        sample: (experts, elements) uint32, keys of evenly spread elements; ``None`` where they are to be taken.
     """
     job = pieces[0].job
     experts = len(job.inputs) - 1
     kept = _kept(pieces)
     if known.size == experts:
         return Brackets.of(kept, known.view(np.uint32))
-    sample = sample_magnitudes(experts, pieces, runner, _RUN) if experts <= DENSE_EXPERTS else None
+    if sample is None and experts <= DENSE_EXPERTS:
+        sample = sample_magnitudes(experts, pieces, runner, _RUN)
     if sample is None or sample.shape[1] == job.numel:
         return searched(pieces, runner, known)
-    low, high = sampled_bracket(sample, [kept] * experts, job.numel)
-    # where a bracket holds one magnitude alone nothing is in doubt, if the count confirms it
-    mark = np.where(high - low == 1, low, high)
-    found = np.zeros(experts, np.uint32)
-    found[: known.size] = known.view(np.uint32)
-    for bounds in (low, mark, high):
-        bounds[: known.size] = found[: known.size]
-    one = np.uint32(1)
-    return Brackets(
-        kept, np.maximum(low, one), np.maximum(mark, one), np.maximum(high, one), np.arange(experts) < known.size, found
-    )
+    first, end = sampled_bracket(sample, [kept] * experts, job.numel)
+    first[: known.size] = known.view(np.uint32)
+    end[: known.size] = first[: known.size]
+    low, mark = _around(first, np.maximum(end, 1))
+    # where a bracket holds one magnitude alone nothing is in doubt, if the count of those above it confirms it
+    alone = (end - first == 1) & (first == low) & (first > 0)
+    mark[alone] = first[alone]
+    found = np.where(np.arange(experts) < known.size, first, np.uint32(0))
+    return Brackets(kept, low, mark, np.where(alone, end, mark), np.arange(experts) < known.size, found)
 
 
 def searched(pieces: Sequence[Piece], runner: Runner, known: NDArray[np.float32]) -> Brackets:
@@ -128,30 +144,34 @@ def searched(pieces: Sequence[Piece], runner: Runner, known: NDArray[np.float32]
 
 
 def found_thresholds(
-    brackets: Brackets, tally: NDArray[np.int64], asides: Sequence[Aside]
+    brackets: Brackets,
+    above: NDArray[np.int64],
+    claimed: NDArray[np.int64],
+    asides: Sequence[Aside],
 ) -> NDArray[np.uint32] | None:
     """Return the exact thresholds, (experts,) uint32, from what was counted and set aside; ``None`` if in vain.
 
     Args:
         brackets: Where they were looked for.
-        tally: (experts, 3) int64, magnitudes above each bracket, those not below it, and those that are not zero.
+        above: (experts,) int64, magnitudes from ``high`` on, where that is above ``mark``.
+        claimed: (experts,) int64, magnitudes from ``mark`` on.
         asides: What was set aside.
     """
-    if any(aside.filled[2] for aside in asides):
+    if any(aside.filled[-1] for aside in asides):
         return None
     found = brackets.thresholds.copy()
-    doubtful = [aside.by_expert(found.size) for aside in asides]
-    for i in np.flatnonzero(~brackets.known):
-        above, reached = int(tally[i, 0]), int(tally[i, 1])
-        if reached < brackets.kept and brackets.low[i] == 1:
+    for i in map(int, np.flatnonzero(~brackets.known)):
+        alone = brackets.high[i] > brackets.mark[i]
+        doubtful = np.concatenate([aside.keys(i) for aside in asides])
+        larger = int(above[i] if alone else claimed[i])
+        reached = int(claimed[i]) + doubtful.size
+        if reached < brackets.kept and brackets.low[i] == 0:
             found[i] = 0  # the k-th magnitude is nought
-        elif not above < brackets.kept <= reached:
+        elif not larger < brackets.kept <= reached:
             return None
-        elif brackets.mark[i] == brackets.low[i]:
-            found[i] = brackets.low[i]
         else:
-            own = np.concatenate([keys[i] for keys in doubtful])
-            found[i] = nth_largest(own, brackets.kept - above)[0]
+            low = brackets.low[i]
+            found[i] = low if alone else low + nth_largest(doubtful - low, brackets.kept - larger)[0][0]
     return found
 
 

@@ -58,32 +58,36 @@ def survey_tensor(
     experts = len(job.inputs) - 1
     old = 1 + known.thresholds.size if known is not None else 0
     before = np.empty(0, np.float32) if known is None else known.thresholds
-    sample = runner.each(lambda workspace, *_: take_sample(workspace, pieces), pieces[:1])[0]
+    taken = runner.each(lambda workspace, *_: take_sample(workspace, pieces), pieces[:1])[0]
+    sample = taken.changes
 
     def look(workspace: Workspace, sums: _Sums, piece: Piece) -> None:
         raw, codes = workspace.rows(piece)
         bounds = segment_bounds(piece.start, piece.count, job.numel, BLOCK)
         products = np.empty((bounds.size - 1, 1 + experts, 1 + experts))
         powers = np.empty((bounds.size - 1, experts, 3))
-        aside = sums.aside
+        edges, aside = sums.brackets, sums.aside
         survey_piece(
-            raw, codes, bounds, old, sums.brackets.low, sums.brackets.mark, sums.brackets.high, *sums.room, products,
-            powers, sums.tally, sums.counts, aside.masks, aside.owners, aside.keys, aside.filled,
+            raw, codes, bounds, old, edges.low, edges.mark, edges.high, *sums.room, products, powers, sums.tally,
+            sums.counts, aside.masks, aside.places, aside.changes, aside.filled,
         )  # fmt: skip
+        if edges.known.all():
+            aside.count(edges.thresholds, sums.counts)
         if not np.isfinite(products).all():
             raise first_not_finite(raw, piece, tuple(sources), "survey")
         sums.products[piece.start], sums.powers[piece.start] = products, powers
         if sums.first_time:
             advance(piece)
 
-    brackets = bracketed(pieces, runner, before)
-    parts = runner.fold(lambda: _Sums.zero(job.numel, brackets, first_time=True), look, pieces)
-    tally = np.sum([part.tally for part in parts], axis=0)
-    thresholds = found_thresholds(brackets, tally, [part.aside for part in parts])
+    brackets = bracketed(pieces, runner, before, taken.keys)
+    parts = runner.fold(lambda: _Sums.zero(pieces, brackets, first_time=True), look, pieces)
+    above = np.sum([part.tally[:, 1] for part in parts], axis=0)
+    claimed = np.sum([part.claimed for part in parts], axis=0)
+    thresholds = found_thresholds(brackets, above, claimed, [part.aside for part in parts])
     if thresholds is None:
         parts.clear()
         again = searched(pieces, runner, before)
-        parts = runner.fold(lambda: _Sums.zero(job.numel, again, first_time=False), look, pieces)
+        parts = runner.fold(lambda: _Sums.zero(pieces, again, first_time=False), look, pieces)
         thresholds = again.thresholds
     first, *others = parts
     for part in parts:
@@ -110,7 +114,7 @@ def _counters(experts: int) -> tuple[int, int]:
     """Return the shape of the counts that the kernel wants."""
     if experts > DENSE_EXPERTS:
         return 1, 0
-    return (1, 1 << experts + JOINT_EXPERTS) if experts <= JOINT_EXPERTS else (2, 1 << experts)
+    return (1, 3**experts) if experts <= JOINT_EXPERTS else (2, 1 << experts)
 
 
 @dataclass
@@ -120,7 +124,7 @@ class _Sums:
     Attributes:
         brackets: Where claims begin, as far as that is known.
         first_time: Whether the tensor is looked at for the first time.
-        tally: (experts, 3) int64, magnitudes above the brackets, not below them, and not zero.
+        tally: (experts, 2) int64, magnitudes that are not zero, and those above brackets of one magnitude alone.
         counts: As the kernel counts masks, uint32: no tensor has more elements than that holds.
         aside: Elements whose claims are in doubt.
         room: What the kernel works in.
@@ -138,17 +142,26 @@ class _Sums:
     powers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
-    def zero(cls, numel: int, brackets: Brackets, *, first_time: bool) -> "_Sums":
+    def zero(cls, pieces: Sequence[Piece], brackets: Brackets, *, first_time: bool) -> "_Sums":
         """Return the sums over no elements."""
         experts = brackets.low.size
         counts = np.zeros(_counters(experts), np.uint32)
-        aside = Aside.empty(numel, experts, brackets)
-        return cls(brackets, first_time, np.zeros((experts, 3), np.int64), counts, aside, survey_room(1 + experts))
+        tally = np.zeros((experts, 2), np.int64)
+        return cls(brackets, first_time, tally, counts, Aside.empty(pieces, brackets), survey_room(1 + experts))
 
     @property
     def changed(self) -> NDArray[np.int64]:
         """(experts,) int64, elements that are not zero."""
-        return np.ascontiguousarray(self.tally[:, 2])
+        return np.ascontiguousarray(self.tally[:, 0])
+
+    @property
+    def claimed(self) -> NDArray[np.int64]:
+        """(experts,) int64, elements that each expert claims for sure; nought where claims are not counted."""
+        base = 3 if self.counts.shape[0] == 1 else 2
+        bins = (
+            [self.counts[0].reshape(-1, base, base**i) for i in range(self.tally.shape[0])] if self.counts.size else []
+        )
+        return np.array([own[:, 1:].sum(dtype=np.int64) for own in bins] or [0] * self.tally.shape[0], np.int64)
 
     def combine(self, other: "_Sums") -> None:
         """Add the sums over other pieces of the same tensor."""
@@ -162,8 +175,10 @@ class _Sums:
         counts = self.counts.astype(np.int64)
         if counts.shape[0] == 2:
             return Claims.of_bins(counts[0], counts[1])
-        bins = 1 << self.brackets.low.size
-        negative, claims = np.divmod(np.flatnonzero(counts[0]), 1 << JOINT_EXPERTS)
-        found = counts[0][counts[0] > 0]
+        experts = self.tally.shape[0]
+        states = np.flatnonzero(counts[0])
+        digits = states[:, None] // 3 ** np.arange(experts) % 3
+        claims, negative = ((digits >= least) @ (1 << np.arange(experts)) for least in (1, 2))
+        found, bins = counts[0][states], 1 << experts
         sides = np.bincount(negative, found, bins) + np.bincount(claims ^ negative, found, bins)
         return Claims.of_bins(np.bincount(claims, found, bins).astype(np.int64), sides.astype(np.int64))
