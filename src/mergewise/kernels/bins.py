@@ -53,7 +53,7 @@ def first_binned(keys):
         for j in range(some.size):
             total += np.uint64(some[j])
             found += np.uint64(some[j] != np.uint32(0))
-    mean = np.int64(total // found) if found else np.int64(0)
+    mean: Any = np.int64(total // found) if found else np.int64(0)
     return np.uint32(max(mean - (_OCTAVES_BELOW << 23), 1 << 23))
 
 
