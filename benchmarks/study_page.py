@@ -1,6 +1,7 @@
 """docs/study.md and its figures, from the `results.json` of a study."""
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ WELL = 0.95  # R², as `mergewise forecast` has it
 GAINS = "Held-in, raw score minus that of the best single one of the merged experts; probability of beating the base:"
 
 
+TASKS = "tasks.parquet"
+
+
 def write_study(out: Path, docs: Path) -> Path:
     """Write `study.md`, and its figures into the folder `study` beside it, from the results in a study's folder.
 
@@ -70,6 +74,8 @@ def write_study(out: Path, docs: Path) -> Path:
     figures = write_figures(document, folder)
     for stale in set(folder.glob("*.svg")) - set(figures):
         stale.unlink()
+    if (out / TASKS).is_file():  # for `same_study.py`
+        shutil.copy(out / TASKS, docs / "study" / TASKS)
     written = docs / "study.md"
     written.write_text(page(document, [f"study/{path.name}" for path in figures]), "utf-8")
     return written
@@ -130,8 +136,13 @@ def opening(document: Record, grid: Grid) -> Iterator[str]:
     if "machine" in run:
         facts.append(("machine", run["machine"]))
         facts.append(("versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())))
-    if "seconds" in run:
-        facts.append(("last run", f"{run['seconds'] / 60:.0f} minutes, {run['workers']} workers"))
+    if "cells" in run:
+        done, hours = (sum(tally[name] for tally in run["cells"]) for name in ("done", "seconds"))
+        computed = sum(tally["computed"] for tally in run["cells"])
+        facts.append(("cells", f"{done:,}, {hours / 3600:.1f} hours as one worker after the other"))
+        facts.append(
+            ("last run", f"{run['seconds'] / 60:.1f} minutes for {computed:,} cells, {run['workers']} workers")
+        )
     yield from table(("what", "in this study"), facts)
 
 
