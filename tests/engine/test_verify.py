@@ -81,6 +81,15 @@ def test_a_record_from_before_small_files_were_hashed_is_taken_and_one_that_lead
     assert mw.verify(merged, sample=1).faults == ()
 
 
+def test_inputs_that_were_named_from_another_folder_are_said_to_be(merged, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mw.merge(mw.Recipe(method="linear", experts=["e1", "e2"]), "beside")
+    assert mw.verify("beside").faults == ()
+    monkeypatch.chdir(tmp_path / "base")
+    with pytest.raises(mw.CheckpointError, match=r"named from the folder where the merge was run; run verify there"):
+        mw.verify("../beside")
+
+
 def test_a_folder_without_a_record_is_refused(tmp_path):
     save_model(tmp_path / "model", model_arrays(0))
     with pytest.raises(mw.CheckpointError, match="expected the record of a merge"):

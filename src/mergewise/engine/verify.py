@@ -6,8 +6,9 @@ import math
 import os
 import random
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,7 @@ def verify(
     """
     merged = open_checkpoint(Connections(access).place(out))
     record = _record(merged.folder / PROVENANCE_NAME)
+    _require_here(record["inputs"], merged.folder / PROVENANCE_NAME)
     recipe = parse_recipe(record["recipe"], str(merged.folder / PROVENANCE_NAME))
     planned = plan(recipe, access, record["revisions"])
     faults = _changed_inputs(record["inputs"], record_inputs(planned.sources))
@@ -184,6 +186,16 @@ def _record(path: Place) -> dict[str, Any]:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
+
+
+def _require_here(recorded: Iterable[str], path: Place) -> None:
+    """Require inputs that were named from the folder where somebody stood to be seen from here, too."""
+    for file in recorded:
+        if "://" not in file and not Path(file).is_absolute() and not Path(file).exists():
+            raise CheckpointError(
+                f"{path}: expected the input '{file}' here, which is named from the folder where the merge was run; "
+                "run verify there, or put the input back."
+            )
 
 
 def _changed_inputs(recorded: Mapping[str, InputRecord], found: Mapping[str, InputRecord]) -> list[str]:
