@@ -6,7 +6,7 @@ from mergewise.checkpoint import Source, TensorInfo, location_of
 from mergewise.engine.jobs import TensorJob
 from mergewise.errors import MergeError
 
-__all__ = ["does_not_fit", "not_finite"]
+__all__ = ["beyond_dtype", "does_not_fit", "not_finite"]
 
 
 def not_finite(
@@ -38,7 +38,12 @@ def not_finite(
 
 def does_not_fit(job: TensorJob) -> MergeError:
     """Return the fault of a result beyond the output dtype."""
+    return beyond_dtype(job.name, job.output.dtype)
+
+
+def beyond_dtype(name: str, dtype: str) -> MergeError:
+    """Return the same of a tensor by its name in the result."""
     return MergeError(
-        f"Tensor '{job.name}' merges to values that do not fit {job.output.dtype}; choose a wider 'out_dtype' or "
-        "smaller weights."
+        f"Tensor '{name}' merges to values that do not fit {dtype}, being too large or no numbers; choose a wider "
+        "'out_dtype', smaller weights or another method."
     )

@@ -11,8 +11,8 @@ from mergewise.checkpoint import STORAGE_DTYPES, OutputTensor, Target
 from mergewise.checkpoint.source import Writable
 from mergewise.engine.adapters.core_checkpoints import changes
 from mergewise.engine.adapters.core_space import CoreSpace
+from mergewise.engine.faults import beyond_dtype
 from mergewise.engine.jobs import Plan
-from mergewise.errors import MergeError
 
 __all__ = ["CoreTarget", "encoded", "merge_target"]
 
@@ -96,10 +96,7 @@ def encoded(values: NDArray[np.float64], output: OutputTensor) -> NDArray[np.uin
     from mergewise.kernels.constants import CODES, ENCODE_LIMIT  # noqa: PLC0415
 
     if not np.all(np.abs(values) < ENCODE_LIMIT[output.dtype]):
-        raise MergeError(
-            f"Tensor '{output.name}' merges to values that do not fit {output.dtype}; choose a wider 'out_dtype' or "
-            "smaller weights."
-        )
+        raise beyond_dtype(output.name, output.dtype)
     flat = np.ascontiguousarray(values).reshape(-1)
     raw = np.empty(-(-flat.size * STORAGE_DTYPES[output.dtype].bits // 64) * 8, np.uint8)
     encode_all(CODES[output.dtype], flat, flat.size, raw, 0)
