@@ -20,6 +20,7 @@ from mergewise.engine.survey.identity import identities
 from mergewise.engine.survey.journal import SurveyJournal
 from mergewise.engine.survey.record import Survey, TensorRecord
 from mergewise.engine.survey.spectra import is_matrix, matrix_bytes, survey_matrix
+from mergewise.engine.survey.thresholds import AsideRooms
 from mergewise.engine.survey.weights import beside_the_rows, survey_tensor
 from mergewise.engine.workers import Alone, Crew
 from mergewise.errors import CheckpointError, RecipeError, SurveyError
@@ -108,6 +109,7 @@ class _Pass:
         self._records: dict[str, TensorRecord] = {}
         self._journal: SurveyJournal | None = None
         self._lock = threading.Lock()
+        self._rooms = AsideRooms()
         self._progress = progress
         self._done, self._whole = 0, sum(map(_stored_bytes, (*jobs, *matrices)))
 
@@ -165,7 +167,7 @@ class _Pass:
         def advance(piece: Piece) -> None:
             self._advance(int(piece.count * share))
 
-        self._add(survey_tensor(pieces, runner, self._planned.sources, self._wanted.seed, before, advance))
+        self._add(survey_tensor(pieces, runner, self._planned.sources, self._wanted.seed, before, self._rooms, advance))
 
     def _gather_spectra(self, jobs: Sequence[TensorJob], room: int, threads: int) -> None:
         by_size = sorted(jobs, key=lambda job: (-job.numel, job.name.encode()))

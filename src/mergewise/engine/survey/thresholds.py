@@ -4,7 +4,7 @@ What lies inside a bracket is set aside while a tensor is read, so that one read
 claims. A bracket that misses, or that holds more than there is room for, costs a search and a second reading.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from mergewise.method import VotingProgram
 from mergewise.statistics.claims import DENSE_EXPERTS
 from mergewise.statistics.magnitude import kept_count, nth_largest, sampled_bracket
 
-__all__ = ["ASIDE_BYTES", "Aside", "Brackets", "bracketed", "found_thresholds", "searched"]
+__all__ = ["ASIDE_BYTES", "Aside", "AsideRooms", "Brackets", "bracketed", "found_thresholds", "searched"]
 
 _RUN = 1 << 12  # elements that are sampled together
 _DOUBT_BYTES = 12  # of a change, its place, and the masks of an element
@@ -70,27 +70,14 @@ class Aside:
         places: (experts, room) uint32, the places among those elements where an expert's claim is in doubt.
         changes: (experts, room) float32, its changes there.
         filled: (experts + 2,) int64, changes of each expert, elements, and tiles for which there was no room.
+        held: The memory of the first three.
     """
 
     masks: NDArray[np.uint16]
     places: NDArray[np.uint32]
     changes: NDArray[np.float32]
     filled: NDArray[np.int64]
-
-    @classmethod
-    def empty(cls, pieces: Sequence[Piece], brackets: Brackets) -> "Aside":
-        """Return room for the elements that are in doubt: of a tensor, or of one piece where thresholds are known."""
-        experts = brackets.low.size
-        room = min(pieces[0].job.numel, ASIDE_BYTES // _DOUBT_BYTES)
-        if brackets.known.all():
-            room = max(piece.count for piece in pieces)
-        if (brackets.low == brackets.mark).all() or experts > DENSE_EXPERTS:
-            room = 0
-        shape = (experts, room)
-        return cls(
-            np.empty((2, experts * room), np.uint16), np.empty(shape, np.uint32), np.empty(shape, np.float32),
-            np.zeros(experts + 2, np.int64),
-        )  # fmt: skip
+    held: NDArray[np.uint8]
 
     def keys(self, expert: int) -> NDArray[np.uint32]:
         """Return the magnitude keys that are in doubt, of one expert."""
@@ -101,6 +88,35 @@ class Aside:
         given = np.ascontiguousarray(thresholds)
         count_set_aside(self.masks, self.places, self.changes, self.filled, given, counts)
         self.filled[:] = 0
+
+
+class AsideRooms:
+    """Memory for what workers set aside, kept from tensor to tensor: fresh pages cost as much as filling them does."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, pieces: Sequence[Piece], brackets: Brackets) -> Aside:
+        """Return room for the elements that are in doubt: of a tensor, or of one piece where thresholds are known."""
+        experts = brackets.low.size
+        room = min(pieces[0].job.numel, ASIDE_BYTES // _DOUBT_BYTES)
+        if brackets.known.all():
+            room = max(piece.count for piece in pieces)
+        if (brackets.low == brackets.mark).all() or experts > DENSE_EXPERTS:
+            room = 0
+        count = experts * room
+        held = self._free.pop() if self._free else np.empty(0, np.uint8)
+        if held.size < _DOUBT_BYTES * count:
+            held = np.empty(max(_DOUBT_BYTES * count, experts * ASIDE_BYTES), np.uint8)
+        masks, places, changes = (held[4 * n * count : 4 * (n + 1) * count] for n in range(3))
+        return Aside(
+            masks.view(np.uint16).reshape(2, count), places.view(np.uint32).reshape(experts, room),
+            changes.view(np.float32).reshape(experts, room), np.zeros(experts + 2, np.int64), held,
+        )  # fmt: skip
+
+    def give(self, asides: Iterable[Aside]) -> None:
+        """Take back what nothing refers to any more."""
+        self._free += [aside.held for aside in asides]
 
 
 def bracketed(

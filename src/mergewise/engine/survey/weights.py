@@ -14,7 +14,15 @@ from mergewise.engine.layout import BLOCK
 from mergewise.engine.pieces import Piece, Runner, Workspace
 from mergewise.engine.survey.record import TensorRecord
 from mergewise.engine.survey.sample import SAMPLE_BYTES, sampled_claims, sampled_tails, take_sample
-from mergewise.engine.survey.thresholds import ASIDE_BYTES, Aside, Brackets, bracketed, found_thresholds, searched
+from mergewise.engine.survey.thresholds import (
+    ASIDE_BYTES,
+    Aside,
+    AsideRooms,
+    Brackets,
+    bracketed,
+    found_thresholds,
+    searched,
+)
 from mergewise.kernels import survey_piece, survey_room
 from mergewise.kernels.constants import JOINT_EXPERTS
 from mergewise.method import VotingProgram
@@ -36,6 +44,7 @@ def survey_tensor(
     sources: Sequence[Source],
     seed: int,
     known: TensorRecord | None,
+    rooms: AsideRooms,
     advance: Callable[[Piece], None],
 ) -> TensorRecord:
     """Survey one tensor.
@@ -46,6 +55,7 @@ def survey_tensor(
         sources: The checkpoints, for messages.
         seed: Of random masks.
         known: What an earlier survey knows of the first experts: their products and thresholds are kept.
+        rooms: Memory for what is set aside, of this and other tensors.
         advance: Told of every piece that was looked at.
 
     Raises:
@@ -80,18 +90,20 @@ def survey_tensor(
             advance(piece)
 
     brackets = bracketed(pieces, runner, before, taken.keys)
-    parts = runner.fold(lambda: _Sums.zero(pieces, brackets, first_time=True), look, pieces)
+    parts = runner.fold(lambda: _Sums.zero(brackets, rooms.take(pieces, brackets), first_time=True), look, pieces)
     above = np.sum([part.tally[:, 1] for part in parts], axis=0)
     claimed = np.sum([part.claimed for part in parts], axis=0)
     thresholds = found_thresholds(brackets, above, claimed, [part.aside for part in parts])
     if thresholds is None:
+        rooms.give(part.aside for part in parts)
         parts.clear()
         again = searched(pieces, runner, before)
-        parts = runner.fold(lambda: _Sums.zero(pieces, again, first_time=False), look, pieces)
+        parts = runner.fold(lambda: _Sums.zero(again, rooms.take(pieces, again), first_time=False), look, pieces)
         thresholds = again.thresholds
     first, *others = parts
     for part in parts:
         part.aside.count(thresholds, first.counts)
+    rooms.give(part.aside for part in parts)
     for other in others:
         first.combine(other)
     products = segment_totals(first.products)
@@ -142,12 +154,12 @@ class _Sums:
     powers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
-    def zero(cls, pieces: Sequence[Piece], brackets: Brackets, *, first_time: bool) -> "_Sums":
+    def zero(cls, brackets: Brackets, aside: Aside, *, first_time: bool) -> "_Sums":
         """Return the sums over no elements."""
         experts = brackets.low.size
         counts = np.zeros(_counters(experts), np.uint32)
         tally = np.zeros((experts, 2), np.int64)
-        return cls(brackets, first_time, tally, counts, Aside.empty(pieces, brackets), survey_room(1 + experts))
+        return cls(brackets, first_time, tally, counts, aside, survey_room(1 + experts))
 
     @property
     def changed(self) -> NDArray[np.int64]:
