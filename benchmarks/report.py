@@ -26,9 +26,9 @@ PEAK, PEAK_GROWTH, PER_BYTE = 800e6, 1.05, 1.15
 _INTRODUCTION = """\
 # Benchmarks
 
-Made by `python benchmarks/report.py --results docs/benchmarks/results` from what `benchmarks/compare.py` left there, every
-run of it; `make bench` measures a part of this on your machine, `make bench-all` all of it. The last section says on what machine, with which versions and by which
-commands these figures came about.
+Made by `python benchmarks/report.py --results docs/benchmarks/results` from what `benchmarks/compare.py` left there,
+every run of it; `make bench` measures a part of this on your machine, `make bench-all` all of it. The last section
+says on what machine, with which versions and by which commands these figures came about.
 
 Everything is measured as a **whole process**: start of Python, imports, plan, merge, and writing until the exit. The
 contenders take turns (A B C A B C …) in one session; ratios are taken within each turn, and a table shows their median
