@@ -605,6 +605,7 @@ def test_an_interrupted_merge_shows_nothing_and_goes_on_when_it_is_run_again(wor
         "from mergewise.checkpoint import FolderTarget\n"
         "from mergewise.cli import main\n"
         "finish, count = FolderTarget.finish, 0\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs in the background ignores it
         "def finish_and_stop(self, name):\n"
         "    global count\n"
         "    finish(self, name)\n"
