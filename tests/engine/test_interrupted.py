@@ -208,6 +208,16 @@ class TestTheSameCommandOnceMore:
         with pytest.raises(mw.CheckpointError, match="new or empty"):
             mw.merge(mw.Recipe(**models, method="task_arithmetic"), out)
 
+    def test_is_refused_where_experts_have_changed_places(self, tmp_path, models):
+        recipe, out = mw.Recipe(**models, method="task_arithmetic"), tmp_path / "out"
+        mw.merge(recipe, out)
+        one, other = tmp_path / "e0", tmp_path / "e1"
+        one.rename(tmp_path / "aside")
+        other.rename(one)
+        (tmp_path / "aside").rename(other)
+        with pytest.raises(mw.CheckpointError, match="new or empty"):
+            mw.merge(recipe, out)
+
     def test_is_refused_where_weights_have_gone_or_the_record_is_no_record(self, tmp_path, models):
         recipe, out = mw.Recipe(**models, method="task_arithmetic"), tmp_path / "out"
         mw.merge(recipe, out)

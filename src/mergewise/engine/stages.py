@@ -159,5 +159,5 @@ def holds_result(planned: Plan, folder: Path, device: Mapping[str, str] | None =
 
 
 def _versions(records: Iterable[InputRecord]) -> list[list[tuple[str, int | str]]]:
-    """Return what tells versions of inputs apart, wherever they are."""
-    return sorted(sorted(pair for pair in record.items() if pair[0] != "file") for record in records)
+    """Return what tells versions of inputs apart, wherever they are, in the order of the recipe's models."""
+    return [sorted(pair for pair in record.items() if pair[0] != "file") for record in records]
