@@ -38,7 +38,7 @@ from mergewise.engine.provenance import (
     record_inputs,
     require_unchanged,
 )
-from mergewise.engine.stages import as_stages, holds_result, is_finished, noted, plan_stages, stage_folders
+from mergewise.engine.stages import as_stages, holds_result, is_finished, noted, plan_stages, stage_folders, tells_of
 from mergewise.method import find_method
 from mergewise.recipe import Recipe, Stage, placed
 
@@ -125,11 +125,14 @@ def merge(
     on = None if device is None else open_device(device)
     shard_bytes = parse_size(shard_size, "shard size")
     destination = Destination.of(out, access)
-    if destination is None and not (local_path(out) / PROVENANCE_NAME).is_file():
+    held = destination is None and (local_path(out) / PROVENANCE_NAME).is_file()
+    if destination is None and not held:
         require_free(local_path(out))
     steps = as_stages(recipe)
     folders = stage_folders(steps, _stages_folder(out, destination) if stages is None else stages)
     plans = plan_stages(steps, folders, access)
+    if held and len(plans) == len(steps) and not tells_of(plans[-1], local_path(out)):
+        require_free(local_path(out))  # better refused now than after the stages before
     commits: dict[str, str] = {}
     for planned in plans:
         commits |= planned.revisions  # what a name on the Hub stood for at first holds for all stages

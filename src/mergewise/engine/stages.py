@@ -144,10 +144,11 @@ def holds_result(planned: Plan, folder: Path, device: Mapping[str, str] | None =
         CheckpointError: Its record cannot be read.
     """
     path = folder / PROVENANCE_NAME
+    if not tells_of(planned, folder):
+        return False
     try:
         record = json.loads(path.read_text("utf-8"))
-        same = record["recipe"] == json.loads(json.dumps(planned.recipe.canonical()))
-        same = same and record["mergewise"] == __version__ and record.get("device") == device
+        same = record["mergewise"] == __version__ and record.get("device") == device
         if not same or _versions(record["inputs"]) != _versions(record_inputs(planned.sources).values()):
             return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -156,6 +157,20 @@ def holds_result(planned: Plan, folder: Path, device: Mapping[str, str] | None =
         return set(open_checkpoint(folder).tensors) == {info.name for info in planned.outputs}
     except CheckpointError:
         return False  # a file of it is gone
+
+
+def tells_of(planned: Plan, folder: Path) -> bool:
+    """Whether the record in a folder is of a plan's recipe, whatever its inputs were then.
+
+    Raises:
+        CheckpointError: The record cannot be read.
+    """
+    path = folder / PROVENANCE_NAME
+    try:
+        same: bool = json.loads(path.read_text("utf-8"))["recipe"] == json.loads(json.dumps(planned.recipe.canonical()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
+    return same
 
 
 def _versions(records: Iterable[InputRecord]) -> list[list[tuple[str, int | str]]]:
