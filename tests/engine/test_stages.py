@@ -90,6 +90,14 @@ class TestMerging:
             mw.merge(path, "out")
         assert not (models / "out").exists()
 
+    def test_an_output_that_holds_it_already_is_left_and_one_that_holds_another_is_refused_at_once(self, models):
+        mw.merge(written(models, TWO), "out")
+        assert mw.merge("recipe.yaml", "out").remarks[-1] == "out holds this merge already; nothing was done."
+        shutil.rmtree("out.stages")
+        with pytest.raises(mw.CheckpointError, match="new or empty"):
+            mw.merge(written(models, TWO.replace("0.5", "0.6")), "out")
+        assert not (models / "out.stages").exists()
+
     def test_a_fault_of_the_last_stage_is_known_before_the_first_is_merged(self, models):
         first = TWO.split("---", maxsplit=1)[0]
         text = f"{first}---\nmerge_method: linear\nslices: [{{sources: [{{model: half, layer_range: [2, 9]}}]}}]\n"
