@@ -166,6 +166,16 @@ class TestMerge:
         assert run("merge", world.recipe(), "out").code == 0
         assert support.load_model(world.folder / "out").keys() == world.base.keys()
 
+    def test_the_same_merge_once_more_leaves_its_output_as_it_is(self, world, run):
+        assert run("merge", world.recipe(), "out").code == 0
+        before = support.tree(world.folder / "out")
+        for again in ([], ["--dry-run"]):
+            assert run("merge", "recipe.yaml", "out", *again).code == 0
+        outcome = run("merge", "recipe.yaml", "out")
+        assert "holds this merge already; nothing was done" in " ".join(outcome.err.split())
+        assert support.tree(world.folder / "out") == before
+        assert run("merge", world.recipe(parameters={"weight": 0.25}), "out").code == 1
+
     def test_the_inputs_are_not_touched(self, world, run):
         before = support.tree(world.folder)
         assert run("merge", world.recipe(), "out").code == 0

@@ -134,6 +134,13 @@ def _(w):
     return ["merge", w.recipe(), "out"]
 
 
+@case("an adapter's folder without its weights", "e2", "adapter_model.safetensors", "adapter again")
+def _(w):
+    w.weights.unlink()
+    w.weights.with_name("adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    return ["merge", w.recipe(), "out"]
+
+
 @case("a checkpoint of pickles that are no tensors", "e2", "safetensors")
 def _(w):
     w.weights.rename(w.weights.with_name("pytorch_model.bin"))

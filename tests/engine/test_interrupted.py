@@ -1,6 +1,7 @@
 """A merge that is killed, stopped or starved goes on where it was, and gives the same bytes."""
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -230,3 +231,40 @@ class TestTheSameCommandOnceMore:
         (out / "mergewise.json").write_text("{}")
         with pytest.raises(mw.CheckpointError, match="expected the record of a merge"):
             mw.merge(recipe, out)
+
+
+KILLED_WHILE_MOVING = """
+import os, sys
+from pathlib import Path
+import mergewise as mw
+rename, left = Path.rename, [int(sys.argv[1])]
+
+def counted(self, target):
+    if Path(target).parent.name == "out":
+        if not left[0]:
+            os._exit(9)
+        left[0] -= 1
+    return rename(self, target)
+
+Path.rename = counted
+mw.merge("recipe.json", "out", threads=1)
+"""
+
+
+@pytest.mark.parametrize("moved", [0, 3, 4])
+def test_a_merge_killed_while_its_files_are_moved_into_an_existing_folder(tmp_path, monkeypatch, moved):
+    monkeypatch.chdir(tmp_path)
+    models = family(tmp_path, tensors=4, size=10)
+    recipe = {"merge_method": "linear", "models": [{"model": expert} for expert in models["experts"]]}
+    Path("recipe.json").write_text(json.dumps(recipe))
+    for model in ("base", "e0", "e1", "e2"):
+        Path(model, "config.json").write_text('{"model_type": "llama"}')
+    Path("out").mkdir()
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_MOVING, str(moved)], check=False)
+    assert done.returncode == 9
+    assert len(list(Path("out").iterdir())) == moved
+    report = mw.merge("recipe.json", "out")
+    assert "4 tensors were taken over from an interrupted merge." in report.remarks
+    mw.merge("recipe.json", "undisturbed")
+    assert digests(Path("out")) == digests(Path("undisturbed"))
+    assert not list(Path().glob(".*"))

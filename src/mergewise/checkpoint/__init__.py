@@ -20,7 +20,7 @@ from mergewise.checkpoint.remote.destination import Destination
 from mergewise.checkpoint.remote.hub import hub_reference
 from mergewise.checkpoint.source import Source, Target
 from mergewise.checkpoint.spill import Spill
-from mergewise.checkpoint.staging import require_free
+from mergewise.checkpoint.staging import require_free, take_back
 from mergewise.checkpoint.statistics_file import (
     StatisticsFile,
     StatisticsWriter,
@@ -80,5 +80,6 @@ __all__ = [
     "require_free",
     "reserved_bytes",
     "sha256_of",
+    "take_back",
     "text_bytes",
 ]

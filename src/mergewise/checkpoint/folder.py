@@ -130,7 +130,9 @@ def _open_place(path: Place) -> Checkpoint:
         return _open_files(path, (found[0],))
     if found:
         raise CheckpointError(f"{path}: found {len(found)} .safetensors files, expected {INDEX_NAME} to say which.")
-    raise CheckpointError(f"{path}: expected {SINGLE_NAME} or {INDEX_NAME}, found neither.")
+    raise CheckpointError(
+        f"{path}: expected {SINGLE_NAME} or {INDEX_NAME}, found neither; check the path, or save the model again."
+    )
 
 
 def existing(path: str | os.PathLike[str] | Place) -> Place:

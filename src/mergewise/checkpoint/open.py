@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from mergewise.checkpoint.adapter import ADAPTER_WEIGHTS
+from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG
 from mergewise.checkpoint.folder import INDEX_NAME, SINGLE_NAME, existing, files_ending, indexed_files, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint, is_fp8
 from mergewise.checkpoint.gguf import open_gguf
@@ -50,6 +52,11 @@ def _open_place(place: Place, location: str) -> Source:
             return open_gguf(single[0], location)
         if single:
             raise CheckpointError(f"{location}: found {len(single)} .gguf files; name the one to merge.")
+        if (place / ADAPTER_CONFIG).is_file():
+            raise CheckpointError(
+                f"{location}: expected {ADAPTER_WEIGHTS}, an adapter's weights, beside {ADAPTER_CONFIG}, found none; "
+                "save or copy the adapter again."
+            )
     return open_checkpoint(place, location)
 
 

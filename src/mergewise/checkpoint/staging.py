@@ -1,6 +1,7 @@
 """The hidden folder in which an output grows, and how it becomes visible."""
 
 import fcntl
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,10 +10,11 @@ from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.journal import JOURNAL_NAME
 from mergewise.errors import CheckpointError
 
-__all__ = ["LAST_NAMES", "Staging", "cannot_write", "require_free"]
+__all__ = ["LAST_NAMES", "Staging", "cannot_write", "require_free", "take_back"]
 
 _SUFFIX = ".mergewise-partial"
 _LOCK_NAME = ".lock"
+_MOVING_NAME = ".moving"
 LAST_NAMES = (INDEX_NAME, "config.json")
 """What makes loaders take a folder for a checkpoint."""
 
@@ -35,9 +37,7 @@ class Staging:
         self._out = out
         self._made: list[Path] = []
         try:
-            whole = out.resolve() if out.is_symlink() else out.absolute()
-            # nothing can be renamed from beside a mounted volume into it
-            self.folder = whole / _SUFFIX if whole.is_mount() else whole.parent / f".{whole.name}{_SUFFIX}"
+            self.folder = _hidden(out)
             self._made = [parent for parent in self.folder.parents if not parent.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock: int | None = os.open(self.folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -74,8 +74,11 @@ class Staging:
         marks = [self.folder / name for name in (_LOCK_NAME, JOURNAL_NAME)]
         if self._out.is_dir():
             # it may be a mounted volume, a link, or where somebody stands: it is filled rather than replaced
-            self._move_out([path for path in self.folder.iterdir() if path not in marks])
-            for mark in marks:
+            files = [path for path in self.folder.iterdir() if path not in marks]
+            moving = self.folder / _MOVING_NAME
+            moving.write_text(json.dumps([path.name for path in files]), "utf-8")
+            self._move_out(files)
+            for mark in [moving, *marks]:
                 mark.unlink()
             self.folder.rmdir()
         else:
@@ -97,14 +100,11 @@ class Staging:
 
     def _move_out(self, files: list[Path]) -> None:
         """Move files into the output, what loaders look for last; if one cannot be moved, none is."""
-        moved: list[Path] = []
         try:
             for path in sorted(files, key=lambda path: (path.name in LAST_NAMES, path.name)):
                 path.rename(self._out / path.name)
-                moved.append(path)
-        except OSError:
-            for path in moved:
-                (self._out / path.name).rename(path)
+        except BaseException:
+            take_back(self._out, locked=True)
             raise
 
     def _remove_made(self) -> None:
@@ -121,6 +121,7 @@ def require_free(out: Path) -> None:
     Raises:
         CheckpointError: Something is there.
     """
+    take_back(out)
     try:
         free = not (out.exists() or out.is_symlink()) or (out.is_dir() and {p.name for p in out.iterdir()} <= {_SUFFIX})
     except (OSError, ValueError) as error:
@@ -132,6 +133,32 @@ def require_free(out: Path) -> None:
         )
 
 
+def take_back(out: Path, locked: bool = False) -> None:
+    """Move back into the hidden folder what a merge had begun to move out of it when it was killed.
+
+    Args:
+        out: The output folder; nothing happens if no merge was moving files there, or one is just now.
+        locked: Whether the caller has the hidden folder's lock.
+    """
+    try:
+        folder = _hidden(out)
+        names = json.loads((folder / _MOVING_NAME).read_text("utf-8"))
+        lock = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+    except (OSError, ValueError, RuntimeError):  # a loop of links is a RuntimeError
+        return
+    try:
+        if not locked:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in names:
+            if (out / name).is_file() and not (folder / name).exists():
+                (out / name).rename(folder / name)
+        (folder / _MOVING_NAME).unlink()
+    except OSError:
+        return
+    finally:
+        os.close(lock)
+
+
 def cannot_write(out: Path, error: OSError | ValueError, kept: Path | None = None) -> CheckpointError:
     """Return a fault of writing, with what to do about it."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -141,6 +168,13 @@ def cannot_write(out: Path, error: OSError | ValueError, kept: Path | None = Non
         else "make room or choose another place, and run again"
     )
     return CheckpointError(f"{str(out)[:200]}: cannot be written: {reason}; {advice}.")
+
+
+def _hidden(out: Path) -> Path:
+    """Return the hidden folder of an output: beside it, or within a mounted volume."""
+    whole = out.resolve() if out.is_symlink() else out.absolute()
+    # nothing can be renamed from beside a mounted volume into it
+    return whole / _SUFFIX if whole.is_mount() else whole.parent / f".{whole.name}{_SUFFIX}"
 
 
 def _sync(folder: Path) -> None:

@@ -76,24 +76,23 @@ def merge(
         raise typer.BadParameter(f"{options} go with --method, not with a recipe file")
     if rank and not adapter:
         raise typer.BadParameter("--rank is that of an adapter and goes with --adapter")
-    from mergewise.checkpoint import Destination, local_path, require_free
+    from mergewise.checkpoint import Destination, local_path
     from mergewise.engine import merge
     from mergewise.engine.layout import parse_size
+    from mergewise.engine.stages import holds_merge
 
     shard_bytes = parse_size(shard_size, "shard size")
     output = {"rank": rank} if adapter else None
     out = paths[-1]
-    if not dry_run and Destination.of(out, access(offline, cache)) is None:
-        require_free(local_path(out))  # before a survey takes its time
+    destination = Destination.of(out, access(offline, cache))
+    if destination is None:
+        holds_merge(local_path(out))  # refused before a survey takes its time
     whole = (
         quick_recipe(method, base, expert, parameter, dtype, output, choose=select is not None) if method else paths[0]
     )
     recipe = resolved(whole, select, survey, access(offline, cache), threads=threads, memory=memory, quiet=json)
     if dry_run:
-        destination = Destination.of(out, access(offline, cache))
         place = local_path(out) if destination is None else destination.folder
-        if destination is None:
-            require_free(place)
         print_plans(recipe, place, threads, memory, access(offline, cache), device, as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:

@@ -29,7 +29,6 @@ from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, parse_size
 from mergewise.engine.plan import plan
 from mergewise.engine.provenance import (
-    PROVENANCE_NAME,
     InputRecord,
     companion_files,
     describe,
@@ -38,7 +37,16 @@ from mergewise.engine.provenance import (
     record_inputs,
     require_unchanged,
 )
-from mergewise.engine.stages import as_stages, holds_result, is_finished, noted, plan_stages, stage_folders, tells_of
+from mergewise.engine.stages import (
+    as_stages,
+    holds_merge,
+    holds_result,
+    is_finished,
+    noted,
+    plan_stages,
+    stage_folders,
+    tells_of,
+)
 from mergewise.method import find_method
 from mergewise.recipe import Recipe, Stage, placed
 
@@ -125,9 +133,7 @@ def merge(
     on = None if device is None else open_device(device)
     shard_bytes = parse_size(shard_size, "shard size")
     destination = Destination.of(out, access)
-    held = destination is None and (local_path(out) / PROVENANCE_NAME).is_file()
-    if destination is None and not held:
-        require_free(local_path(out))
+    held = destination is None and holds_merge(local_path(out))
     steps = as_stages(recipe)
     folders = stage_folders(steps, _stages_folder(out, destination) if stages is None else stages)
     plans = plan_stages(steps, folders, access)
@@ -193,7 +199,7 @@ def _merge(
     place = local_path(out) if destination is None else destination.staged(work)
     if destination is not None and place.is_dir():
         return _sent(destination, planned, place, layout, began)
-    if destination is None and (place / PROVENANCE_NAME).is_file() and holds_result(planned, place, recorded):
+    if destination is None and holds_merge(place) and holds_result(planned, place, recorded):
         remarks = [*planned.remarks, f"{place} holds this merge already; nothing was done."]
         return _report(os.fspath(out), planned, began, layout.threads, remarks, record_inputs(planned.sources))
     with _folder(planned, place, shard_bytes, work) as folder:

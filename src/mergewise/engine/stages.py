@@ -3,12 +3,22 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mergewise._version import __version__
-from mergewise.checkpoint import Access, Connections, Place, Source, TensorInfo, open_checkpoint
+from mergewise.checkpoint import (
+    Access,
+    Connections,
+    Place,
+    Source,
+    TensorInfo,
+    open_checkpoint,
+    require_free,
+    take_back,
+)
 from mergewise.checkpoint.source import Writable
 from mergewise.engine.jobs import Plan
 from mergewise.engine.plan import plan_over, wanted_models
@@ -16,7 +26,16 @@ from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, merged_con
 from mergewise.errors import CheckpointError, MergewiseError
 from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed
 
-__all__ = ["as_stages", "is_finished", "noted", "plan_stages", "stage_folders"]
+__all__ = [
+    "as_stages",
+    "holds_merge",
+    "holds_result",
+    "is_finished",
+    "noted",
+    "plan_stages",
+    "stage_folders",
+    "tells_of",
+]
 
 
 class PlannedCheckpoint:
@@ -115,15 +134,28 @@ def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str], access: Acc
     return plans
 
 
+def holds_merge(folder: Path) -> bool:
+    """Whether a folder holds a finished merge, of whatever; one that was killed while files were moved there does not.
+
+    Raises:
+        CheckpointError: It holds something else.
+    """
+    take_back(folder)
+    with suppress(OSError, ValueError):  # of a name that no folder can have, which is refused below
+        if (folder / PROVENANCE_NAME).is_file():
+            return True
+    require_free(folder)
+    return False
+
+
 def is_finished(planned: Plan, folder: Path, device: Mapping[str, str] | None = None) -> bool:
     """Whether a folder holds the result of a stage already.
 
     Raises:
         CheckpointError: It holds something else.
     """
-    path = folder / PROVENANCE_NAME
-    if not path.is_file():
-        return False  # the merge itself refuses a folder that is not empty
+    if not holds_merge(folder):
+        return False
     if not holds_result(planned, folder, device):
         raise CheckpointError(
             f"{folder}: expected the result of this stage or nothing, found a merge of something else; remove it, or "

@@ -182,6 +182,15 @@ def test_models_that_are_equal_leave_nothing_to_extract(models):
         mw.extract_lora(folder / "expert", folder / "base", folder / "out", rank=2)
 
 
+def test_a_tensor_that_the_expert_lacks_counts_as_unchanged(models):
+    folder, base, expert = models
+    del expert["model.norm.weight"], expert["model.layers.0.mlp.up_proj.weight"]
+    save_model(folder / "expert", expert)
+    report = mw.extract_lora(folder / "expert", folder / "base", folder / "out", rank=1000, dtype="float64")
+    assert any("lacks count as unchanged" in remark for remark in report.remarks)
+    assert not np.any(applied(folder, base)["model.layers.0.mlp.up_proj.weight"])
+
+
 def test_values_that_are_not_finite_are_reported_and_nothing_is_written(models):
     folder, _, expert = models
     expert["lm_head.weight"][3, 3] = np.inf

@@ -153,7 +153,10 @@ def extract_lora(
     began = time.perf_counter()
     _check(rank, energy, dtype)
     require_free(Path(out))
-    planned = plan(Recipe(method="task_arithmetic", base=os.fspath(base), experts=[os.fspath(expert)]), access)
+    difference = Recipe(
+        method="task_arithmetic", base=os.fspath(base), experts=[os.fspath(expert)], missing_tensors="base"
+    )
+    planned = plan(difference, access)
     work = _Extraction(planned, rank, energy, FLOAT_NAMES[dtype], _saves(planned, save_modules))
     workers = _workers(work, threads, memory)
     with Spill(Path(out)) as spill, threadpool_limits(1, user_api="blas"):
