@@ -1,16 +1,21 @@
 """Whole studies on fakes: the protocol, restarts, failures, workers that die."""
 
 import json
+import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
-from study_fakes import BEST_LAMBDA, HELD_IN, TINY, FakeBench, Misuse, study
+from study_fakes import BEST_LAMBDA, HELD_IN, TINY, FakeBench, FakeWorkshop, Misuse, study
 
 from mergewise.study.cells import CellSpec, Model, TaskItems
+from mergewise.study.code import code_digest
+from mergewise.study.engines import LocalProcesses
 from mergewise.study.execute import duration
 from mergewise.study.run import study_status
 from mergewise.study.tables import csv_of
+from mergewise.study.work import Outcome, Site, SweepWork, run_work
 
 
 def lasting(done):
@@ -185,7 +190,7 @@ def test_what_failed_is_tried_again_and_forgotten_once_it_works(run, tmp_path):
 def test_an_expert_that_cannot_be_trained_blocks_only_what_needs_it(run):
     done = run(study(TINY, {"broken_training": "it-large task_c"}))
     (failure,) = done.progress.failures
-    assert (failure.name, failure.error) == ("it-large/task_c", "ValueError: broken training")
+    assert (failure.name, failure.error) == ("model/it-large/task_c", "ValueError: broken training")
     picks = study(TINY).protocol.picks(HELD_IN[:3], 2)
     assert any("task_c" in pick.experts for pick in picks)  # else the draws would say nothing
     assert done.document["tables"]["scores"] == []
@@ -264,3 +269,43 @@ def test_the_files_hold_the_tables(run, tmp_path):
 
 def test_times_are_told_in_words():
     assert [duration(seconds) for seconds in (3.2, 200, 7500)] == ["3 s", "3 min", "2 h 05 min"]
+
+
+def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced():
+    engine = LocalProcesses(Site(FakeWorkshop(Path("bases")), Path("cells"), Path("cache")), 1)
+    try:
+        engine.submit(1, SweepWork("none", ()))
+        assert engine.wait(60) == [(1, Outcome())]
+        (worker,) = engine._pools[0]._processes.values()
+        worker.kill()
+        worker.join()
+        time.sleep(0.2)  # until the pool has noticed
+        engine.submit(2, SweepWork("none", ()))
+        assert engine.wait(60) == [(2, Outcome())]
+    finally:
+        engine.close()
+
+
+def sweep(tmp_path, code):
+    base, expert = Model("it-large", None, "b"), Model("task_a", None, "a")
+    specs = [
+        CellSpec(base, "rht", (expert,), (TaskItems("task_a", "1"),), "validation", 5, code, {"lambda": 0.1 * number})
+        for number in range(3)
+    ]
+    site = Site(FakeWorkshop(tmp_path), tmp_path / "cells", tmp_path)
+    return site, SweepWork("tuning", tuple(specs))
+
+
+def test_cells_of_a_sweep_that_are_there_already_are_not_computed_again(tmp_path, scored):
+    site, work = sweep(tmp_path, code_digest(FakeWorkshop(tmp_path)))
+    run_work(site, SweepWork("tuning", work.specs[1:2]))
+    done = run_work(site, work)
+    assert sorted(result["key"] for result in done.results) == sorted(spec.key for spec in work.specs)
+    assert Counter(spec.key for spec, *_ in scored) == Counter(spec.key for spec in work.specs)
+
+
+def test_a_worker_with_other_code_computes_nothing(tmp_path, scored):
+    site, work = sweep(tmp_path, "the digest of other code")
+    done = run_work(site, work)
+    assert (done.results, scored) == ((), [])
+    assert all("runs other code" in failure.error for failure in done.failures)

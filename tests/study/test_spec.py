@@ -7,6 +7,7 @@ import yaml
 from study_fakes import HELD_IN, SPEC, TINY, study
 
 from mergewise.study.errors import StudyError
+from mergewise.study.family import Base
 from mergewise.study.run import estimate
 from mergewise.study.spec import load_spec, resolve
 
@@ -70,6 +71,8 @@ def test_a_file_says_the_same_as_its_content(tmp_path):
             r"experts\.given\.it-large: there is no held-in category 'a'",
         ),
         ({"name": "a/b"}, r"'name': string should match pattern"),
+        ({"methods": {"base": {"method": "ties"}}}, r"methods: a method cannot be called 'base'"),
+        ({"family": ":All"}, r"There is no family of models ':All'"),
     ],
 )
 def test_what_a_spec_cannot_say_is_told_in_one_sentence(change, message):
@@ -84,7 +87,15 @@ def test_what_is_missing_is_named(tmp_path, missing):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("a: [", "expected YAML"), ("- a", "expected a mapping"), ("", "expected a mapping")]
+    ("content", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- a", "expected a mapping"),
+        ("", "expected a mapping"),
+        ("name: 2025-02-30", "not valid YAML"),
+        ("name: a\nname: b", "name"),
+        ("a: 1\n---\nb: 2", "expected a mapping"),
+    ],
 )
 def test_files_that_are_no_specs_are_told(tmp_path, content, message):
     with pytest.raises(StudyError, match=message):
@@ -168,3 +179,9 @@ def test_fewer_draws_to_tune_on_take_less_time_and_no_fewer_merges():
     )
     assert one_draw.cells["tuning"] * 3 == all_draws.cells["tuning"]
     assert one_draw.merges == all_draws.merges
+
+
+def test_two_bases_of_one_quality_and_size_cannot_be_told_apart(monkeypatch):
+    monkeypatch.setattr("study_fakes.Base", lambda name, quality, size, *rest: Base(name, quality, "one size", *rest))
+    with pytest.raises(StudyError, match=r"bases: one base of each quality and size .* 'it-small' and 'it-large'"):
+        study(SPEC, bases="all")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mergewise.study.errors import StudyError
 from mergewise.study.store import CellStore, Failure
 
 RESULT = {"key": "ab" * 32, "scores": {"task": "0110", "other": [0.1, 1 / 3]}, "seconds": {"merge": 0.25}}
@@ -49,3 +50,12 @@ def test_a_failure_is_kept_until_the_cell_is_there(tmp_path):
     assert store.failure(RESULT["key"]) == failure
     store.save(RESULT)
     assert store.failure(RESULT["key"]) is None
+
+
+def test_a_disk_that_takes_no_cell_is_one_sentence(tmp_path):
+    (tmp_path / "cells").write_text("no folder")
+    store = CellStore(tmp_path / "cells")
+    with pytest.raises(StudyError, match=r"cells/ab: a cell cannot be written there: .*; mend that and run again"):
+        store.save(RESULT)
+    with pytest.raises(StudyError, match="cannot be written"):
+        store.fail(Failure(RESULT["key"], "name", "It failed."))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mergewise.study.errors import StudyError
 from mergewise.study.protocol import Method
 from mergewise.study.tuning import Trial, choose, validation_score
 
@@ -32,3 +33,8 @@ def test_the_validation_score_is_the_mean_over_draws():
     category = {"a": "a", "b": "b", "c": "c"}
     draws = [{"a": 0.4, "b": 0.8}, {"b": 0.4, "c": 0.2}]
     assert validation_score(draws, {"a": 0.8, "b": 0.8, "c": 0.8}, category) == pytest.approx((0.75 + 0.375) / 2)
+
+
+def test_an_expert_without_a_right_answer_is_told_rather_than_divided_by():
+    with pytest.raises(StudyError, match=r"validation items of 'b', but it has none of them right; raise scoring"):
+        validation_score([{"a": 0.5, "b": 0.0}], {"a": 0.8, "b": 0.0}, {"a": "a", "b": "b"})

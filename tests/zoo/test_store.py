@@ -110,3 +110,14 @@ def test_tasks_survive_the_round_trip(tmp_path):
     tasks = {"kind": make_task(), "own": make_task("own", "held-out", own)}
     save_tasks(tasks, tmp_path / "tasks.json")
     assert load_tasks(tmp_path / "tasks.json") == tasks
+
+
+def test_an_entry_may_have_folders(tmp_path):
+    def nested(folder):
+        (folder / "inner").mkdir()
+        fill(folder / "inner")
+
+    make_entry(tmp_path / "entry", nested, {})
+    assert is_whole(tmp_path / "entry")
+    (tmp_path / "entry" / "inner" / "data.txt").write_text("other")
+    assert not is_whole(tmp_path / "entry")

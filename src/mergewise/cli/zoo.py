@@ -13,7 +13,9 @@ from mergewise.cli.output import JsonOption, print_json, print_pairs, print_tabl
 __all__ = ["CacheOption", "JobsOption", "say", "zoo_app"]
 
 CacheOption = Annotated[Path | None, typer.Option(help="Where the zoo is kept; by default the user's cache folder.")]
-JobsOption = Annotated[int | None, typer.Option(help="Processes at a time; by default one per available processor.")]
+JobsOption = Annotated[
+    int | None, typer.Option(min=1, help="Processes at a time; by default one per available processor.")
+]
 
 
 class Quality(StrEnum):

@@ -15,7 +15,7 @@ from mergewise.study.errors import StudyError
 
 __all__ = ["LIBRARIES", "code_digest", "sources_of"]
 
-LIBRARIES = ("numpy", "numba", "torch", "transformers", "tokenizers")
+LIBRARIES = ("numpy", "scipy", "numba", "torch", "transformers", "tokenizers")
 """What merging and scoring compute with beside this package."""
 
 _ROOT = Path(__file__).parents[1]

@@ -96,15 +96,24 @@ class LocalProcesses:
         """Hand the work to a process that is free."""
         busy = {slot for _, slot in self._running.values()}
         slot = next(slot for slot in range(self.slots) if slot not in busy)
+        self._running[self._sent(slot, work)] = ticket, slot
+
+    def _sent(self, slot: int, work: Work) -> Future[Outcome]:
         pool = self._pools[slot]
-        if pool is None:
-            with _environment(ONE_THREAD):
-                pool = ProcessPoolExecutor(1, get_context("spawn"), _start, (self._site,))
-                self._pools[slot] = pool
-                future = pool.submit(_run, work)  # starts the process, which inherits the environment
-        else:
-            future = pool.submit(_run, work)
-        self._running[future] = ticket, slot
+        if pool is not None:
+            try:
+                return pool.submit(_run, work)
+            except BrokenProcessPool:  # it died while it had nothing to do
+                self._drop(slot)
+        with _environment(ONE_THREAD):
+            pool = self._pools[slot] = ProcessPoolExecutor(1, get_context("spawn"), _start, (self._site,))
+            return pool.submit(_run, work)  # starts the process, which inherits the environment
+
+    def _drop(self, slot: int) -> None:
+        """Let go of a pool whose process died."""
+        pool, self._pools[slot] = self._pools[slot], None
+        if pool is not None:
+            pool.shutdown(wait=False)
 
     def wait(self, seconds: float) -> list[tuple[int, Outcome | None]]:
         """Wait for any process."""
@@ -115,9 +124,7 @@ class LocalProcesses:
             try:
                 found.append((ticket, future.result()))
             except BrokenProcessPool:
-                pool, self._pools[slot] = self._pools[slot], None
-                if pool is not None:
-                    pool.shutdown(wait=False)
+                self._drop(slot)
                 found.append((ticket, None))
         return found
 

@@ -111,10 +111,10 @@ class Execution:
         """Find what is in the store, follow it as far as it leads, and compute nothing."""
         self._resolve()
         for index in self._ready:
-            for key in _keys(self._work[self._ids[index]]):
-                failure = self._store.failure(key)
-                if failure:
-                    self._state[self._ids[index]].failures.append(failure)
+            id_ = self._ids[index]
+            failures = [failure for key in _keys(self._work[id_]) if (failure := self._store.failure(key)) is not None]
+            if failures:
+                self._fail(id_, failures)
         return self.progress(1)
 
     def run(self, engine: Engine) -> Progress:
@@ -217,7 +217,7 @@ class Execution:
             needs = tuple(self.known.models[need] for need in node.needs)
             ready = ready_model(self._site, self._store, node.source, needs)
             if ready is None:
-                return TrainWork(node.source, needs)
+                return TrainWork(node.id, node.source, needs)
             self.known.models[node.id] = ready
             self._count(node.id, [self._store.load(node.source.key) or {}], computed=False)
             return None

@@ -30,7 +30,7 @@ def load_family(name: str, options: Mapping[str, Any], train: Mapping[str, Any])
     """
     path = FAMILIES.get(name, name)
     module, colon, attribute = path.partition(":")
-    if not colon:
+    if not (colon and module and attribute):
         raise StudyError(f"There is no family of models '{name}'.{did_you_mean(name, FAMILIES)}")
     try:
         made = getattr(import_module(module), attribute)

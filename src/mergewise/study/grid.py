@@ -162,7 +162,8 @@ class _BaseGrid:
         self._add("base", None if shop is None else shop.base(name), ())
         for category in self._study.names:
             if category in given:
-                self._add(category, None if shop is None else model(category, given[category]), None)
+                there = given[category].expanduser().absolute()  # workers may stand elsewhere
+                self._add(category, None if shop is None else model(category, there), None)
             else:
                 self._add(category, None if shop is None else shop.expert(name, category), (category,))
         if self._study.spec.multitask:

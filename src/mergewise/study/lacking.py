@@ -44,7 +44,7 @@ def _reason(gaps: Sequence[Place], failures: Sequence[Failure]) -> str:
         kind, *rest = failure.name.split("/")
         if kind in ("tuning", "merge") and tuple(rest[:3]) in places:
             found["failed"] += 1
-        elif kind in ("model", "test") and rest and rest[0] in bases:
+        elif kind in ("model", "validation", "test") and rest and rest[0] in bases:
             found["blocked"] += 1
     if found["failed"]:
         return f"{found['failed']} failed"

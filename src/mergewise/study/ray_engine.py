@@ -88,9 +88,13 @@ class RayEngine:
             try:
                 found.append((ticket, self._ray.get(reference)))
                 self._free.append(actor)
-            except self._ray.exceptions.RayError:  # the actor died, or its machine went
-                with suppress(Exception):
-                    self._ray.kill(actor)
+            except (
+                self._ray.exceptions.RayError
+            ):  # the actor died, or its machine went, with others that were idle there
+                for lost in (actor, *self._free):
+                    with suppress(Exception):
+                        self._ray.kill(lost)
+                self._free.clear()
                 found.append((ticket, None))
         return found
 

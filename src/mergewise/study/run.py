@@ -125,7 +125,7 @@ def run_study(
     say = progress or _silent
     started = time.monotonic()
     cache = (cache or cache_folder()).absolute()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     execution, site, store = _prepare(study, cache, say)
     prepared = time.monotonic()
     workers: Engine = (engine or local_engine(default_jobs()))(site)
@@ -191,9 +191,21 @@ def study_report(study: Study, out: Path, cache: Path | None = None, progress: S
         )
     document = _document(study, measured, done, code_digest(site.workshop))
     document["run"] = {"cells": [asdict(tally) for tally in done.tallies], **_machine()}
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     _write(document, out)
     return write_report(document, out, say)
+
+
+def make_folder(out: Path) -> None:
+    """Make a folder for results, unless it is there.
+
+    Raises:
+        StudyError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{out}: expected a folder for the results, or room for one: {error.strerror}.") from error
 
 
 def _silent(line: str) -> None:

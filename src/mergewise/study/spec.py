@@ -23,27 +23,28 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from mergewise.errors import MergewiseError, did_you_mean
+from mergewise.errors import MergewiseError, RecipeError, did_you_mean
 from mergewise.method import find_method
-from mergewise.recipe import Recipe
+from mergewise.recipe import Recipe, read_yaml
 from mergewise.recipe.resolve import check_parameters, tensor_settings
 from mergewise.study.errors import StudyError
 from mergewise.study.families import load_family
 from mergewise.study.family import Base, Category, Family
 from mergewise.study.protocol import Method, Protocol, Value
 
-__all__ = ["Spec", "Study", "check_fields", "load_spec", "resolve"]
+__all__ = ["Spec", "Study", "check_fields", "load_spec", "read_mapping", "resolve"]
 
 All = Literal["all"]
 Names = list[str]
 M = TypeVar("M", bound=BaseModel)
 
+_TAKEN = {"base", "multitask"}
 LABELS = {
     "average": "Averaging",
     "task_arithmetic": "Task Arithmetic",
@@ -170,15 +171,31 @@ def load_spec(path: Path) -> Spec:
     Raises:
         StudyError: the file cannot be read, or says something that a spec cannot say.
     """
+    return check_fields(Spec, read_mapping(path, "'name', 'family' and 'methods'"), str(path))
+
+
+def read_mapping(path: Path, keys: str) -> dict[str, Any]:
+    """Read a YAML file of one mapping.
+
+    Args:
+        path: the file.
+        keys: what it has, for messages.
+
+    Raises:
+        StudyError: it cannot be read, or is something else.
+    """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        documents = read_yaml(path.read_text("utf-8"), str(path))
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: expected YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise StudyError(f"{path}: expected a mapping with 'name', 'family' and 'methods', found {content!r:.80}.")
-    return check_fields(Spec, content, str(path))
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path}: expected YAML in UTF-8: {error}.") from error
+    except RecipeError as error:
+        raise StudyError(str(error)) from error
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        found = documents[0] if len(documents) == 1 else documents
+        raise StudyError(f"{path}: expected a mapping with {keys}, found {found!r:.80}.")
+    return documents[0]
 
 
 def check_fields(schema: type[M], content: Mapping[str, Any], where: str) -> M:
@@ -241,8 +258,10 @@ def resolve(spec: Spec) -> Study:
     for where, chosen in (("tasks.held_in", held_in), ("tasks.held_out", held_out)):
         if not chosen:
             raise StudyError(f"{where}: at least one category is needed, found none.")
-        for taken in {category.name for category in chosen} & {"base", "multitask"}:
+        for taken in {category.name for category in chosen} & _TAKEN:
             raise StudyError(f"{where}: a category cannot be called '{taken}'; rename it in the family.")
+    for taken in spec.methods.keys() & _TAKEN:
+        raise StudyError(f"methods: a method cannot be called '{taken}', as models that are not merged are; rename it.")
     bases = _bases(family, spec.bases)
     for base, given in spec.experts.given.items():
         _known(base, [one.name for one in bases], "base", "experts.given")
@@ -295,6 +314,12 @@ def _bases(family: Family, choice: Names | BaseChoice | All) -> tuple[Base, ...]
         found = bases
     if not found:
         raise StudyError(f"bases: at least one base is needed. Known here: {', '.join(family.bases)}.")
+    for one, other in pairwise(sorted(found, key=lambda base: (base.quality, base.size))):
+        if (one.quality, one.size) == (other.quality, other.size):
+            raise StudyError(
+                f"bases: one base of each quality and size can be compared, found '{one.name}' and '{other.name}', "
+                f"both '{one.quality}' and '{one.size}'; leave one out, or give them sizes that differ."
+            )
     return tuple(found)
 
 

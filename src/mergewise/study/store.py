@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from mergewise.study.cells import Result
+from mergewise.study.errors import StudyError
 
 __all__ = ["CellStore", "Failure"]
 
@@ -68,12 +69,20 @@ class CellStore:
         return None
 
     def save(self, result: Result) -> None:
-        """Keep a result under its `key`, and forget that it failed before."""
+        """Keep a result under its `key`, and forget that it failed before.
+
+        Raises:
+            StudyError: the disk does not take it.
+        """
         _write(self.path(result["key"]), {**result, "sha256": _checksum(result)})
         self._failed(result["key"]).unlink(missing_ok=True)
 
     def fail(self, failure: Failure) -> None:
-        """Note that a cell failed; a later success takes the note away."""
+        """Note that a cell failed; a later success takes the note away.
+
+        Raises:
+            StudyError: the disk does not take it.
+        """
         _write(self._failed(failure.key), asdict(failure))
 
     def failure(self, key: str) -> Failure | None:
@@ -92,7 +101,15 @@ def _checksum(result: Result) -> str:
 
 
 def _write(path: Path, content: Result) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        part.replace(path)
+    except OSError as fault:
+        with suppress(OSError):
+            part.unlink()
+        raise StudyError(
+            f"{path.parent}: a cell cannot be written there: {fault.strerror}; mend that and run again, what is done "
+            "is kept."
+        ) from fault

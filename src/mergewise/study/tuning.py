@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mergewise.study.errors import StudyError
 from mergewise.study.protocol import Method, Value
 from mergewise.study.scores import normalised
 
@@ -44,7 +45,16 @@ def validation_score(draws: Sequence[Accuracies], expert: Accuracies, category: 
         draws: per draw, the merged model's accuracy on the task of each merged expert.
         expert: each task's accuracy by its own expert, on the same items.
         category: the category of every task.
+
+    Raises:
+        StudyError: an expert has none of its items right, so that nothing can be divided by its score.
     """
+    for task in dict.fromkeys(task for merged in draws for task in merged):
+        if expert.get(task) == 0:
+            raise StudyError(
+                f"Settings are compared by the expert's score on validation items of '{task}', but it has none of them "
+                "right; raise scoring.validation_items, train experts longer, or leave the task out."
+            )
     return sum(float(normalised(merged, expert, category)) for merged in draws) / len(draws)
 
 

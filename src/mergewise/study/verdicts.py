@@ -218,13 +218,14 @@ def _more_experts(asked: Asked) -> Verdict:
 def _alike(asked: Asked) -> Verdict:
     claim = "At scale the merge methods become alike."
     measure = (
-        "standard deviation of normalised held-in between methods with most experts, smallest strong base minus largest"
+        "standard deviation of normalised held-in between methods with most experts, without what chance adds to it, "
+        "smallest strong base minus largest"
     )
     most = asked.counts[-1:]
     strong = sorted(asked.strong, key=lambda base: base.parameters)
     possible = len(asked.paper) > 1 and len({base.size for base in strong}) > 1
     spreads = {
-        base: np.asarray(np.std([row.held_in.normalised for row in rows], axis=0), np.float64)
+        base: _spread(np.stack([row.held_in.normalised for row in rows]))
         for base, rows in asked.whole(strong if possible else (), asked.paper, most).items()
     }
     basis = asked.basis(spreads, strong if possible else (), asked.paper, most)
@@ -235,6 +236,22 @@ def _alike(asked: Asked) -> Verdict:
     effect = smallest - largest
     each = ", ".join(f"{one[0]:.3f} at {base.name}" for base, one in spreads.items())
     return _judged("5", claim, measure, effect, f"The spread is {each}; it shrinks by {_signed(effect)}.", basis)
+
+
+def _spread(scores: Floats) -> Floats:
+    """Return the standard deviation between methods without what the choice of items and draws adds to it.
+
+    The variance of estimates is that of the true scores plus sampling noise, on average; that of resamples has the
+    noise twice. Left in, it would make the base with the noisier scores seem to be the one where methods differ more.
+
+    Args:
+        scores: (methods, replicates), the estimates first.
+    """
+    noise = np.nanvar(scores[:, 1:] - scores[:, 1:].mean(axis=0), axis=1).mean()
+    variance = scores.var(axis=0)
+    variance[0] -= noise
+    variance[1:] -= 2 * noise
+    return np.asarray(np.sqrt(np.maximum(variance, 0.0)), np.float64)
 
 
 def _further_methods(asked: Asked) -> list[Verdict]:

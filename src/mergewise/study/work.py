@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from mergewise.errors import MergewiseError
 from mergewise.study.cells import Bench, CellSpec, Model, Result, digest_of_files, run_sweep
+from mergewise.study.code import code_digest
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Training, Workshop
 from mergewise.study.store import CellStore, Failure
@@ -45,8 +46,9 @@ class Site:
 
 @dataclass(frozen=True)
 class TrainWork:
-    """A model to train, with the models that it needs."""
+    """A model to train, with the models that it needs; named as its node is."""
 
+    name: str
     training: Training
     needs: tuple[Model, ...]
 
@@ -77,20 +79,21 @@ def run_work(site: Site, work: Work) -> Outcome:
         try:
             result = _train(site, work)
         except Exception as fault:  # whatever it is, it must not stop the other cells
-            return _failed(store, [], Failure(work.training.key, work.training.name, *describe_fault(fault)))
+            return _failed(store, [], Failure(work.training.key, work.name, *describe_fault(fault)))
         store.save(result)
         return Outcome((result,))
     return _sweep(site, store, work)
 
 
 def _sweep(site: Site, store: CellStore, work: SweepWork) -> Outcome:
-    results: list[Result] = []
+    found = [store.load(spec.key) for spec in work.specs]  # by a worker that was lost, or another driver's
+    results = [result for result in found if result is not None]
     failures: list[Failure] = []
-    left: Sequence[CellSpec] = work.specs
+    left: Sequence[CellSpec] = [spec for spec, result in zip(work.specs, found, strict=True) if result is None]
     while left:
         done = 0
         try:
-            for result in run_sweep(left, _bench(site, left[0].base)):
+            for result in run_sweep(left, _bench(site, left[0])):
                 store.save(result)
                 results.append(result)
                 done += 1
@@ -116,10 +119,20 @@ def describe_fault(fault: BaseException) -> tuple[str, str]:
     return f"{type(fault).__name__}: {text}", "".join(traceback.format_exception(fault))
 
 
-def _bench(site: Site, base: Model) -> Bench:
-    """Return the bench of a base, the last few being kept."""
+def _bench(site: Site, spec: CellSpec) -> Bench:
+    """Return the bench of a cell's base, the last few being kept.
+
+    Raises:
+        StudyError: the code here is not that which the cell is named by.
+    """
+    base = spec.base
     key = (site.token, base.digest)
     if key not in _BENCHES:
+        if code_digest(site.workshop) != spec.code:
+            raise StudyError(
+                "This worker runs other code, or other versions of libraries, than the study began with; run it again, "
+                "with the same versions on all machines."
+            )
         while len(_BENCHES) >= _MOST_BENCHES:
             _BENCHES.popitem(last=False)
         _BENCHES[key] = site.workshop.bench(base)

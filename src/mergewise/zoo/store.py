@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,18 @@ from mergewise.zoo.tasks import Example, Task
 from mergewise.zoo.wheels import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["MANIFEST", "default_cache", "is_whole", "load_tasks", "make_entry", "manifest_of", "save_tasks"]
+__all__ = [
+    "MANIFEST",
+    "default_cache",
+    "is_whole",
+    "load_tasks",
+    "make_entry",
+    "manifest_of",
+    "save_tasks",
+    "scratch_folder",
+]
 
 MANIFEST = "zoo.json"
 SCRATCH = ".making-"
@@ -57,14 +66,14 @@ def make_entry(entry: Path, fill: Callable[[Path], None], facts: Mapping[str, ob
         fill: writes the files into the empty folder that it is given.
         facts: what to note in the manifest beside the files.
     """
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(entry.parent)
-    with tempfile.TemporaryDirectory(dir=entry.parent, prefix=SCRATCH) as scratch:
-        folder = Path(scratch) / "entry"
+    with scratch_folder(entry.parent) as scratch:
+        folder = scratch / "entry"
         folder.mkdir()
         fill(folder)
         files = {
-            path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())
+            path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
         }
         (folder / MANIFEST).write_text(json.dumps({**facts, "files": files}, indent=2) + "\n", encoding="utf-8")
         if entry.exists() and not is_whole(entry):
@@ -74,6 +83,15 @@ def make_entry(entry: Path, fill: Callable[[Path], None], facts: Mapping[str, ob
         except OSError:
             if not is_whole(entry):
                 raise
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder in another, which goes when it is left; those that killed processes left go a day later."""
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(parent)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=SCRATCH) as folder:
+        yield Path(folder)
 
 
 def _remove_abandoned(folder: Path) -> None:

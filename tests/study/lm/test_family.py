@@ -15,7 +15,7 @@ from mergewise.study.errors import StudyError
 from mergewise.study.lm.bases import from_gguf
 from mergewise.study.lm.family import TransformersFamily
 from mergewise.study.lm.options import TrainOptions
-from mergewise.study.lm.training import _drawn, _row, make_expert
+from mergewise.study.lm.training import _batch_size_here, _drawn, _row, make_expert
 from mergewise.study.run import local_engine, run_study
 from mergewise.study.spec import Spec, check_fields, resolve
 
@@ -192,3 +192,24 @@ def test_a_gguf_file_is_a_base_that_is_converted_first(tmp_path):
     training = from_gguf("smol", path)
     assert (training.kind, training.needs) == ("base", ())
     assert str(tmp_path) not in json.dumps(dict(training.inputs))
+
+
+def test_examples_of_a_step_are_shared_equally_among_processes_or_refused(monkeypatch):
+    assert _batch_size_here(TrainOptions(batch_size=6)) == 6
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert _batch_size_here(TrainOptions(batch_size=6)) == 2
+    with pytest.raises(StudyError, match=r"batch_size: expected a multiple of the 3 processes"):
+        _batch_size_here(TrainOptions(batch_size=16))
+
+
+def test_files_that_arguments_of_training_name_count_by_their_content(options, tmp_path):
+    def key():
+        train = {"steps": 3, "arguments": {"deepspeed": str(tmp_path / "ds.json")}}
+        workshop = TransformersFamily(options, train).open(tmp_path / "cache", print)
+        return workshop.expert("small", "last").key
+
+    (tmp_path / "ds.json").write_text("{}")
+    first = key()
+    assert key() == first
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 2}}')
+    assert key() != first

@@ -1,12 +1,17 @@
 """Tasks of the harness: splits that share nothing, digests, examples to train on, and faults."""
 
+import importlib.util
 import json
+import shutil
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 
 from mergewise.study.cells import digest
 from mergewise.study.errors import StudyError
-from mergewise.study.lm.harness import Harness, HarnessSettings, known_tasks
+from mergewise.study.lm.harness import Harness, HarnessSettings, _plain, known_tasks
 from mergewise.study.lm.options import TaskOptions
 
 pytest.importorskip("lm_eval")
@@ -130,3 +135,46 @@ def test_all_tasks_of_all_presets_are_known_but_those_that_are_said_to_be_elsewh
         for task in preset.elsewhere:
             with pytest.raises(StudyError, match=rf"here: lm-evaluation-harness .* knows no task '{task}'"):
                 known_tasks({task: "here"}, (), offline=True)
+
+
+FUNCTIONS = """
+def right(doc):
+    return doc["answer"]
+
+class Task:
+    pass
+"""
+
+
+def test_functions_of_tasks_count_by_their_files_and_not_by_where_they_lie_in_memory(tmp_path):
+    def loaded(name, text):
+        (tmp_path / name).write_text(text)
+        spec = importlib.util.spec_from_file_location("utils", tmp_path / name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = {"doc_to_target": module.right, "fewshot_config": {"process_docs": partial(module.right)}, "k": (1, 2)}
+        return json.dumps([_plain(module.Task), _plain(config)])
+
+    first = loaded("one.py", FUNCTIONS)
+    assert loaded("two.py", FUNCTIONS) == first
+    assert loaded("three.py", FUNCTIONS.replace("answer", "reply")) != first
+    assert "0x" not in first
+
+
+def test_a_task_with_functions_has_the_same_digest_in_another_process(tmp_path, small, options):
+    folder = tmp_path / "tasks"
+    shutil.copytree(small / "tasks", folder)
+    task = (folder / "letters_last.yaml").read_text()  # JSON, which YAML is too
+    (folder / "letters_last.yaml").write_text(task.replace("{", '{"process_docs": !function utils.same,', 1))
+    (folder / "utils.py").write_text("def same(docs):\n    return docs\n")
+    code = (
+        "import sys; from mergewise.study.lm.harness import Harness, HarnessSettings as S; "
+        "from mergewise.study.lm.options import TaskOptions as T; "
+        "h = Harness(S(folders=(sys.argv[1],), offline=True)); "
+        "print(h.items('letters_last', T(), 'test').digest(h.settings, T()))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, str(folder)]
+    one, other = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert one == other
+    (folder / "utils.py").write_text("def same(docs):\n    return docs.select(range(200))\n")
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout != one

@@ -126,7 +126,7 @@ def test_a_preset_may_be_a_file_and_its_faults_are_one_sentence(tmp_path):
     assert load_preset(str(file)).categories["a"].tasks == ("x",)
     for content, message in (
         ("categories: {a: {held_in: true, task: [x]}}", r"mine\.yaml: unknown key 'task' .*'tasks'"),
-        ("[1", r"mine\.yaml: expected YAML"),
+        ("[1", r"mine\.yaml: not valid YAML"),
         ("3", r"mine\.yaml: expected a mapping with 'categories', found 3"),
         ("tasks: {}", r"mine\.yaml: 'categories' is required, but missing"),
     ):

@@ -122,3 +122,34 @@ def test_an_unknown_filter_is_one_sentence(bench):
 
     with pytest.raises(StudyError, match=r"there is no filter 'strict'; there are none"):
         score_items(bench._lm, bench._harness, "letters_last", TaskOptions(filter="strict"), "test", 4)
+
+
+def test_weights_without_the_prefix_of_the_architecture_are_put_where_transformers_puts_them():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from mergewise.study.lm.scoring import load_tensors
+
+    config = GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20, n_positions=8, bos_token_id=0, eos_token_id=0)
+    saved, model = GPT2LMHeadModel(config), GPT2LMHeadModel(config)
+    weights = {name.removeprefix("transformer."): tensor.numpy() for name, tensor in saved.state_dict().items()}
+    load_tensors(model, {name: weights[name] for name in weights if name != "lm_head.weight"})
+    assert all((tensor == saved.state_dict()[name]).all() for name, tensor in model.state_dict().items())
+    del weights["h.0.ln_1.bias"]
+    with pytest.raises(StudyError, match=r"needs a weight '[a-z0-9_.]+' of shape"):
+        load_tensors(model, weights)
+
+
+def test_experts_of_a_mixture_are_put_together_as_transformers_does(tmp_path):
+    from safetensors.numpy import load_file
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    from mergewise.study.lm.scoring import load_tensors
+
+    config = MixtralConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=3,
+    )  # fmt: skip
+    saved, model = MixtralForCausalLM(config), MixtralForCausalLM(config)
+    saved.save_pretrained(tmp_path)
+    load_tensors(model, load_file(tmp_path / "model.safetensors"))
+    assert all((tensor == saved.state_dict()[name]).all() for name, tensor in model.state_dict().items())

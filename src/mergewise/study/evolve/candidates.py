@@ -70,7 +70,7 @@ class Nursery:
         base: of all merges.
         experts: by name.
         code: digest of the code that merges and scores.
-        folder: for the checkpoints; nothing else lies there.
+        folder: for the checkpoints; this search's alone.
     """
 
     def __init__(self, base: Model, experts: Mapping[str, Model], code: str, folder: Path) -> None:
@@ -114,17 +114,14 @@ class Nursery:
         self._used[folder] = self._used.pop(folder, None)  # the last is the one that was used last
         if not folder.exists():
             self.prepare(candidate)
-            folder.parent.mkdir(parents=True, exist_ok=True)
             parents = [str(self.model(parent).path) for parent in candidate.parents]
             mergewise.merge(recipe_for(candidate.method, str(self._base.path), parents, candidate.parameters), folder)
 
     def tidy(self, most: int) -> None:
-        """Remove checkpoints until so many are left: what this run did not use, then what it used longest ago."""
-        there = set(self._folder.iterdir()) if self._folder.is_dir() else set()
-        kept = [folder for folder in self._used if folder in there]
-        kept = kept[max(0, len(kept) - most) :]
-        for folder in there.difference(kept):
+        """Remove checkpoints until so many are left, those first that were used longest ago."""
+        for folder in list(self._used)[: max(0, len(self._used) - most)]:
             shutil.rmtree(folder, ignore_errors=True)
+            del self._used[folder]
 
     def recipe(self, candidate: Candidate) -> str:
         """Return a YAML file that `mergewise merge` carries out: one recipe, or several stages that have names."""

@@ -24,10 +24,11 @@ from mergewise.study.execute import Execution, line_of
 from mergewise.study.family import Workshop
 from mergewise.study.grid import SPEED, Grid, Known, Opened, build_grid
 from mergewise.study.measured import Measured
-from mergewise.study.run import default_jobs, local_engine
+from mergewise.study.run import default_jobs, local_engine, make_folder
 from mergewise.study.store import CellStore
 from mergewise.study.tuning import validation_score
 from mergewise.study.work import Site, SweepWork
+from mergewise.zoo.store import scratch_folder
 
 __all__ = ["Estimate", "EvolveResult", "estimate", "run_evolve"]
 
@@ -101,17 +102,16 @@ def run_evolve(
     """
     say = progress or _silent
     cache = (cache or cache_folder()).absolute()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     workshop = search.study.family.open(cache, say)
     code = code_digest(workshop)
     site = Site(workshop, cache / "cells", cache)
     store = CellStore(site.cells)
     workers: Engine = (engine or local_engine(default_jobs()))(site)
-    with closing(workers):
+    with closing(workers), scratch_folder(cache / "evolved") as folder:
         known = _found_models(search, Opened(workshop, code), site, store, workers, say)
-        run = _Run(search, known, workshop, code, cache / "evolved" / search.spec.name, store, workers, say)
+        run = _Run(search, known, workshop, code, folder, store, workers, say)
         found = {name: run.strategy(name, settings) for name, settings in search.strategies.items()}
-        run.nursery.tidy(0)
     document = summed_up(search, run.measured, found, code)
     write(document, found, {name: run.nursery.recipe(one.best.candidate) for name, one in found.items()}, out)
     return EvolveResult(document, found, out)

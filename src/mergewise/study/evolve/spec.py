@@ -24,12 +24,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mergewise.errors import MergewiseError, did_you_mean
 from mergewise.method import find_method
-from mergewise.recipe import check_parameters, read_yaml, tensor_settings
+from mergewise.recipe import check_parameters, tensor_settings
 from mergewise.study.errors import StudyError
 from mergewise.study.evolve.strategies import CmaSettings, PairSettings, Range, Settings
 from mergewise.study.families import load_family
 from mergewise.study.protocol import Value
-from mergewise.study.spec import ExpertChoice, FamilyChoice, Scoring, Spec, Study, TaskChoice, check_fields, resolve
+from mergewise.study.spec import (
+    ExpertChoice,
+    FamilyChoice,
+    Scoring,
+    Spec,
+    Study,
+    TaskChoice,
+    check_fields,
+    read_mapping,
+    resolve,
+)
 from mergewise.study.sweep import Parameters, recipe_for
 
 __all__ = ["EvolveSpec", "Search", "load_evolve_spec", "resolve_evolve"]
@@ -124,15 +134,7 @@ def load_evolve_spec(path: Path) -> EvolveSpec:
     Raises:
         MergewiseError: the file cannot be read, or says something that a spec cannot say.
     """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise StudyError(f"{path}: cannot be read: {reason}.") from error
-    documents = read_yaml(text, str(path))
-    if len(documents) != 1 or not isinstance(documents[0], dict):
-        raise StudyError(f"{path}: expected one mapping with 'name', 'family', 'base' and 'strategies'.")
-    return check_fields(EvolveSpec, documents[0], str(path))
+    return check_fields(EvolveSpec, read_mapping(path, "'name', 'family', 'base' and 'strategies'"), str(path))
 
 
 def resolve_evolve(spec: EvolveSpec) -> Search:

@@ -14,6 +14,7 @@ from mergewise.study.lm.harness import HarnessSettings, known_tasks, open_harnes
 from mergewise.study.lm.options import FamilyOptions, TaskOptions, TrainOptions
 from mergewise.study.lm.presets import chosen_tasks
 from mergewise.study.spec import check_fields
+from mergewise.zoo.wheels import sha256_of
 
 __all__ = ["LmWorkshop", "TransformersFamily"]
 
@@ -129,6 +130,7 @@ class LmWorkshop:
             "train": json.loads(options.model_dump_json(exclude={"launch"})),
             "chat": self.settings.chat_template,
             "code": _training_code(),
+            "files": {name: sha256_of(Path(path)) for name, path in options.arguments.items() if _is_file(path)},
         }
         label = categories[0] if kind == "expert" else "multitask"
         return Training(
@@ -150,6 +152,11 @@ class LmWorkshop:
         from mergewise.study.lm.scoring import LmBench  # noqa: PLC0415 - torch and the harness, which no plan needs
 
         return LmBench(base, self.settings, self.tasks)
+
+
+def _is_file(value: Any) -> bool:
+    """Whether an argument of training names a file, whose content then counts."""
+    return isinstance(value, str) and Path(value).is_file()
 
 
 def _make(folder: Path, needs: tuple[Path, ...], **given: Any) -> None:

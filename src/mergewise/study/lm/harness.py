@@ -6,12 +6,13 @@ is for validation unless another task is named for that.
 """
 
 import hashlib
+import inspect
 import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,16 +83,35 @@ class Items:
             sha256.update(f"{library} {version(library)} ".encode())
         docs = {name: task.eval_docs for name, task in self.leaves.items()}
         for name, task in self.leaves.items():
-            config = task.dump_config()
+            config = task.config.to_dict(keep_callable=True)
             config.pop("dataset_kwargs", None)  # paths; the documents themselves count
             config.pop("num_fewshot", None)  # scoring sets it
             shots = self.shots[name] if options.num_fewshot is None else options.num_fewshot
-            sha256.update(json.dumps([name, config, shots], sort_keys=True, default=str).encode())
+            sha256.update(json.dumps([name, _plain(type(task)), _plain(config), shots], sort_keys=True).encode())
             if shots:
                 sha256.update(json.dumps(list(task.fewshot_docs()), default=str).encode())
         for name, number in self.order:
             sha256.update(json.dumps([name, number, docs[name][number]], default=str).encode())
         return sha256.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return a task's configuration as what JSON can hold, the same in every process: functions by their files."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, partial):
+        return [_plain(value.func), _plain(value.args), _plain(value.keywords)]
+    if callable(value) and hasattr(value, "__qualname__"):
+        try:
+            file = inspect.getsourcefile(value)
+        except TypeError:  # not written in Python
+            file = None
+        return [value.__qualname__, "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()]
+    return [_plain(type(value)), _plain(vars(value)) if hasattr(value, "__dict__") else str(value)]
 
 
 def _require(offline: bool) -> None:

@@ -1,15 +1,13 @@
 """Presets: categories with tasks of lm-evaluation-harness, as YAML files in `presets/` or of one's own."""
 
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from mergewise.errors import did_you_mean
 from mergewise.study.errors import StudyError
 from mergewise.study.lm.options import CategoryOptions, FamilyOptions, TaskOptions
-from mergewise.study.spec import check_fields
+from mergewise.study.spec import check_fields, read_mapping
 
 __all__ = ["PRESETS", "Preset", "chosen_tasks", "load_preset"]
 
@@ -42,18 +40,12 @@ def load_preset(name: str) -> Preset:
         StudyError: there is none, or it says something that a preset cannot say.
     """
     path = _FOLDER / f"{name}.yaml" if name in PRESETS else Path(name)
-    try:
-        content: Any = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as fault:
+    if not path.is_file():
         raise StudyError(
             f"family.preset: expected one of {', '.join(PRESETS)} or a YAML file, found '{name}'."
             f"{did_you_mean(name, PRESETS)}"
-        ) from fault
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise StudyError(f"{path}: expected YAML: {' '.join(str(fault).split())}.") from fault
-    if not isinstance(content, dict):
-        raise StudyError(f"{path}: expected a mapping with 'categories', found {content!r:.80}.")
-    return check_fields(Preset, content, str(path))
+        )
+    return check_fields(Preset, read_mapping(path, "'categories'"), str(path))
 
 
 def chosen_tasks(options: FamilyOptions) -> tuple[dict[str, CategoryOptions], dict[str, TaskOptions], dict[str, str]]:

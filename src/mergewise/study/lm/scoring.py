@@ -14,7 +14,7 @@ import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mergewise.study.cells import CellSpec, Model, Scores, Split, Tensors
 from mergewise.study.errors import StudyError
@@ -75,25 +75,44 @@ def load_tensors(model: torch.nn.Module, tensors: Tensors) -> None:
     Raises:
         StudyError: a weight is missing or of another shape.
     """
+    given = {name: _torch(array) for name, array in tensors.items()}
+    left = _put(model, given)
+    if left and isinstance(model, PreTrainedModel):  # which renames when it loads, or puts experts together
+        left = _put(model, _as_loaded(model, given))
+    for name, shape in left.items():
+        found = "none" if name not in given else f"one of shape {tuple(given[name].shape)}"
+        raise StudyError(
+            f"The model needs a weight '{name}' of shape {shape}. The merged model has {found}; base and experts must "
+            "be checkpoints that transformers can load."
+        )
+
+
+def _put(model: torch.nn.Module, given: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Copy weights into a model, and return the names and shapes of those that it still needs."""
     loaded: set[int] = set()
-    left: dict[str, int] = {}
+    left: dict[str, tuple[int, tuple[int, ...]]] = {}
     with torch.no_grad():
         for name, tensor in model.state_dict(keep_vars=True).items():
             if tensor.data_ptr() in loaded:
                 continue  # tied to one that is loaded
-            array = tensors.get(name)
-            if array is None or array.shape != tuple(tensor.shape):
-                left[name] = tensor.data_ptr()
+            new = given.get(name)
+            if new is None or new.shape != tensor.shape:
+                left[name] = tensor.data_ptr(), tuple(tensor.shape)
                 continue
-            tensor.copy_(_torch(array))
+            tensor.copy_(new)
             loaded.add(tensor.data_ptr())
-    for name, place in left.items():
-        if place not in loaded:
-            found = "none" if name not in tensors else f"one of shape {tensors[name].shape}"
-            raise StudyError(
-                f"The model needs a weight '{name}' of shape {tuple(model.state_dict()[name].shape)}. The merged model "
-                f"has {found}; base and experts must be checkpoints that transformers can load."
-            )
+    return {name: shape for name, (place, shape) in left.items() if place not in loaded}
+
+
+def _as_loaded(model: PreTrainedModel, given: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """Return weights under the names that transformers gives them when it loads a checkpoint."""
+    try:
+        loaded, about = type(model).from_pretrained(
+            None, config=model.config, state_dict=dict(given), dtype=model.dtype, output_loading_info=True
+        )
+    except (RuntimeError, ValueError):
+        return given
+    return given if about["missing_keys"] or about["mismatched_keys"] else loaded.state_dict()
 
 
 def _torch(array: NDArray[Any]) -> torch.Tensor:

@@ -74,7 +74,7 @@ def train(folder: Path, base: Path, examples: Path, options: TrainOptions, *, ch
                 **{
                     "output_dir": scratch,
                     "max_steps": options.steps,
-                    "per_device_train_batch_size": max(1, options.batch_size // _world_size()),
+                    "per_device_train_batch_size": _batch_size_here(options),
                     "learning_rate": options.learning_rate,
                     "lr_scheduler_type": "linear",
                     "warmup_steps": min(options.warmup, options.steps),
@@ -125,9 +125,19 @@ def _with_adapter(model: Any, options: TrainOptions) -> Any:
         return get_peft_model(model, config)
 
 
-def _world_size() -> int:
-    """Return how many processes the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def _batch_size_here(options: TrainOptions) -> int:
+    """Return the examples of a step that this process takes, of all that the launcher started.
+
+    Raises:
+        StudyError: they cannot be shared equally.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if options.batch_size % processes:
+        raise StudyError(
+            f"experts.train.batch_size: expected a multiple of the {processes} processes that '{options.launch}' "
+            f"started, found {options.batch_size}; change one of them."
+        )
+    return options.batch_size // processes
 
 
 def _row(tokenizer: Any, pair: Sequence[str], options: TrainOptions, *, chat: bool) -> dict[str, list[int]]:
