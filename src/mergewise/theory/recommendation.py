@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.theory.relations import Finding
-from mergewise.theory.width import width
+from mergewise.theory.width import cosines, greedy_order, hull_samples
 
 __all__ = ["LEAST_GAIN", "Recommendation", "recommend"]
 
 LEAST_GAIN = 0.02
-"""An expert that widens the set by less than this share of what the first did is not worth a place."""
+"""An expert whose direction widens the set by less than this share of what the first did is not worth a place."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Recommendation:
 
     Attributes:
         order: All experts that are worth a thought, as numbers from zero, the first first: each widens the hull of the
-            task vectors before it most, lengths kept.
-        gains: By how much, as shares of what the first did.
+            task vectors before it most, lengths kept; those whose directions add next to nothing come last.
+        gains: By how much each widens the hull of the *directions* before it, as shares of what the first did.
         number: How many of them to merge.
         left_out: Experts that are not to be merged at all, with the reason.
         sentence: The whole in one sentence.
@@ -58,9 +58,8 @@ def recommend(
     kept = [expert for expert in range(len(names)) if expert not in out]
     if not kept:
         return Recommendation((), (), 0, left_out, "Merge none of these: no expert is left that changes the base.", "")
-    curves = width(gram[np.ix_(kept, kept)], seed, lengths=True)
-    order = tuple(kept[place] for place in curves.order)
-    shares = curves.greedy_gains / (float(curves.greedy_gains[0]) or 1.0)
+    places, shares = _ordered(gram[np.ix_(kept, kept)], seed)
+    order = tuple(kept[place] for place in places)
     worth = max(1, next((k for k, share in enumerate(shares) if share < LEAST_GAIN), len(order)))
     fitting = len(order) if room is None else max(1, int(room[1]))
     number = min(worth, fitting, len(order))
@@ -71,6 +70,27 @@ def recommend(
     return Recommendation(
         order, gains, number, left_out, f"Merge {everyone}, in this order: {chosen}; {reason}.", reason
     )
+
+
+def _ordered(gram: NDArray[np.float64], seed: int) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Return the order of experts with a given Gram matrix, and what each adds, as a share of what the first does.
+
+    Lengths decide who comes first, as those that moved further have more to give; directions alone decide what is
+    still worth a place. Over the longest, a single long expert would make all others look like nothing.
+    """
+    directions = hull_samples(cosines(gram), seed)
+    by_length = greedy_order(directions * np.sqrt(np.maximum(np.diagonal(gram), 0.0)))
+    least = LEAST_GAIN * float(directions[:, by_length[0]].mean())
+    reached = np.zeros(directions.shape[0])
+    worth: list[int] = []
+    for expert in by_length:
+        wider = np.maximum(reached, directions[:, expert])
+        if float((wider - reached).mean()) >= least:
+            worth.append(expert)
+            reached = wider
+    order = (*worth, *(expert for expert in by_length if expert not in worth))
+    gains = np.diff(np.maximum.accumulate(directions[:, list(order)], axis=1).mean(axis=0), prepend=0.0)
+    return order, gains / gains[0]
 
 
 def _left_out(names: Sequence[str], found: Sequence[Finding]) -> tuple[tuple[int, str], ...]:

@@ -96,20 +96,15 @@ def width_of(samples: NDArray[np.float64], experts: Sequence[int]) -> tuple[floa
     return float(largest.mean()), float(largest.std(ddof=1) / np.sqrt(largest.size))
 
 
-def width(gram: NDArray[np.float64], seed: int = 0, samples: int = SAMPLES, *, lengths: bool = False) -> Width:
+def width(gram: NDArray[np.float64], seed: int = 0, samples: int = SAMPLES) -> Width:
     """Return the width curves of experts with a given Gram matrix, (n, n) float64.
 
     Args:
         gram: Inner products of their task vectors.
         seed: Of the random directions.
         samples: How many of them.
-        lengths: Whether the hull is that of the task vectors themselves, over the longest, rather than of their
-            directions; it is as monotone and submodular, and an expert that moved little adds little.
     """
     drawn = hull_samples(cosines(gram), seed, samples)
-    if lengths:
-        norms = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
-        drawn = drawn * (norms / (float(norms.max()) or 1.0))
     order = greedy_order(drawn)
     curves = mean_over_sets(drawn), np.maximum.accumulate(drawn[:, list(order)], axis=1)
     figures: list[NDArray[np.float64]] = []

@@ -1,0 +1,50 @@
+"""Which experts are recommended: long ones first, and as many as have directions of their own."""
+
+import numpy as np
+import pytest
+
+from mergewise.theory.recommendation import recommend
+
+
+def orthogonal(*norms):
+    """Return the recommendation for experts of given lengths, none of which is like another."""
+    return of(np.diag(np.square(norms)))
+
+
+def of(gram):
+    return recommend([f"e{i}" for i in range(len(gram))], gram, (), None)
+
+
+@pytest.mark.parametrize(
+    "norms",
+    [(5, 1), (3, *7 * [1]), (4, *7 * [1]), (6, *7 * [1]), (3, 3, 1, 1, 1, 1), (1, 1, 1, 9)],
+    ids=str,
+)
+def test_longer_experts_come_first_and_do_not_put_others_out(norms):
+    found = orthogonal(*norms)
+    assert found.number == len(norms)
+    assert norms[found.order[0]] == max(norms)
+    assert found.sentence.startswith("Merge all of them, in this order: ")
+    assert list(found.gains) == sorted(found.gains, reverse=True)
+    np.testing.assert_allclose(found.gains, orthogonal(*np.ones(len(norms))).gains, atol=0.01)
+
+
+def test_lengths_decide_the_order_whatever_their_unit():
+    gram = np.diag([1.0, 4.0, 0.04, 9.0])
+    assert of(gram).order == of(1e-6 * gram).order == (3, 1, 0, 2)
+
+
+def test_of_equal_experts_that_share_nothing_twenty_odd_are_worth_a_place():
+    assert 20 <= orthogonal(*np.ones(40)).number < 30
+
+
+def test_an_expert_between_others_comes_behind_those_that_share_nothing_with_them():
+    """Ten long experts span a thin sheaf, so each further one adds hardly anything; two short ones lie across it."""
+    angles = np.linspace(0.0, 0.6, 10)
+    sheaf = np.stack([np.cos(angles), np.sin(angles), 0.0 * angles, 0.0 * angles], axis=1)
+    vectors = np.vstack([sheaf, 0.1 * np.eye(4)[2:]])
+    found = of(vectors @ vectors.T)
+    assert {10, 11} <= set(found.order[: found.number])
+    assert found.number < 12
+    assert min(found.gains[: found.number]) >= 0.02 > max(found.gains[found.number :])
+    assert "the next widens the set by only" in found.reason
