@@ -10,7 +10,7 @@ import pytest
 import mergewise as mw
 from mergewise.theory.groups import kind_of, layer_of
 from mergewise.theory.report import render, write_report
-from support import save_model
+from support import load_model, save_model
 
 WIDTH = 60
 
@@ -89,6 +89,42 @@ def test_copies_and_noughts_are_left_out_of_the_recommendation(tmp_path):
     assert sorted(found.recommendation.order) == [0, 1, 2]
     assert found.recommendation.number == 3
     assert "the last still widens the set by" in found.recommendation.reason
+
+
+@pytest.fixture(scope="module")
+def beside_strangers(tmp_path_factory):
+    """Return limits of four experts of different ranks, alone and with a model of another base and a nought."""
+    folder = tmp_path_factory.mktemp("strangers")
+    base, *own, nought = write(folder, 5, rank=10, noughts={4})
+    for i, path in enumerate(own):  # so that the order of experts decides how many fit
+        rng = np.random.default_rng(i)
+        weights = {
+            name: value + (0.01 + 0.003 * i) * low_rank(rng, value.shape, 6 + 8 * i, 1.0) if value.ndim == 2 else value
+            for name, value in load_model(base).items()
+        }
+        save_model(path, {name: value.astype(np.float32) for name, value in weights.items()})
+    rng = np.random.default_rng(99)
+    other = {name: rng.normal(size=value.shape).astype(np.float32) for name, value in load_model(base).items()}
+    save_model(folder / "other", other)
+    sets = own, [folder / "other", *own, nought], [nought, *own[:2], folder / "other", *own[2:]]
+    return [mw.survey(base, paths) for paths in sets]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_who_is_left_out_changes_neither_the_order_nor_how_many_fit(beside_strangers, seed):
+    alone, *others = (mw.limits(survey, seed=seed) for survey in beside_strangers)
+    for found in others:
+        assert {reason for _, reason in found.recommendation.left_out} == {
+            "it seems to be of a different base", "it has changed nothing",
+        }  # fmt: skip
+        names, wanted = (
+            [one.experts[i] for i in one.recommendation.order[: one.recommendation.number]] for one in (found, alone)
+        )
+        assert names == wanted
+        assert found.recommendation.gains == pytest.approx(alone.recommendation.gains)
+        np.testing.assert_array_equal(found.model.room, alone.model.room)
+        assert [one.threshold for one in found.matrices] == [one.threshold for one in alone.matrices]
+        np.testing.assert_allclose([g.energy for g in found.kinds], [g.energy for g in alone.kinds], rtol=1e-5)
 
 
 def test_a_survey_without_spectra_has_limits_without_room(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mergewise.theory.recommendation import recommend
+from mergewise.theory.recommendation import ranking, recommend
 
 
 def orthogonal(*norms):
@@ -12,7 +12,8 @@ def orthogonal(*norms):
 
 
 def of(gram):
-    return recommend([f"e{i}" for i in range(len(gram))], gram, (), None)
+    names = [f"e{i}" for i in range(len(gram))]
+    return recommend(names, "base", ranking(names, gram, ()), None)
 
 
 @pytest.mark.parametrize(

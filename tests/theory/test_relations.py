@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mergewise.theory.recommendation import recommend
+from mergewise.theory.recommendation import ranking, recommend
 from mergewise.theory.relations import findings
 
 NAMES = ("one", "two", "three", "four")
@@ -18,7 +18,7 @@ def products(taus):
 
 def recommended(taus, room=None):
     own = products(taus)
-    return recommend(NAMES, own[1:, 1:], findings(own, NAMES), room)
+    return recommend(NAMES, "base", ranking(NAMES, own[1:, 1:], findings(own, NAMES)), room)
 
 
 def test_ordinary_experts_are_left_alone():
@@ -54,6 +54,31 @@ def test_an_expert_of_a_different_base_is_found_by_its_cosine_with_this_one():
     assert (finding.kind, finding.experts) == ("other base", (0,))
     assert "different base" in finding.sentence
     assert 0 not in recommended(taus).order
+
+
+def foreign(*experts):
+    taus = TAUS.copy()
+    for i in experts:
+        taus[i] = np.random.default_rng(100 + i).normal(size=4000) - BASE
+    return taus
+
+
+def test_where_all_experts_are_of_a_different_base_that_is_said_and_what_to_do():
+    found = recommended(foreign(0, 1, 2, 3))
+    assert found.number == 0
+    assert found.sentence == (
+        "Merge none of these: all of them seem to be of a different base than base; survey them again with the base "
+        "that they were made from."
+    )
+    taus = foreign(1)
+    taus[[0, 2, 3]] = 0.0
+    assert "two seems to be of a different base than base, and the rest have changed" in recommended(taus).sentence
+
+
+def test_experts_of_a_different_base_do_not_hide_one_that_would_drown_the_others():
+    taus = foreign(2, 3)
+    taus[1] = 10.0 * TAUS[1]
+    assert [finding.experts for finding in findings(products(taus), NAMES) if finding.kind == "far"] == [(1,)]
 
 
 def test_an_expert_that_would_drown_the_others_is_named():

@@ -11,6 +11,8 @@ from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, Threa
 from mergewise.cli.survey import DensityOption, SpectraOption, surveyed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -92,7 +94,7 @@ def _print(found: "Limits") -> None:
     print_pairs([("room", _room(model)), ("tensors", f"{model.tensors} ({figure(model.parameters)} parameters)")])
     print()
     of_kinds = ("kind", "energy", "rank/side", "occupied", "k_safe", "k*", "k_full", "conflict")
-    rows_of_kinds = [_row(group) for group in sorted(found.kinds, key=lambda g: -g.energy)[:12]]
+    rows_of_kinds = [_row(group, chosen.order) for group in sorted(found.kinds, key=lambda g: -g.energy)[:12]]
     print_table(of_kinds, rows_of_kinds, numeric=of_kinds[1:])
     print()
     if found.collisions:
@@ -145,14 +147,15 @@ def _room(group: "GroupLimits") -> str:
     return f"k_safe {safe}, k* {most}, k_full {full} (median over matrices by change, with quartiles)"
 
 
-def _row(group: "GroupLimits") -> tuple[str, ...]:
+def _row(group: "GroupLimits", experts: "Sequence[int]") -> tuple[str, ...]:
     import numpy as np
 
     conflict = f"{group.coverage[-1, 1]:.1%}"
     if np.isnan(group.room).any():
         return group.name, f"{group.energy:.1%}", "", "", "", "", "", conflict
+    consumed = group.consumed[list(experts), 1] if experts else group.consumed[:, 1]
     return (
-        group.name, f"{group.energy:.1%}", f"{np.nanmedian(group.consumed[:, 1]):.1%}", f"{group.occupancy[-1, 1]:.1%}",
+        group.name, f"{group.energy:.1%}", f"{np.nanmedian(consumed):.1%}", f"{group.occupancy[-1, 1]:.1%}",
         *(_number(row[1]) for row in group.room), conflict,
     )  # fmt: skip
 

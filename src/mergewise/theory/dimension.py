@@ -20,7 +20,7 @@ class MatrixRoom:
     Attributes:
         name: Its name.
         shape: Rows and columns.
-        energy: Σ ‖τ_i‖², by which matrices are weighted.
+        energy: Σ ‖τ_i‖² over the experts that the threshold counts, by which matrices are weighted.
         capacity: d, the smaller side.
         ranks: (experts, 3) float64, stable rank, participation ratio, entropy rank of each τ_i.
         consumed: (experts,) float64, c_i, the entropy rank, in the order of the experts.
@@ -49,7 +49,7 @@ def matrix_room(record: TensorRecord, order: Sequence[int], eta: float) -> Matri
 
     Args:
         record: The matrix.
-        order: The experts in the order in which the threshold adds them.
+        order: The experts that the threshold counts, in the order in which it adds them.
         eta: η of the threshold.
     """
     spectra = record.spectra
@@ -57,8 +57,9 @@ def matrix_room(record: TensorRecord, order: Sequence[int], eta: float) -> Matri
     consumed = spectra.ranks[:, 2]
     sides = np.array(record.shape, np.float64)[:, None]
     capacity = min(record.shape)
+    energy = float(np.diagonal(record.gram)[list(order)].sum())
     return MatrixRoom(
-        record.name, record.shape, float(np.trace(record.gram)), capacity, spectra.ranks, consumed,
+        record.name, record.shape, energy, capacity, spectra.ranks, consumed,
         spectra.occupancy / sides, spectra.dimension / sides, threshold(consumed[list(order)], capacity, eta),
         float((spectra.occupancy_errors / sides).max()), crosstalk(record),
     )  # fmt: skip

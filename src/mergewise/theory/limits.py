@@ -15,7 +15,7 @@ from mergewise.theory.crosstalk import Collision, collisions
 from mergewise.theory.dimension import MatrixRoom, matrix_room
 from mergewise.theory.distance import distances
 from mergewise.theory.groups import OUTSIDE, grouped, kind_of, layer_of, short_names
-from mergewise.theory.recommendation import Recommendation, recommend
+from mergewise.theory.recommendation import Recommendation, ranking, recommend
 from mergewise.theory.relations import Finding, findings
 from mergewise.theory.summary import summary
 from mergewise.theory.tails import Tail, tails
@@ -33,7 +33,7 @@ class GroupLimits:
         name: The layer as ``layer 3``, the kind, or ``model``.
         tensors: How many there are.
         parameters: Their elements.
-        energy: Their share of Σ‖τ_i‖² over the model.
+        energy: Their share of Σ‖τ_i‖² over the model, over the experts that are not left out.
         norms: (experts,) float64, ‖τ_i‖ over these tensors.
         cosines: (experts, experts) float64, between task vectors.
         width: Width curves.
@@ -41,7 +41,8 @@ class GroupLimits:
         consumed: (experts, 3) float64, quartiles over matrices of c_i as a share of the smaller side; NaN without any.
         occupancy: (experts, 3) float64, quartiles of the occupancy of the smaller side by the first k experts as they
             were surveyed; NaN without matrices.
-        room: (3, 3) float64, quartiles (columns) of k_safe, k*, k_full (rows) over matrices, weighted by energy.
+        room: (3, 3) float64, quartiles (columns) of k_safe, k*, k_full (rows) over matrices, weighted by energy, for
+            the experts in the recommended order.
     """
 
     name: str
@@ -134,23 +135,21 @@ def limits(survey: Survey | str | os.PathLike[str], *, eta: float = 0.01, seed: 
         raise SurveyError(f"η is a probability above 0 and below 1, found {eta}.")
     survey = survey if isinstance(survey, Survey) else Survey.load(survey)
     products = np.sum([record.products for record in survey.tensors], axis=0)
-    whole = width(products[1:, 1:], seed)
-    rooms = {
-        record.name: matrix_room(record, whole.order, eta) for record in survey.tensors if record.spectra is not None
-    }
-    total = float(np.trace(products[1:, 1:]))
     count = len(survey.experts)
+    names = short_names(survey.experts)
+    found = findings(products, names)
+    ranked = ranking(names, products[1:, 1:], found, seed)
+    counted = ranked.order or tuple(range(count))  # where nobody is left, the thresholds are those of all
+    rooms = {record.name: matrix_room(record, counted, eta) for record in survey.tensors if record.spectra is not None}
 
-    def group(name: str, records: Sequence[TensorRecord], curves: Width | None = None) -> GroupLimits:
-        return _group(name, records, count, total, rooms, curves or width(_gram(records), seed))
+    def group(name: str, records: Sequence[TensorRecord]) -> GroupLimits:
+        return _group(name, records, counted, _energy(products[1:, 1:], counted), rooms, seed)
 
     layers = grouped(survey.tensors, layer_of)
     kinds = grouped(survey.tensors, kind_of)
-    model = group("model", survey.tensors, whole)
-    names = short_names(survey.experts)
-    found = findings(products, names)
+    model = group("model", survey.tensors)
     room = model.room[:, 1] if rooms and not np.isnan(model.room).any() else None
-    recommended = recommend(names, products[1:, 1:], found, room, seed)
+    recommended = recommend(names, short_names([survey.base])[0], ranked, room)
     merged = recommended.order[: recommended.number]
     return Limits(
         survey.base, survey.experts, survey.density, eta, model,
@@ -168,9 +167,15 @@ def limits(survey: Survey | str | os.PathLike[str], *, eta: float = 0.01, seed: 
 
 
 def _group(
-    name: str, records: Sequence[TensorRecord], count: int, total: float, rooms: dict[str, MatrixRoom], curves: Width
+    name: str,
+    records: Sequence[TensorRecord],
+    counted: Sequence[int],
+    total: float,
+    rooms: dict[str, MatrixRoom],
+    seed: int,
 ) -> GroupLimits:
     gram = _gram(records)
+    count = gram.shape[0]
     own = [rooms[record.name] for record in records if record.name in rooms]
     energies = np.array([one.energy for one in own])
     consumed, occupancy, room = np.full((count, 3), np.nan), np.full((count, 3), np.nan), np.full((3, 3), np.nan)
@@ -183,14 +188,18 @@ def _group(
         room = np.array([weighted_quartiles(steps[:, s], energies) for s in range(3)])
     return GroupLimits(
         name, len(records), sum(record.numel for record in records),
-        float(np.trace(gram)) / total if total > 0.0 else 0.0, np.sqrt(np.maximum(np.diagonal(gram), 0.0)),
-        cosines(gram), curves, _claims(records, count).mean_curve(), consumed, occupancy, room,
+        _energy(gram, counted) / total if total > 0.0 else 0.0, np.sqrt(np.maximum(np.diagonal(gram), 0.0)),
+        cosines(gram), width(gram, seed), _claims(records, count).mean_curve(), consumed, occupancy, room,
     )  # fmt: skip
 
 
 def _gram(records: Sequence[TensorRecord]) -> NDArray[np.float64]:
     found: NDArray[np.float64] = np.sum([record.gram for record in records], axis=0)
     return found
+
+
+def _energy(gram: NDArray[np.float64], experts: Sequence[int]) -> float:
+    return float(np.diagonal(gram)[list(experts)].sum())
 
 
 def _claims(records: Sequence[TensorRecord], count: int) -> JointClaims:

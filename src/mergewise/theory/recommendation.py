@@ -9,70 +9,86 @@ from numpy.typing import NDArray
 from mergewise.theory.relations import Finding
 from mergewise.theory.width import cosines, greedy_order, hull_samples
 
-__all__ = ["LEAST_GAIN", "Recommendation", "recommend"]
+__all__ = ["LEAST_GAIN", "Ranking", "Recommendation", "ranking", "recommend"]
 
 LEAST_GAIN = 0.02
 """An expert whose direction widens the set by less than this share of what the first did is not worth a place."""
 
+_FOREIGN = "it seems to be of a different base"
+
 
 @dataclass(frozen=True)
-class Recommendation:
-    """What to do.
+class Ranking:
+    """The experts in order.
 
     Attributes:
         order: All experts that are worth a thought, as numbers from zero, the first first: each widens the hull of the
             task vectors before it most, lengths kept; those whose directions add next to nothing come last.
         gains: By how much each widens the hull of the *directions* before it, as shares of what the first did.
-        number: How many of them to merge.
         left_out: Experts that are not to be merged at all, with the reason.
-        sentence: The whole in one sentence.
-        reason: Why not more.
     """
 
     order: tuple[int, ...]
     gains: tuple[float, ...]
-    number: int
     left_out: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class Recommendation(Ranking):
+    """What to do.
+
+    Attributes:
+        number: How many of the order to merge.
+        sentence: The whole in one sentence.
+        reason: Why not more.
+    """
+
+    number: int
     sentence: str
     reason: str
 
 
-def recommend(
-    names: Sequence[str],
-    gram: NDArray[np.float64],
-    found: Sequence[Finding],
-    room: NDArray[np.float64] | None,
-    seed: int = 0,
-) -> Recommendation:
-    """Return which experts to merge.
+def ranking(names: Sequence[str], gram: NDArray[np.float64], found: Sequence[Finding], seed: int = 0) -> Ranking:
+    """Return the experts in order, without those that are not to be merged.
 
     Args:
         names: Of the experts.
         gram: (experts, experts) float64, inner products of their task vectors over the whole model.
         found: What stands out among them.
-        room: k_safe, k*, k_full of the model, or ``None`` without spectra.
         seed: Of the random directions that widths are averaged over.
     """
     left_out = _left_out(names, found)
     out = {expert for expert, _ in left_out}
     kept = [expert for expert in range(len(names)) if expert not in out]
     if not kept:
-        return Recommendation((), (), 0, left_out, "Merge none of these: no expert is left that changes the base.", "")
-    places, shares = _ordered(gram[np.ix_(kept, kept)], seed)
-    order = tuple(kept[place] for place in places)
-    worth = max(1, next((k for k, share in enumerate(shares) if share < LEAST_GAIN), len(order)))
+        return Ranking((), (), left_out)
+    places, gains = _ordered(gram[np.ix_(kept, kept)], seed)
+    return Ranking(tuple(kept[place] for place in places), gains, left_out)
+
+
+def recommend(names: Sequence[str], base: str, ranked: Ranking, room: NDArray[np.float64] | None) -> Recommendation:
+    """Return which experts to merge.
+
+    Args:
+        names: Of the experts.
+        base: The name of the base.
+        ranked: The experts in order.
+        room: k_safe, k*, k_full of the model, for the experts in that order, or ``None`` without spectra.
+    """
+    order, gains, left_out = ranked.order, ranked.gains, ranked.left_out
+    if not order:
+        return Recommendation(order, gains, left_out, 0, _none(names, base, left_out), "")
+    worth = max(1, next((k for k, share in enumerate(gains) if share < LEAST_GAIN), len(order)))
     fitting = len(order) if room is None else max(1, int(room[1]))
     number = min(worth, fitting, len(order))
-    reason = _reason(number, worth, fitting, shares, room)
+    reason = _reason(number, worth, fitting, gains, room)
     chosen = ", ".join(names[expert] for expert in order[:number])
     everyone = "all of them" if number == len(names) else f"these {number}" if number > 1 else "only this one"
-    gains = tuple(map(float, shares))
-    return Recommendation(
-        order, gains, number, left_out, f"Merge {everyone}, in this order: {chosen}; {reason}.", reason
-    )
+    sentence = f"Merge {everyone}, in this order: {chosen}; {reason}."
+    return Recommendation(order, gains, left_out, number, sentence, reason)
 
 
-def _ordered(gram: NDArray[np.float64], seed: int) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+def _ordered(gram: NDArray[np.float64], seed: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Return the order of experts with a given Gram matrix, and what each adds, as a share of what the first does.
 
     Lengths decide who comes first, as those that moved further have more to give; directions alone decide what is
@@ -90,7 +106,7 @@ def _ordered(gram: NDArray[np.float64], seed: int) -> tuple[tuple[int, ...], NDA
             reached = wider
     order = (*worth, *(expert for expert in by_length if expert not in worth))
     gains = np.diff(np.maximum.accumulate(directions[:, list(order)], axis=1).mean(axis=0), prepend=0.0)
-    return order, gains / gains[0]
+    return order, tuple(map(float, gains / gains[0]))
 
 
 def _left_out(names: Sequence[str], found: Sequence[Finding]) -> tuple[tuple[int, str], ...]:
@@ -99,20 +115,31 @@ def _left_out(names: Sequence[str], found: Sequence[Finding]) -> tuple[tuple[int
         if finding.kind == "zero":
             reasons.setdefault(finding.experts[0], "it has changed nothing")
         elif finding.kind == "other base":
-            reasons.setdefault(finding.experts[0], "it seems to be of a different base")
+            reasons.setdefault(finding.experts[0], _FOREIGN)
         elif finding.kind == "copy" and finding.experts[0] not in reasons:
             reasons.setdefault(finding.experts[1], f"it is nearly a copy of {names[finding.experts[0]]}")
     return tuple(sorted(reasons.items()))
 
 
-def _reason(
-    number: int, worth: int, fitting: int, shares: NDArray[np.float64], room: NDArray[np.float64] | None
-) -> str:
-    if number == shares.size:
+def _none(names: Sequence[str], base: str, left_out: Sequence[tuple[int, str]]) -> str:
+    foreign = [names[expert] for expert, why in left_out if why == _FOREIGN]
+    if not foreign:
+        return "Merge none of these: no expert is left that changes the base."
+    who, rest = ("all of them seem", "") if len(foreign) == len(names) else (
+        f"{', '.join(foreign)} seem{'s' if len(foreign) == 1 else ''}", ", and the rest have changed nothing"
+    )  # fmt: skip
+    return (
+        f"Merge none of these: {who} to be of a different base than {base}{rest}; survey them again with the base that "
+        "they were made from."
+    )
+
+
+def _reason(number: int, worth: int, fitting: int, gains: Sequence[float], room: NDArray[np.float64] | None) -> str:
+    if number == len(gains):
         more = "" if room is None else f", and there is room for about {int(room[1])}"
-        return f"the last still widens the set by {shares[-1]:.0%} of what the first did{more}"
+        return f"the last still widens the set by {gains[-1]:.0%} of what the first did{more}"
     if worth <= fitting:
-        return f"the next widens the set by only {shares[number]:.1%} of what the first did"
+        return f"the next widens the set by only {gains[number]:.1%} of what the first did"
     assert room is not None
     return (
         f"in half of the model, weighted by change, the directions that experts take up fill the matrices at about "

@@ -58,12 +58,14 @@ def findings(products: NDArray[np.float64], names: tuple[str, ...]) -> tuple[Fin
     ]
     own = products[0, 0] + products[0, 1:]
     lengths = np.sqrt(np.maximum(products[0, 0] + 2.0 * products[0, 1:] + squares, 0.0))
+    known = base * lengths > 0.0
+    with_base = np.divide(own, base * lengths, out=np.ones_like(own), where=known)
+    foreign = with_base < OWN_COSINE
     for i, name in enumerate(names):
-        cosine = float(own[i] / (base * lengths[i])) if base > 0.0 and lengths[i] > 0.0 else 1.0
-        others = norms[[j for j in range(len(names)) if j != i and not zero[j]]]
+        others = norms[[j for j in range(len(names)) if j != i and not zero[j] and not foreign[j]]]
         times = float(norms[i] / np.median(others)) if others.size else 1.0
-        if cosine < OWN_COSINE:
-            found.append(Finding("other base", (i,), cosine, _foreign(name, cosine)))
+        if foreign[i]:
+            found.append(Finding("other base", (i,), float(with_base[i]), _foreign(name, float(with_base[i]))))
         elif times >= FAR_NORM:
             found.append(Finding("far", (i,), times, _far(name, times)))
     near = cosines(products[1:, 1:])

@@ -95,7 +95,9 @@ def select(
     short = short_names(names)
     out = {order[i]: reason for i, reason in recommended.left_out}
     count = recommended.number if wanted.keep == "auto" else wanted.keep
-    if count > len(ranked) or not ranked:
+    if not ranked:
+        raise RecipeError(f"Expected models to merge among these {len(names)}, found none. {recommended.sentence}")
+    if count > len(ranked):
         why = "; ".join(f"{short[i]}: {reason}" for i, reason in sorted(out.items()))
         raise RecipeError(
             f"Expected at most {len(ranked)} models to merge, found {count}: {len(out)} of {len(names)} are left out "
