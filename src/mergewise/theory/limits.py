@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from mergewise.theory.crosstalk import Collision, collisions
 from mergewise.theory.dimension import MatrixRoom, matrix_room
 from mergewise.theory.distance import distances
 from mergewise.theory.groups import OUTSIDE, grouped, kind_of, layer_of, short_names
-from mergewise.theory.recommendation import Recommendation, ranking, recommend
+from mergewise.theory.recommendation import Ranking, Recommendation, ranking, recommend
 from mergewise.theory.relations import Finding, findings
 from mergewise.theory.summary import summary
 from mergewise.theory.tails import Tail, tails
@@ -120,13 +120,18 @@ class Limits:
         return summary(self)
 
 
-def limits(survey: Survey | str | os.PathLike[str], *, eta: float = 0.01, seed: int = 0) -> Limits:
+def limits(
+    survey: Survey | str | os.PathLike[str], *, eta: float = 0.01, seed: int = 0, listed: Sequence[int] | None = None
+) -> Limits:
     """Return how many of the surveyed experts fit into their base, which ones, and where they collide.
 
     Args:
         survey: A survey, or its file.
         eta: η, how unlikely it may be that experts do otherwise than the thresholds say, in (0, 1).
         seed: Of the random directions.
+        listed: The experts, as numbers from zero, in the order in which whoever asks lists them; by default as they
+            were surveyed. The recommendation depends on this order where experts are as good as alike: the first of
+            near copies is kept, and random directions are drawn in it. It does not depend on that of the survey.
 
     Raises:
         SurveyError: There is no survey, or η is not a probability.
@@ -137,8 +142,7 @@ def limits(survey: Survey | str | os.PathLike[str], *, eta: float = 0.01, seed: 
     products = np.sum([record.products for record in survey.tensors], axis=0)
     count = len(survey.experts)
     names = short_names(survey.experts)
-    found = findings(products, names)
-    ranked = ranking(names, products[1:, 1:], found, seed)
+    found, ranked = _as_listed(products, names, tuple(range(count)) if listed is None else tuple(listed), seed)
     counted = ranked.order or tuple(range(count))  # where nobody is left, the thresholds are those of all
     rooms = {record.name: matrix_room(record, counted, eta) for record in survey.tensors if record.spectra is not None}
 
@@ -163,6 +167,23 @@ def limits(survey: Survey | str | os.PathLike[str], *, eta: float = 0.01, seed: 
         _claims(survey.tensors, count),
         hull_samples(cosines(products[1:, 1:]), seed),
         (*survey.remarks, *_remarks(survey)),
+    )  # fmt: skip
+
+
+def _as_listed(
+    products: NDArray[np.float64], names: Sequence[str], listed: tuple[int, ...], seed: int
+) -> tuple[tuple[Finding, ...], Ranking]:
+    """Return what stands out among experts, and their order, from what it is in the order in which they are listed."""
+    rows = [0, *(1 + expert for expert in listed)]
+    own, in_order = products[np.ix_(rows, rows)], tuple(names[expert] for expert in listed)
+    found = findings(own, in_order)
+    ranked = ranking(in_order, own[1:, 1:], found, seed)
+    return (
+        tuple(replace(finding, experts=tuple(listed[place] for place in finding.experts)) for finding in found),
+        Ranking(
+            tuple(listed[place] for place in ranked.order), ranked.gains,
+            tuple(sorted((listed[place], why) for place, why in ranked.left_out)),
+        ),
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def select(
     recipe = Recipe(**{**{name: getattr(recipe, name) for name in recipe.model_fields_set}, "select": wanted})
     names = [expert.model for expert in recipe.experts if expert.model != recipe.base]
     place, found, order = _survey_of(recipe, names, wanted, threads, memory, progress, access)
-    known = limits(found)
+    known = limits(found, listed=sorted(range(len(order)), key=order.__getitem__))
     recommended = known.recommendation
     ranked = [order[i] for i in recommended.order]
     short = short_names(names)

@@ -1,0 +1,39 @@
+"""A choice follows from the recipe and its models, whatever survey is at hand."""
+
+import numpy as np
+import pytest
+
+import mergewise as mw
+from support import save_model
+
+NAMES = tuple(f"e{i}" for i in range(7))
+
+
+@pytest.fixture
+def experts(tmp_path, monkeypatch):
+    """Write a base and experts of one length, as good as orthogonal, the last of which is a copy of the third."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MERGEWISE_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(64, 64))
+    taus = rng.normal(size=(len(NAMES), 64, 64))
+    taus[-1] = taus[2]
+    taus *= 0.5 / np.linalg.norm(taus, axis=(1, 2), keepdims=True)
+    for name, weights in zip(("base", *NAMES), (base, *(base + taus)), strict=True):
+        save_model(tmp_path / name, {"layers.0.up.weight": weights.astype(np.float32)})
+
+
+def test_a_survey_in_another_order_makes_the_same_choice(experts):
+    recipe = mw.Recipe(method="task_arithmetic", base="base", experts=list(NAMES), select=3)
+    survey = mw.survey("base", NAMES[::-1])
+    survey.save("reversed.survey")
+    plain = mw.limits(survey).recommendation
+    fresh = mw.select(recipe)
+    other = mw.select(recipe, survey="reversed.survey")
+    assert fresh.experts == other.experts
+    assert fresh.left_out == other.left_out
+    assert fresh.notes == other.notes
+    assert ("e6", "it is nearly a copy of e2") in fresh.left_out
+    # as surveyed, it would be another choice
+    assert fresh.experts != tuple(survey.experts[i] for i in plain.order[:3])
+    assert survey.experts.index("e2") in dict(plain.left_out)
