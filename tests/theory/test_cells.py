@@ -80,6 +80,17 @@ def test_merges_without_a_common_task_are_refused():
         cells_of(tasks({(1, 0): {"x": 0.5}, (1, 1): {"y": 0.5}}))
 
 
+def test_rows_of_one_task_that_no_column_tells_apart_are_refused_rather_than_lost():
+    rows = [{"k": k, "task": task, "loss": 1.0 / k + more} for k in (1, 2) for more in (0.0, 0.1) for task in "xy"]
+    with pytest.raises(ForecastError, match=r"Got two for k=1, task=x; tell merges apart by a column 'subset'\.$"):
+        cells_of(rows)
+    for i, row in enumerate(rows):
+        row["subset"] = i // 2
+    assert cells_of(rows).k.tolist() == [1, 1, 2, 2]
+    with pytest.raises(ForecastError, match=r"Got two for k=1, task=x; 'subset' is 0 in both\.$"):
+        cells_of([*rows, rows[0]])
+
+
 def test_sizes_are_parameters_where_a_study_only_labels_them():
     rows = [{"k": k, "loss": 1.0, "size": "3B", "parameters": n} for k in (1, 2, 4) for n in (10, 20, 30)]
     assert sorted(set(cells_of(rows).sizes)) == [10.0, 20.0, 30.0]

@@ -134,7 +134,13 @@ def _of_tasks(records: Sequence[Record], value: str, size: str | None, origin: s
     subset = next((name for name in _SUBSETS if name in records[0]), None)
     for r in records:
         key = _number(r, size, origin) if size else 1.0, _count(r, origin), str(r[subset]) if subset else ""
-        cells.setdefault(key, {})[str(r["task"])] = _number(r, value, origin)
+        cell, task = cells.setdefault(key, {}), str(r["task"])
+        if task in cell:
+            raise ForecastError(
+                f"Expected one row for every task of a merge in {origin}. Got two for k={key[1]}, task={task}; "
+                + ("tell merges apart by a column 'subset'." if subset is None else f"'{subset}' is {key[2]} in both.")
+            )
+        cell[task] = _number(r, value, origin)
     everywhere = sorted(set.intersection(*(set(cell) for cell in cells.values())))
     if not everywhere:
         raise ForecastError(
