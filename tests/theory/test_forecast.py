@@ -126,8 +126,11 @@ def test_a_curve_that_the_law_does_not_explain_is_said_to_be():
     assert any("not monotone: it rises from 2 to 4 experts" in warning for warning in warnings)
 
 
-def test_equal_losses_are_said_to_be_equal():
-    found = mw.forecast({1: [0.5], 2: [0.5], 4: [0.5]})
+@pytest.mark.parametrize("loss", [0.5, 0.9, 3.7, 1e-9, 0.0])
+def test_equal_losses_are_said_to_be_equal(loss):
+    found = mw.forecast({1: [loss], 2: [loss], 4: [loss]})
+    assert (found.law.tail, found.experts) == (0.0, 1)
+    assert found.reason == "the loss does not fall with the number of experts"
     assert any("all the same" in warning for warning in found.warnings)
     assert json.loads(json.dumps(found.summary()))["r_squared"] is None
 
@@ -149,6 +152,12 @@ def test_sizes_forecast_a_size_that_was_not_measured():
     assert found.law.floor == pytest.approx(0.5 + 0.3 * 70**-0.4, abs=1e-4)
     assert found.curve[0].measured is None
     assert mw.forecast(of_sizes()).curve[0].measured is not None
+
+
+def test_losses_that_only_sizes_change_have_no_tail():
+    sizes, k = (axis.ravel() for axis in np.meshgrid([1e9, 3e9, 7e9], [1, 2, 4]))
+    found = mw.forecast(Cells(k, 3.7 + 0.9 * (sizes / 1e9) ** -0.4, sizes))
+    assert (found.law.tail, found.experts) == (0.0, 1)
 
 
 def test_intervals_over_sizes_contain_the_estimate():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95
 LEAST_R_SQUARED = 0.95
 MOST_EXPERTS = 1000
+_ROUNDING = 1e-12  # of the largest mean loss
 WORTH = 0.05
 """Without a rule: stop where one more expert brings less than this share of all that experts beyond the first can."""
 
@@ -223,11 +224,17 @@ def _fit(
     """Fit one size or several; return the law at a size, the law over sizes, fitted means, and the size."""
     if cells.sizes is None:
         law = Law(*map(float, fit_laws(k, means[None])[0]))
-        return law, None, law.floor + law.tail / (k + law.shift), None
+        return _without_rounding(law, means), None, law.floor + law.tail / (k + law.shift), None
     size = float(sizes.max()) if size is None else float(size)
     over = fit_size_law(sizes, k, means)
     fitted = np.array([over.at(n).loss(int(count)) for n, count in zip(sizes, k, strict=True)])
-    return over.at(size), over, fitted, size
+    return _without_rounding(over.at(size), means), over, fitted, size
+
+
+def _without_rounding(law: Law, means: Floats) -> Law:
+    """Return a law without a tail that is nothing but the rounding of losses that do not depend on k."""
+    nothing = abs(law.loss(1) - law.floor) <= _ROUNDING * float(np.abs(means).max())
+    return replace(law, tail=0.0) if nothing else law
 
 
 def _warnings(law: Law, fitted: Floats, sizes: Floats, k: Floats, means: Floats) -> list[str]:
