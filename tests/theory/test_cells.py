@@ -56,6 +56,32 @@ def test_scores_become_losses():
     assert cells_of(rows, scores=False).losses.tolist() == [0.125, 0.25, 0.5]
 
 
+@pytest.mark.parametrize(
+    "name", ["eval_loss", "val_loss", "nll", "test/NLL", "perplexity", "ppl", "error_rate", "evalLoss", "cross-entropy"]
+)
+def test_a_column_that_is_called_a_loss_is_one_and_that_is_said(name):
+    cells = cells_of([{"k": k, name: 1.0 / k} for k in (1, 2, 4)], value=name)
+    assert not cells.scores
+    (remark,) = cells.remarks
+    assert remark.startswith(
+        f"the values of '{name}' are taken for losses, of which lower ones are better; say --scores"
+    )
+    assert cells_of([{"k": 1, name: 1.0}], value=name, scores=True).remarks == ()
+
+
+@pytest.mark.parametrize("name", ["accuracy", "held_in_normalised", "glossary_f1", "explosses"])
+def test_a_column_of_any_other_name_is_one_of_scores_and_that_is_said(name):
+    cells = cells_of([{"k": k, name: 1.0 / k} for k in (1, 2, 4)], value=name)
+    assert cells.scores
+    assert "are taken for scores, of which higher ones are better; say --losses" in cells.remarks[0]
+
+
+@pytest.mark.parametrize(("name", "scores"), [("loss", False), ("score", True)])
+def test_a_column_that_says_what_it_is_needs_no_remark(name, scores):
+    cells = cells_of([{"k": 1, name: 1.0}])
+    assert (cells.scores, cells.remarks) == (scores, ())
+
+
 def test_a_column_can_be_named_and_empty_values_are_left_out():
     rows = [{"k": k, "held_in_normalised": v} for k, v in ((1, "1.0"), (2, "0.5"), (3, ""), (4, None))]
     cells = cells_of(rows, value="held_in_normalised")

@@ -111,6 +111,26 @@ def test_scores_are_forecast_as_scores():
     assert "expect a score of 0.2696" in found.sentence
 
 
+def test_scores_are_plain_data_as_scores():
+    """Losses and the scores that they are one less than say the same."""
+    rows = noisy(0)
+    k = np.array([n for n, values in rows.items() for _ in values])
+    losses = np.concatenate(list(rows.values()))
+    as_losses, as_scores = (mw.forecast(Cells(k, losses, scores=which), replicates=50) for which in (False, True))
+    plain, found = as_losses.summary(), json.loads(json.dumps(as_scores.summary()))
+    for one, other in zip(plain["curve"], found["curve"], strict=True):
+        assert "loss" not in other
+        assert other["score"] == 1.0 - one["loss"]
+        assert (other["low"], other["high"]) == (1.0 - one["high"], 1.0 - one["low"])
+        assert other["low"] <= other["score"] <= other["high"]
+        assert other["measured"] == (None if one["measured"] is None else 1.0 - one["measured"])
+        assert other["gain"] == one["gain"]
+    assert found["law"] == {"ceiling": 1.0 - plain["law"]["floor"], **{n: plain["law"][n] for n in ("tail", "shift")}}
+    assert found["low"]["ceiling"] == 1.0 - plain["high"]["floor"] <= found["high"]["ceiling"]
+    assert found["sizes"] is None
+    assert mw.forecast(of_sizes(), replicates=0).summary()["sizes"]["floor"] > 0.0
+
+
 def test_losses_that_rise_are_no_case_for_the_law():
     found = mw.forecast({1: [0.1], 2: [0.2], 4: [0.26], 8: [0.3]})
     assert found.law.tail < 0

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +20,9 @@ __all__ = ["Cells", "cells_of", "read_cells"]
 
 Record = Mapping[str, Any]
 _VALUES = ("loss", "score", "value")
+_PLAIN = ("loss", "score")  # of which nothing need be assumed
+_LOSSES = {"loss", "losses", "nll", "ppl", "perplexity", "error", "errors", "entropy", "value"}  # words of a name
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _SIZES = ("parameters", "size")
 _SUBSETS = ("subset", "draw")
 _NOT_MERGES = ("base", "multitask")
@@ -65,7 +69,8 @@ def read_cells(
         path: the file.
         value: the column to fit; by default ``loss``, ``score`` or ``value``.
         where: columns with the values that rows must have.
-        scores: whether higher values are better; by default they are unless the column is ``loss`` or ``value``.
+        scores: whether higher values are better; by default they are unless the column is ``value``, or its name has
+            a word such as ``loss``, ``nll``, ``perplexity`` or ``error``, and a remark says what was assumed.
 
     Raises:
         ForecastError: if the file is no such table, or does not say what to fit.
@@ -101,7 +106,10 @@ def cells_of(
             f"Expected a column {' or '.join(map(repr, _VALUES if value is None else (value,)))} in {origin}; "
             f"name another with --value.{did_you_mean(value or 'value', names)}"
         )
-    scores = value not in ("loss", "value") if scores is None else scores
+    assumed: tuple[str, ...] = ()
+    if scores is None:
+        scores = not _LOSSES & {word.lower() for word in _WORD.findall(value)}
+        assumed = () if value in _PLAIN else (_assumed(value, scores),)
     size = next((name for name in _SIZES if name in names and _are_numbers(records, name)), None)
     for column in _SINGLE:
         found = sorted({str(r[column]) for r in records} if column in names else ())
@@ -114,7 +122,12 @@ def cells_of(
     k, values, sizes, remarks = (_of_tasks if "task" in names else _of_rows)(records, value, size, origin)
     losses = 1.0 - values if scores else values
     several = size is not None and len(np.unique(sizes)) > 1
-    return Cells(k, losses, sizes if several else None, scores, remarks)
+    return Cells(k, losses, sizes if several else None, scores, (*assumed, *remarks))
+
+
+def _assumed(value: str, scores: bool) -> str:
+    what, other = ("scores, of which higher", "--losses") if scores else ("losses, of which lower", "--scores")
+    return f"the values of '{value}' are taken for {what} ones are better; say {other} if it is the other way round"
 
 
 Columns = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]

@@ -100,9 +100,10 @@ class Forecast:
         return 1.0 - loss if self.scores else loss
 
     def summary(self) -> dict[str, Any]:
-        """Return everything as plain data."""
+        """Return everything as plain data; in scores, and with a ceiling for a floor, where these were measured."""
         found = asdict(self) | {"sentence": self.sentence}
-        return found | {"r_squared": None if math.isnan(self.r_squared) else self.r_squared}
+        found["r_squared"] = None if math.isnan(self.r_squared) else self.r_squared
+        return _in_scores(found) if self.scores else found
 
 
 def forecast(
@@ -166,6 +167,31 @@ def forecast(
         law, None if low is None else Law(*map(float, low)), None if high is None else Law(*map(float, high)),
         r_squared(means, at, k), over_sizes, size, cells.scores, curve, chosen, reason, tuple(warnings), cells.remarks,
     )  # fmt: skip
+
+
+def _in_scores(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the plain data of losses 1 − score as those of scores: low and high ends change places."""
+
+    def score(loss: float | None) -> float | None:
+        return None if loss is None else 1.0 - loss
+
+    def law(one: dict[str, Any] | None, floor: dict[str, Any] | None) -> dict[str, Any] | None:
+        if one is None or floor is None:
+            return None
+        return {"ceiling": score(floor["floor"])} | {name: value for name, value in one.items() if name != "floor"}
+
+    curve = [
+        {
+            "k": point["k"], "measured": score(point["measured"]), "subsets": point["subsets"],
+            "score": score(point["loss"]), "low": score(point["high"]), "high": score(point["low"]),
+            "gain": point["gain"],
+        }
+        for point in found["curve"]
+    ]  # fmt: skip
+    return found | {
+        "law": law(found["law"], found["law"]), "low": law(found["low"], found["high"]),
+        "high": law(found["high"], found["low"]), "sizes": law(found["sizes"], found["sizes"]), "curve": curve,
+    }  # fmt: skip
 
 
 def _check(
