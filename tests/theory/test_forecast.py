@@ -159,6 +159,16 @@ def test_three_numbers_of_experts_do_not_test_the_law():
     assert any("do not test it" in warning for warning in mw.forecast(noisy(0, counts=(1, 2, 4))).warnings)
 
 
+@pytest.mark.parametrize(
+    ("shift", "end"), [(0.0, "0: the loss may fall faster"), (3.0, "3: the loss falls more slowly"), (1.0, None)]
+)
+def test_a_shift_at_either_end_of_its_grid_is_said(shift, end):
+    warnings = mw.forecast({k: [0.7 + 0.1 / (k + shift)] for k in (1, 2, 4, 8)}).warnings
+    assert [one for one in warnings if "end of its grid" in one] == (
+        [f"The best b lies at the end of its grid, {end} than the law can tell."] if end else []
+    )
+
+
 def of_sizes(sizes=(1e9, 3e9, 7e9), subsets=1) -> Cells:
     rng = np.random.default_rng(0)
     n, k = (axis.ravel().repeat(subsets) for axis in np.meshgrid(sizes, [1, 2, 4, 8]))
@@ -178,6 +188,16 @@ def test_losses_that_only_sizes_change_have_no_tail():
     sizes, k = (axis.ravel() for axis in np.meshgrid([1e9, 3e9, 7e9], [1, 2, 4]))
     found = mw.forecast(Cells(k, 3.7 + 0.9 * (sizes / 1e9) ** -0.4, sizes))
     assert (found.law.tail, found.experts) == (0.0, 1)
+
+
+def test_as_many_pairs_as_the_law_over_sizes_has_parameters_do_not_test_it():
+    whole = of_sizes()
+    few, more = (Cells(whole.k[keep], whole.losses[keep], whole.sizes[keep]) for keep in ([0, 1, 2, 5, 6, 9], slice(9)))
+    assert any(
+        warning.startswith("6 pairs of size and number determine the law over sizes, which has 6 parameters")
+        for warning in mw.forecast(few, replicates=0).warnings
+    )
+    assert not any("do not test it" in warning for warning in mw.forecast(more, replicates=0).warnings)
 
 
 def test_intervals_over_sizes_contain_the_estimate():

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95
 LEAST_R_SQUARED = 0.95
 MOST_EXPERTS = 1000
+_PARAMETERS, _PARAMETERS_OVER_SIZES = 3, 6
 _ROUNDING = 1e-12  # of the largest mean loss
 WORTH = 0.05
 """Without a rule: stop where one more expert brings less than this share of all that experts beyond the first can."""
@@ -277,10 +278,19 @@ def _warnings(law: Law, fitted: Floats, sizes: Floats, k: Floats, means: Floats)
     if rises:
         a, b = rises[0]
         found.append(f"The measured mean loss is not monotone: it rises from {a} to {b} experts.")
-    if law.shift >= LARGEST_SHIFT and not math.isnan(fit):
-        found.append("The best b lies at the end of its grid, 3: the loss falls more slowly than the law can tell.")
-    if len(np.unique(k)) == 3 and len(np.unique(sizes)) == 1:
-        found.append("Three numbers of experts determine the law but do not test it: R² says little here.")
+    if law.tail > 0.0 and not math.isnan(fit):
+        if law.shift >= LARGEST_SHIFT:
+            found.append("The best b lies at the end of its grid, 3: the loss falls more slowly than the law can tell.")
+        elif law.shift <= 0.0:
+            found.append("The best b lies at the end of its grid, 0: the loss may fall faster than the law can tell.")
+    if len(np.unique(sizes)) == 1:
+        if len(k) == _PARAMETERS:
+            found.append("Three numbers of experts determine the law but do not test it: R² says little here.")
+    elif len(k) <= _PARAMETERS_OVER_SIZES:
+        found.append(
+            f"{len(k)} pairs of size and number determine the law over sizes, which has {_PARAMETERS_OVER_SIZES} "
+            "parameters, but do not test it: R² says little here."
+        )
     return found
 
 
