@@ -56,3 +56,10 @@ def test_a_file_that_is_no_survey_and_no_recipe_is_told_with_code_one(world, run
     outcome = run("limits", "x")
     assert outcome.code == 1
     assert "expected the file of a survey" in outcome.err
+
+
+def test_a_suggestion_that_cannot_be_written_is_told_with_code_one(world, run):
+    run("survey", *MODELS, "-o", "s.survey")
+    outcome = run("limits", "s.survey", "--suggest", "no/x.yaml")
+    assert outcome.code == 1
+    assert "no/x.yaml: cannot be written: No such file or directory; choose another place" in outcome.err

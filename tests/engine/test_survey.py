@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from engine.surveys import changes, family
 from mergewise.engine.survey import carry_out
 from mergewise.engine.survey import spectra as spectral
 from mergewise.engine.survey.file import pack, unpack
+from mergewise.engine.survey.journal import SurveyJournal
 from mergewise.statistics.magnitude import kept_count
 from mergewise.statistics.spectrum import effective_ranks, ridge_dimension
 from support import load_file, save_file, save_model, write_recipe
@@ -241,6 +243,9 @@ def test_files_that_are_no_surveys_are_told_so(tmp_path, paths):
         mw.Survey.load(tmp_path / "missing")
     with pytest.raises(mw.SurveyError, match="cannot be written"):
         survey.save(tmp_path / "no" / "folder")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(mw.SurveyError, match="cannot be written: Not a directory"):
+        survey.save(tmp_path / "file" / "s.survey")
     assert pack(unpack(content, "here")) == content
 
 
@@ -271,6 +276,20 @@ def test_an_interrupted_survey_goes_on_where_it_was(paths, tmp_path, monkeypatch
     assert not set(first) & set(looked)
     assert out.read_bytes() == pack(found) == pack(whole)
     assert [path.name for path in tmp_path.iterdir()] == ["s.survey"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_fills_up_during_a_survey_is_told_in_a_sentence(paths, tmp_path, monkeypatch):
+    start = SurveyJournal.__init__
+
+    def on_a_full_disk(self, *arguments):
+        start(self, *arguments)
+        self._file.close()
+        self._file = Path("/dev/full").open("wb")  # noqa: SIM115 - the journal closes it
+
+    monkeypatch.setattr(SurveyJournal, "__init__", on_a_full_disk)
+    with pytest.raises(mw.SurveyError, match=r"cannot be written: No space left on device; make room, and the same"):
+        mw.survey(paths[0], paths[1:], out=tmp_path / "s.survey", spectra=False, threads=1)
 
 
 def test_what_is_not_finite_is_told_by_tensor_and_model(tmp_path):

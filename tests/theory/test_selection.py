@@ -1,5 +1,7 @@
 """A choice follows from the recipe and its models, whatever survey is at hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -37,3 +39,20 @@ def test_a_survey_in_another_order_makes_the_same_choice(experts):
     # as surveyed, it would be another choice
     assert fresh.experts != tuple(survey.experts[i] for i in plain.order[:3])
     assert survey.experts.index("e2") in dict(plain.left_out)
+
+
+def test_a_survey_that_has_no_place_is_told_in_a_sentence(experts, tmp_path):
+    (tmp_path / "file").write_text("")
+    recipe = mw.Recipe(method="task_arithmetic", base="base", experts=list(NAMES), select=3)
+    with pytest.raises(mw.SurveyError, match=r"file: the folder for a survey cannot be made: .*; name another file"):
+        mw.select(recipe, survey="file/s.survey")
+
+
+def test_where_all_models_are_of_another_base_there_is_nothing_to_choose(experts):
+    recipe = mw.Recipe(method="task_arithmetic", base="other", experts=list(NAMES), select="auto")
+    weights = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
+    save_model(Path("other"), {"layers.0.up.weight": weights})
+    with pytest.raises(
+        mw.RecipeError, match=r"found none\. Merge none of these: all of them seem to be of a different"
+    ):
+        mw.select(recipe)

@@ -9,6 +9,7 @@ import typer
 from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, print_table
 from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, ThreadsOption, access
 from mergewise.cli.survey import DensityOption, SpectraOption, surveyed
+from mergewise.errors import SurveyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,12 @@ def limits(
         if str(suggest) == "-":
             print(text, end="")
             return
-        suggest.write_text(text, "utf-8")
+        try:
+            suggest.write_text(text, "utf-8")
+        except OSError as error:
+            raise SurveyError(
+                f"{suggest}: cannot be written: {error.strerror}; choose another place for it."
+            ) from error
     if json:
         print_json(found.summary())
         return

@@ -156,7 +156,12 @@ def _survey_of(
     if place.is_file():
         found = Survey.load(place)
     else:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SurveyError(
+                f"{place.parent}: the folder for a survey cannot be made: {error.strerror}; name another file for it."
+            ) from error
         found = survey(
             recipe, density=DENSITY, threads=threads, memory=memory, progress=progress, access=access, out=place
         )

@@ -10,6 +10,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def save(survey: Survey, path: str | os.PathLike[str]) -> None:
         beside.write_bytes(pack(survey))
         beside.replace(place)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise SurveyError(f"{place}: cannot be written: {error.strerror}; choose another place for it.") from error
 
 

@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -49,13 +50,24 @@ class SurveyJournal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk has no room for, which ``add`` has told of
+            self._file.close()
 
     def add(self, part: Survey) -> None:
-        """Note what is finished; by one thread at a time."""
+        """Note what is finished; by one thread at a time.
+
+        Raises:
+            SurveyError: It cannot be written.
+        """
         content = pack(part)
-        self._file.write(_RECORD.pack(len(content), zlib.crc32(content)) + content)
-        self._file.flush()
+        try:
+            self._file.write(_RECORD.pack(len(content), zlib.crc32(content)) + content)
+            self._file.flush()
+        except OSError as error:
+            raise SurveyError(
+                f"{self._path}: cannot be written: {error.strerror}; make room, and the same command goes on from what "
+                "is finished."
+            ) from error
 
     def remove(self) -> None:
         """Remove the journal: the survey is written."""
