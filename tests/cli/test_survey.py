@@ -1,6 +1,10 @@
 """``survey`` and ``limits`` do what they say."""
 
+import numpy as np
+import pytest
+
 import mergewise as mw
+import support
 
 MODELS = ("--base", "base", "--expert", "e1", "--expert", "e2")
 
@@ -47,8 +51,48 @@ def test_json_is_all_that_is_printed(world, run):
 
 
 def test_wrong_usage_is_told_with_code_two(world, run):
-    for wrong in (("survey",), ("survey", world.recipe(), "--base", "base"), ("survey", "--base", "base")):
-        assert run(*wrong).code == 2
+    recipe = world.recipe()
+    for wrong in ((), (recipe, "--base", "base"), (recipe, "--expert", "e1"), ("--base", "base")):
+        assert run("survey", *wrong).code == 2
+
+
+@pytest.mark.parametrize("option", ["--density=0.9", "--no-spectra", "--threads=1", "--memory=2GiB", "--offline"])
+def test_options_of_surveying_are_refused_beside_a_survey(option, world, run):
+    run("survey", *MODELS[:4], "-o", "s.survey", "--no-spectra")
+    outcome = run("limits", "s.survey", option)
+    assert outcome.code == 2
+    assert option.split("=")[0] in outcome.err
+    assert "but s.survey is a survey" in " ".join(outcome.err.split())
+
+
+@pytest.mark.parametrize("option", ["--density=0.5", "--no-spectra"])
+def test_a_survey_that_is_extended_keeps_its_settings(option, world, run):
+    run("survey", *MODELS[:4], "-o", "s.survey", "--no-spectra")
+    outcome = run("survey", "--extend", "s.survey", "--expert", "e2", option)
+    assert outcome.code == 2
+    assert "s.survey has its own" in " ".join(outcome.err.split())
+
+
+def test_a_survey_of_a_recipe_is_extended_by_a_recipe(world, run):
+    """Only a recipe can say that tensors which a model lacks are as in the base."""
+    weights = support.load_model(world.folder / "e1")
+    weights.pop(next(iter(weights)))
+    support.save_model(world.folder / "e1", weights)
+    run("survey", world.recipe(models=["e1"], missing_tensors="base"), "-o", "one.survey")
+    assert run("survey", "--extend", "one.survey", "--expert", "e2", "-o", "two.survey").code == 1
+    recipe = world.recipe(models=["e1", "e2"], missing_tensors="base")
+    outcome = run("survey", recipe, "--extend", "one.survey", "-o", "two.survey")
+    assert outcome.code == 0, outcome.err
+    run("survey", recipe, "-o", "whole.survey")
+    two, whole = (mw.Survey.load(world.folder / f"{name}.survey") for name in ("two", "whole"))
+    assert two.experts == ("e1", "e2")
+    np.testing.assert_array_equal(two.gram, whole.gram)
+
+
+def test_a_suggestion_and_json_are_not_printed_into_each_other(world, run):
+    run("survey", *MODELS, "-o", "s.survey")
+    assert run("limits", "s.survey", "--suggest", "-", "--json").code == 2
+    assert run("limits", "s.survey", "--suggest", "-").out.startswith("merge_method: task_arithmetic")
 
 
 def test_a_file_that_is_no_survey_and_no_recipe_is_told_with_code_one(world, run):

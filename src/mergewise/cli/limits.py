@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, print_table
+from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, print_table, refuse_given
 from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, ThreadsOption, access
 from mergewise.cli.survey import DensityOption, SpectraOption, surveyed
 from mergewise.errors import SurveyError
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["limits"]
 
 
+_PRINTED = Path("-")
+_OF_SURVEYING = ("density", "spectra", "threads", "memory", "offline", "cache")
+
+
 def limits(
+    context: typer.Context,
     source: Annotated[
         Path, typer.Argument(metavar="FILE|RECIPE", help="A survey, or a recipe whose models to survey.")
     ],
@@ -45,8 +50,12 @@ def limits(
     """Say how many experts fit, which ones, and where in the network they collide; no data is needed."""
     from mergewise.theory import limits as theory
 
+    if json and suggest == _PRINTED:
+        raise typer.BadParameter("--suggest - prints a recipe, and --json something else; name a file for one of them")
     given: str | Path | object = source
-    if not (source.is_file() and zipfile.is_zipfile(source)):
+    if source.is_file() and zipfile.is_zipfile(source):
+        refuse_given(context, _OF_SURVEYING, f"says how to survey the models of a recipe, but {source} is a survey")
+    else:
         given = surveyed(
             source, None, None, None, quiet=json, label="surveying", density=density, spectra=spectra, threads=threads,
             memory=memory, access=access(offline, cache),
@@ -58,7 +67,7 @@ def limits(
         write_report(found, report)
     if suggest is not None:
         text = _suggestion(found, None if given is source else source)
-        if str(suggest) == "-":
+        if suggest == _PRINTED:
             print(text, end="")
             return
         try:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["JsonOption", "figure", "print_json", "print_pairs", "print_remarks", "print_table", "progress_bar", "size"]
+__all__ = ["JsonOption", "figure", "print_json", "print_pairs", "print_remarks", "print_table", "progress_bar"]
+__all__ += ["refuse_given", "size"]
 
 _FILE_WIDTH = 160  # columns where there is no terminal to ask
 
@@ -101,3 +102,17 @@ def progress_bar(label: str, *, quiet: bool, counts: str = "") -> Iterator[Calla
                 print(f"{label}: {how_far}", file=sys.stderr, flush=True)
 
         yield say
+
+
+def refuse_given(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that were given, though they would do nothing.
+
+    Args:
+        context: Of the command.
+        names: Of its parameters.
+        why: The end of a sentence that begins with the option.
+    """
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"{'/'.join((*parameter.opts, *parameter.secondary_opts))} {why}")

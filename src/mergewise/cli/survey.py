@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, progress_bar, size
+from mergewise.cli.output import (
+    JsonOption,
+    figure,
+    print_json,
+    print_pairs,
+    print_remarks,
+    progress_bar,
+    refuse_given,
+    size,
+)
 from mergewise.cli.recipe import (
     BaseOption,
     CacheOption,
@@ -29,6 +38,7 @@ SpectraOption = Annotated[
 
 
 def survey(
+    context: typer.Context,
     recipe: Annotated[
         Path | None, typer.Argument(help="A recipe, whose models are surveyed (not with --base).")
     ] = None,
@@ -36,7 +46,10 @@ def survey(
     base: BaseOption = None,
     expert: ExpertOption = None,
     extend: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A survey, to which the experts given are added.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A survey, to which the experts given, or further ones of a recipe, are added."
+        ),
     ] = None,
     density: DensityOption = 0.2,
     spectra: SpectraOption = True,
@@ -53,6 +66,8 @@ def survey(
 
     mergewise survey --base B --expert E1 --expert E2 -o FILE
     """
+    if extend is not None:
+        refuse_given(context, ("density", "spectra"), f"goes with a new survey; {extend} has its own, which is kept")
     began = time.perf_counter()
     found = surveyed(
         recipe, base, expert, extend, quiet=json, label="surveying",
@@ -96,13 +111,13 @@ def surveyed(
     from mergewise.engine.survey.run import survey
 
     before = None if extend is None else Survey.load(extend)
-    if (recipe is None) == (base is None and before is None):
+    if recipe is not None and (base is not None or experts):
+        raise typer.BadParameter("a recipe names the models, and so do --base and --expert; expected one of both")
+    if recipe is None and base is None and before is None:
         raise typer.BadParameter("expected a recipe, or --base and --expert")
     if recipe is None and not experts:
-        raise typer.BadParameter("--base needs at least one --expert")
+        raise typer.BadParameter("--base and --extend need at least one --expert")
     if before is not None:
-        if recipe is not None:
-            raise typer.BadParameter("--extend goes with --expert, not with a recipe")
         base, experts = base or before.base, [*before.experts, *(experts or [])]
         options |= {"density": before.density, "spectra": before.has_spectra, "seed": before.seed}
     with progress_bar(label, quiet=quiet) as progress:
