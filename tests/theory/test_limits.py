@@ -2,14 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 import mergewise as mw
-from mergewise.theory.groups import kind_of, layer_of
+from mergewise.theory.groups import kind_of, layer_of, place_names, place_of
 from mergewise.theory.report import render, write_report
+from mergewise.theory.threshold import Threshold
 from support import load_model, save_model
 
 WIDTH = 60
@@ -193,9 +195,36 @@ def test_the_report_is_one_whole_page_that_loads_nothing(found, tmp_path):
     assert "layer 2" in text
 
 
-def test_names_in_the_report_are_text(found):
-    from dataclasses import replace
+def titles(text):
+    """Return what the cells of the map say, by the row that they stand in."""
+    rows = re.findall(r"<tr><td>([^<]*)</td>(.*?)</tr>", text[text.index('class="map"') :], re.DOTALL)
+    return {name: re.findall(r'title="([^"]*)"', cells) for name, cells in rows if 'title="' in cells}
 
+
+def test_the_map_holds_every_matrix_of_every_stack(found):
+    """Experts of a layer share a cell, with the median by change; stacks have rows of their own."""
+    one = found.matrices[0]
+    names = [f"text.layers.0.mlp.experts.{i}.up.weight" for i in range(3)] + ["vision.layers.0.mlp.experts.0.up.weight"]
+    sizes, rooms = (1.0, 5.0, 1.0, 3.0), (7, 3, 9, 2)
+    matrices = tuple(
+        replace(one, name=name, energy=size, threshold=Threshold(0, room, 20))
+        for name, size, room in zip(names, sizes, rooms, strict=True)
+    )
+    cells = titles(render(replace(found, matrices=matrices)))
+    assert list(cells) == ["text.layers 0", "vision.layers 0"]
+    (text,), (vision,) = cells.values()
+    assert text.startswith(f"3 matrices such as {names[0]} [60, 120]: occupied ")
+    assert text.endswith("k_safe 0, k* 3, k_full 20, 70.0% of the change")
+    assert vision.startswith(names[3])
+    assert vision.endswith("k* 2, k_full 20, 30.0% of the change")
+
+
+def test_a_report_of_experts_that_are_all_left_out_has_no_order(found):
+    nobody = replace(found.recommendation, order=(), gains=(), number=0)
+    assert "coverage, mean of all sets" in render(replace(found, recommendation=nobody, collisions=()))
+
+
+def test_names_in_the_report_are_text(found):
     text = render(replace(found, experts=("<script>alert(1)</script>", *found.experts[1:])))
     assert "<script>" not in text
 
@@ -217,3 +246,12 @@ def test_a_report_that_cannot_be_written_is_told_in_a_sentence(found, tmp_path):
 )
 def test_layers_and_kinds_come_from_names(name, layer, kind):
     assert (layer_of(name), kind_of(name)) == (layer, kind)
+
+
+def test_layers_of_several_stacks_are_told_apart():
+    names = ["encoder.block.0.q.weight", "shared.weight", "decoder.block.0.q.weight", "encoder.block.10.q.weight"]
+    assert list(place_names(map(place_of, names)).values()) == [
+        "outside", "decoder.block 0", "encoder.block 0", "encoder.block 10"
+    ]  # fmt: skip
+    assert list(place_names(map(place_of, names[1::2])).values()) == ["outside", "layer 10"]
+    assert place_of("0.weight") == ("", 0)

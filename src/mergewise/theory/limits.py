@@ -14,7 +14,7 @@ from mergewise.theory.coverage import JointClaims
 from mergewise.theory.crosstalk import Collision, collisions
 from mergewise.theory.dimension import MatrixRoom, matrix_room
 from mergewise.theory.distance import distances
-from mergewise.theory.groups import OUTSIDE, grouped, kind_of, layer_of, short_names
+from mergewise.theory.groups import grouped, kind_of, place_names, place_of, short_names
 from mergewise.theory.recommendation import Ranking, Recommendation, ranking, recommend
 from mergewise.theory.relations import Finding, findings
 from mergewise.theory.summary import summary
@@ -30,7 +30,7 @@ class GroupLimits:
     """Limits of some of the tensors: a layer, a kind of tensor, or the whole model.
 
     Attributes:
-        name: The layer as ``layer 3``, the kind, or ``model``.
+        name: The layer as ``layer 3`` (with the name of its stack, where there are several), the kind, or ``model``.
         tensors: How many there are.
         parameters: Their elements.
         energy: Their share of Σ‖τ_i‖² over the model, over the experts that are not left out.
@@ -149,7 +149,7 @@ def limits(
     def group(name: str, records: Sequence[TensorRecord]) -> GroupLimits:
         return _group(name, records, counted, _energy(products[1:, 1:], counted), rooms, seed)
 
-    layers = grouped(survey.tensors, layer_of)
+    layers = grouped(survey.tensors, place_of)
     kinds = grouped(survey.tensors, kind_of)
     model = group("model", survey.tensors)
     room = model.room[:, 1] if rooms and not np.isnan(model.room).any() else None
@@ -157,8 +157,8 @@ def limits(
     merged = recommended.order[: recommended.number]
     return Limits(
         survey.base, survey.experts, survey.density, eta, model,
-        tuple(group(_layer_name(int(layer)), layers[layer]) for layer in sorted(layers, key=int)),
-        tuple(group(str(kind), kinds[kind]) for kind in kinds),
+        tuple(group(name, layers[place]) for place, name in place_names(layers).items()),
+        tuple(group(kind, kinds[kind]) for kind in kinds),
         tuple(rooms.values()),
         collisions([(one.name, one.crosstalk) for one in rooms.values()], merged) if merged else (),
         tails(survey.tensors, survey.experts),
@@ -225,10 +225,6 @@ def _energy(gram: NDArray[np.float64], experts: Sequence[int]) -> float:
 
 def _claims(records: Sequence[TensorRecord], count: int) -> JointClaims:
     return JointClaims.pooled(count, [record.claims for record in records], [record.numel for record in records])
-
-
-def _layer_name(layer: int) -> str:
-    return "outside" if layer == OUTSIDE else f"layer {layer}"
 
 
 def _remarks(survey: Survey) -> list[str]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from mergewise.errors import SurveyError
 from mergewise.theory.charts import Line, Range, line_chart, range_chart
-from mergewise.theory.groups import OUTSIDE, kind_of, layer_of, short_names
-from mergewise.theory.threshold import NEVER
+from mergewise.theory.groups import OUTSIDE, Place, kind_of, place_names, place_of, short_names
+from mergewise.theory.threshold import NEVER, weighted_quartiles
 
 if TYPE_CHECKING:
     from mergewise.theory.dimension import MatrixRoom
@@ -125,7 +125,7 @@ def _order(found: "Limits", names: Sequence[str]) -> str:
 def _width(found: "Limits") -> str:
     curve = found.model.width
     lines = [
-        Line("best order", curve.greedy.tolist(), curve.greedy_errors.tolist()),
+        Line("widest directions first", curve.greedy.tolist(), curve.greedy_errors.tolist()),
         Line("mean over all orders", curve.mean.tolist(), curve.mean_errors.tolist()),
     ]
     note = "Bars are two standard errors. Each further expert adds less, whatever the experts: that is a theorem."
@@ -134,12 +134,12 @@ def _width(found: "Limits") -> str:
 
 def _claims(found: "Limits") -> str:
     mean = found.model.coverage
-    chain = found.claims.curve(found.model.width.order)
+    chain = found.claims.curve(found.recommendation.order).reshape(-1, 2)
     lines = [
-        Line("coverage, best order", chain[:, 0].tolist()),
-        Line("coverage, mean", mean[:, 0].tolist()),
-        Line("conflict, best order", chain[:, 1].tolist()),
-        Line("conflict, mean", mean[:, 1].tolist()),
+        Line("coverage, recommended order", chain[:, 0].tolist()),
+        Line("coverage, mean of all sets", mean[:, 0].tolist()),
+        Line("conflict, recommended order", chain[:, 1].tolist()),
+        Line("conflict, mean of all sets", mean[:, 1].tolist()),
     ]
     note = (
         f"Coverage: coordinates that are among the largest {found.density:.0%} of at least one expert's changes "
@@ -153,26 +153,21 @@ def _map(found: "Limits") -> str:
     """Return the map of layers and kinds of matrix."""
     if not found.matrices:
         return ""
-    cells: dict[tuple[int, str], MatrixRoom] = {(layer_of(m.name), kind_of(m.name)): m for m in found.matrices}
-    layers = sorted({layer for layer, _ in cells})
-    energies: dict[str, float] = {}
-    for (_, kind), matrix in cells.items():
-        energies[kind] = energies.get(kind, 0.0) + matrix.energy
-    inside = {kind for layer, kind in cells if layer != OUTSIDE}
-    kinds = sorted(energies, key=lambda kind: (kind not in inside, kind))
-    whole = sum(energies.values()) or 1.0
+    cells: dict[tuple[Place, str], list[MatrixRoom]] = {}
+    for matrix in found.matrices:
+        cells.setdefault((place_of(matrix.name), kind_of(matrix.name)), []).append(matrix)
+    inside = {kind for (_, layer), kind in cells if layer != OUTSIDE}
+    kinds = sorted({kind for _, kind in cells}, key=lambda kind: (kind not in inside, kind))
+    whole = sum(matrix.energy for matrix in found.matrices) or 1.0
     head = "".join(f"<th>{escape(kind)}</th>" for kind in kinds)
     rows = []
-    for layer in layers:
-        cols = []
-        for kind in kinds:
-            found_here = cells.get((layer, kind))
-            cols.append("<td></td>" if found_here is None else _cell(found_here, whole))
-        name = "outside" if layer == OUTSIDE else f"layer {layer}"
-        rows.append(f"<tr><td>{name}</td>{''.join(cols)}</tr>")
+    for place, name in place_names(place for place, _ in cells).items():
+        cols = [_cell(cells[place, kind], whole) if (place, kind) in cells else "<td></td>" for kind in kinds]
+        rows.append(f"<tr><td>{escape(name)}</td>{''.join(cols)}</tr>")
     note = (
         "Number: k*, how many experts the matrix has room for. Shade: how much of its smaller side all experts "
-        "together occupy. Where dark cells with small numbers carry much of the change, experts collide."
+        "together occupy. Of several matrices in one place: medians, weighted by change. Where dark cells with small "
+        "numbers carry much of the change, experts collide."
     )
     return (
         f'<h2>Where it gets crowded</h2><div class="scroll"><table class="map"><thead><tr><th></th>{head}</tr></thead>'
@@ -180,16 +175,24 @@ def _map(found: "Limits") -> str:
     )
 
 
-def _cell(matrix: "MatrixRoom", whole: float) -> str:
-    share = float(matrix.occupancy[int(np.argmin(matrix.shape)), -1])
+def _cell(matrices: "Sequence[MatrixRoom]", whole: float) -> str:
+    energies = np.array([one.energy for one in matrices])
+    figures = np.array(
+        [
+            (one.occupancy[int(np.argmin(one.shape)), -1], one.threshold.safe, one.threshold.most, one.threshold.full)
+            for one in matrices
+        ]
+    )
+    weights = energies if energies.any() else np.ones_like(energies)
+    share, safe, most, full = (float(weighted_quartiles(column, weights)[1]) for column in figures.T)
     dense = ' class="dense"' if share > 0.6 else ""
+    first = f"{matrices[0].name} {list(matrices[0].shape)}"
     title = (
-        f"{matrix.name} {list(matrix.shape)}: occupied {share:.0%}, k_safe {_number(matrix.threshold.safe)}, k* "
-        f"{_number(matrix.threshold.most)}, k_full {_number(matrix.threshold.full)}, "
-        f"{matrix.energy / whole:.1%} of the change"
+        f"{first if len(matrices) == 1 else f'{len(matrices)} matrices such as {first}'}: occupied {share:.0%}, k_safe "
+        f"{_number(safe)}, k* {_number(most)}, k_full {_number(full)}, {energies.sum() / whole:.1%} of the change"
     )
     style = f"background:rgba(var(--fill),{0.08 + 0.92 * min(1.0, share):.2f})"
-    return f'<td{dense} style="{style}" title="{escape(title)}">{_number(matrix.threshold.most)}</td>'
+    return f'<td{dense} style="{style}" title="{escape(title)}">{_number(most)}</td>'
 
 
 def _room(found: "Limits") -> str:
@@ -260,5 +263,5 @@ def _reading(found: "Limits") -> str:
     )
 
 
-def _number(value: int) -> str:
-    return "any" if value >= NEVER else f"{value}"
+def _number(value: float) -> str:
+    return "any" if value >= NEVER else f"{value:.0f}"
