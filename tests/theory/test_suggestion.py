@@ -1,12 +1,14 @@
 """Crosstalk where the truth is known, and recipes that follow from it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
 
 import mergewise as mw
 from mergewise.recipe import LayerPositions, parse_recipe, tensor_settings
-from mergewise.theory.crosstalk import Collision, collisions, concentration, scale_of
+from mergewise.theory.crosstalk import Collision, collisions, concentration, crosstalk, scale_of
 from mergewise.theory.suggestion import filters, suggest
 from support import save_model
 
@@ -37,9 +39,13 @@ NAMES = {
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    base, experts = write(tmp_path_factory.mktemp("suggestion"), NAMES)
-    return mw.limits(mw.survey(base, experts))
+def surveyed(tmp_path_factory):
+    return mw.survey(*write(tmp_path_factory.mktemp("suggestion"), NAMES))
+
+
+@pytest.fixture(scope="module")
+def found(surveyed):
+    return mw.limits(surveyed)
 
 
 def test_experts_with_inputs_of_their_own_do_not_collide_and_those_with_the_same_inputs_do_wholly(found):
@@ -51,6 +57,33 @@ def test_experts_with_inputs_of_their_own_do_not_collide_and_those_with_the_same
         assert by_name[name].scale == pytest.approx(1.0 / (1.0 + expected), abs=1e-6)
     assert sum(one.share for one in found.collisions) == pytest.approx(1.0)
     assert "collisions lie in 2 of 4 matrices" in concentration(found.collisions)
+
+
+@pytest.mark.parametrize(
+    ("name", "looked_up"),
+    [
+        ("model.embed_tokens.weight", True),
+        ("transformer.wte.weight", True),
+        ("transformer.wpe.weight", True),
+        ("shared.weight", True),
+        ("gpt_neox.embed_in.weight", True),
+        ("embeddings.position_embeddings.weight", True),
+        ("model.decoder.embed_positions.weight", True),
+        ("backbone.embedding.weight", True),
+        ("embed.weight", True),
+        ("embed_out.weight", False),
+        ("lm_head.weight", False),
+        ("time_embedding.linear_1.weight", False),
+        ("embeddings_project.weight", False),
+        ("vision.patch_embed.proj.weight", False),
+        ("model.layers.0.out.weight", False),
+    ],
+)
+def test_the_inputs_of_what_is_looked_up_are_its_rows(surveyed, name, looked_up):
+    record = next(one for one in surveyed.tensors if one.name == "model.layers.1.out.weight")
+    sides = record.spectra.overlaps * np.diagonal(record.gram)
+    assert not np.allclose(sides[0], sides[1])
+    np.testing.assert_allclose(crosstalk(replace(record, name=name)), np.maximum(sides[0 if looked_up else 1], 0.0))
 
 
 def test_the_scale_is_where_the_error_of_a_sum_is_least():

@@ -7,18 +7,23 @@ their mean does. Between the two, Σ_i ‖(λ Σ_j τ_j - τ_i) τ_iᵀ‖²/‖
 different experts average out, as they do where cosines are near nought.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mergewise.engine.align import is_embedding
 from mergewise.engine.survey.record import TensorRecord
 from mergewise.theory.groups import kind_of, layer_of
 
 __all__ = ["Collision", "collisions", "concentration", "crosstalk", "scale_of"]
 
 INPUTS, OUTPUTS = 1, 0
+
+_OTHER_EMBEDDING = re.compile(r"(^|\.)((\w+_)?embed(ding)?s?|embed_positions|wpe|relative_attention_bias)\.weight$")
+"""Of positions, segments, and tokens under names that ``is_embedding`` does not know."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,13 @@ class Collision:
 def crosstalk(record: TensorRecord) -> NDArray[np.float64]:
     """Return a_ij of one matrix with spectra, (experts, experts) float64: what j does to the inputs of i.
 
-    The inputs of a matrix are its columns; those of an embedding, which is looked up, are its rows.
+    The inputs of a matrix are its columns; those of an embedding, which is looked up, are its rows. That is how they
+    are stored but for Conv1D of GPT-2, whose rows are the inputs, and which no name tells.
     """
     spectra = record.spectra
     assert spectra is not None
-    side = OUTPUTS if "embed" in record.name else INPUTS
+    looked_up = is_embedding(record.name) or _OTHER_EMBEDDING.search(record.name) is not None
+    side = OUTPUTS if looked_up else INPUTS
     found: NDArray[np.float64] = np.maximum(spectra.overlaps[side], 0.0) * np.diagonal(record.gram)
     return found
 
