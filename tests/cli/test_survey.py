@@ -19,6 +19,7 @@ def test_a_survey_is_written_and_limits_speak_from_it(world, run):
     assert outcome.out.startswith("Merge ")
     assert "k_safe" in outcome.out
     assert "dare_ties" in outcome.out
+    assert "of the directions by the one recommended" in outcome.out
 
 
 def test_a_recipe_stands_for_its_models_in_both(world, run):

@@ -56,6 +56,9 @@ def test_experts_of_known_rank_in_random_position_fill_the_space_where_their_ran
         t = matrix.threshold
         assert t.safe <= t.most <= t.full
         assert (np.diff(matrix.dimension, axis=1) >= -1e-9).all()
+        assert (np.diff(matrix.participation) > 0.0).all()
+        order = found.recommendation.order
+        assert matrix.participation[0] == pytest.approx(matrix.ranks[order[0], 1] / WIDTH, rel=1e-6)
         # in random position the ranks nearly add up while there is room
         assert 0.85 < matrix.occupancy[0, 1] * WIDTH / matrix.consumed[:2].sum() <= 1.0
 
@@ -161,6 +164,7 @@ def test_the_summary_is_plain_data(found):
     assert content["recommendation"]["number"] == found.recommendation.number
     assert content["model"]["k_star"][1] == found.model.room[1, 1]
     assert len(content["matrices"]) == 6
+    assert len(content["model"]["participation_occupancy"]) == 6
 
 
 class _Page(HTMLParser):

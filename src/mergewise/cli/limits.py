@@ -84,6 +84,8 @@ def limits(
 
 
 def _print(found: "Limits") -> None:
+    import numpy as np
+
     from mergewise.theory.groups import short_names
 
     chosen, model = found.recommendation, found.model
@@ -106,7 +108,10 @@ def _print(found: "Limits") -> None:
     columns = ("k", "expert added", "gain of first", "width", "mean width", "coverage", "conflict", "norm")
     print_table(columns, rows, numeric=[c for c in columns if c != "expert added"])
     print()
-    print_pairs([("room", _room(model)), ("tensors", f"{model.tensors} ({figure(model.parameters)} parameters)")])
+    occupied = [] if np.isnan(model.participation).any() or not chosen.number else [_occupied(found)]
+    print_pairs(
+        [("room", _room(model)), *occupied, ("tensors", f"{model.tensors} ({figure(model.parameters)} parameters)")]
+    )
     print()
     of_kinds = ("kind", "energy", "rank/side", "occupied", "k_safe", "k*", "k_full", "conflict")
     rows_of_kinds = [_row(group, chosen.order) for group in sorted(found.kinds, key=lambda g: -g.energy)[:12]]
@@ -160,6 +165,13 @@ def _room(group: "GroupLimits") -> str:
         return "not known without spectra"
     safe, most, full = (_quartiles(row) for row in group.room)
     return f"k_safe {safe}, k* {most}, k_full {full} (median over matrices by change, with quartiles)"
+
+
+def _occupied(found: "Limits") -> tuple[str, str]:
+    number = found.recommendation.number
+    share = found.model.participation[number - 1, 1]
+    whom = "the one" if number == 1 else f"the {number}"
+    return "occupied", f"{share:.1%} of the directions by {whom} recommended (participation ratio, median by change)"
 
 
 def _row(group: "GroupLimits", experts: "Sequence[int]") -> tuple[str, ...]:

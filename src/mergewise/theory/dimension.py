@@ -25,6 +25,8 @@ class MatrixRoom:
         ranks: (experts, 3) float64, stable rank, participation ratio, entropy rank of each τ_i.
         consumed: (experts,) float64, c_i, the entropy rank, in the order of the experts.
         occupancy: (2 sides, experts) float64, entropy rank of the first k experts together, as a share of each side.
+        participation: (counted experts,) float64, participation ratio of the first k in the recommended order together,
+            as a share of the smaller side, see ``participation_of``.
         dimension: (2 sides, experts) float64, the same of Σ λ/(λ + 1/d), which never falls as experts are added.
         threshold: How many experts fit.
         error: The largest standard error of ``occupancy``; 0 where the spectra are exact.
@@ -38,6 +40,7 @@ class MatrixRoom:
     ranks: NDArray[np.float64]
     consumed: NDArray[np.float64]
     occupancy: NDArray[np.float64]
+    participation: NDArray[np.float64]
     dimension: NDArray[np.float64]
     threshold: Threshold
     error: float
@@ -57,10 +60,12 @@ def matrix_room(record: TensorRecord, order: Sequence[int], eta: float) -> Matri
     consumed = spectra.ranks[:, 2]
     sides = np.array(record.shape, np.float64)[:, None]
     capacity = min(record.shape)
+    side = int(np.argmin(record.shape))
+    together = np.array([participation_of(spectra, order[: k + 1], side) for k in range(len(order))]) / capacity
     energy = float(np.diagonal(record.gram)[list(order)].sum())
     return MatrixRoom(
         record.name, record.shape, energy, capacity, spectra.ranks, consumed,
-        spectra.occupancy / sides, spectra.dimension / sides, threshold(consumed[list(order)], capacity, eta),
+        spectra.occupancy / sides, together, spectra.dimension / sides, threshold(consumed[list(order)], capacity, eta),
         float((spectra.occupancy_errors / sides).max()), crosstalk(record),
     )  # fmt: skip
 

@@ -41,6 +41,8 @@ class GroupLimits:
         consumed: (experts, 3) float64, quartiles over matrices of c_i as a share of the smaller side; NaN without any.
         occupancy: (experts, 3) float64, quartiles of the occupancy of the smaller side by the first k experts as they
             were surveyed; NaN without matrices.
+        participation: (counted experts, 3) float64, quartiles of the participation ratio of the first k in the
+            recommended order together, as a share of the smaller side; NaN without matrices.
         room: (3, 3) float64, quartiles (columns) of k_safe, k*, k_full (rows) over matrices, weighted by energy, for
             the experts in the recommended order.
     """
@@ -55,6 +57,7 @@ class GroupLimits:
     coverage: NDArray[np.float64]
     consumed: NDArray[np.float64]
     occupancy: NDArray[np.float64]
+    participation: NDArray[np.float64]
     room: NDArray[np.float64]
 
 
@@ -199,18 +202,20 @@ def _group(
     count = gram.shape[0]
     own = [rooms[record.name] for record in records if record.name in rooms]
     energies = np.array([one.energy for one in own])
-    consumed, occupancy, room = np.full((count, 3), np.nan), np.full((count, 3), np.nan), np.full((3, 3), np.nan)
+    consumed, occupancy, together, room = (np.full((n, 3), np.nan) for n in (count, count, len(counted), 3))
     if own:
         shares = np.array([one.consumed / one.capacity for one in own])
         smaller = np.array([one.occupancy[int(np.argmin(one.shape))] for one in own])
         consumed = np.array([weighted_quartiles(shares[:, i], energies) for i in range(count)])
         occupancy = np.array([weighted_quartiles(smaller[:, k], energies) for k in range(count)])
+        taken = np.array([one.participation for one in own])
+        together = np.array([weighted_quartiles(taken[:, k], energies) for k in range(len(counted))])
         steps = np.array([(one.threshold.safe, one.threshold.most, one.threshold.full) for one in own], np.float64)
         room = np.array([weighted_quartiles(steps[:, s], energies) for s in range(3)])
     return GroupLimits(
         name, len(records), sum(record.numel for record in records),
         _energy(gram, counted) / total if total > 0.0 else 0.0, np.sqrt(np.maximum(np.diagonal(gram), 0.0)),
-        cosines(gram), width(gram, seed), _claims(records, count).mean_curve(), consumed, occupancy, room,
+        cosines(gram), width(gram, seed), _claims(records, count).mean_curve(), consumed, occupancy, together, room,
     )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ def _group(group: "GroupLimits") -> dict[str, Any]:
         "norms": group.norms, "cosines": group.cosines, "width": curves,
         "gain_shares": group.width.gains / group.width.gains[0] if group.width.gains[0] > 0 else group.width.gains,
         "coverage": coverage, "conflict": conflict, "consumed": group.consumed, "occupancy": group.occupancy,
+        "participation_occupancy": group.participation,
         "k_safe": group.room[0], "k_star": group.room[1], "k_full": group.room[2],
     }  # fmt: skip
 
@@ -59,6 +60,7 @@ def _matrix(room: "MatrixRoom") -> dict[str, Any]:
         "name": room.name, "shape": list(room.shape), "energy": room.energy, "capacity": room.capacity,
         "entropy_ranks": room.consumed, "stable_ranks": room.ranks[:, 0], "participation": room.ranks[:, 1],
         "occupancy_rows": room.occupancy[0], "occupancy_columns": room.occupancy[1], "occupancy_error": room.error,
+        "participation_occupancy": room.participation,
         "dimension_rows": room.dimension[0], "dimension_columns": room.dimension[1],
         "k_safe": limits.safe, "k_star": limits.most, "k_full": limits.full,
     }  # fmt: skip
