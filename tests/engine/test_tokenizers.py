@@ -8,7 +8,7 @@ import pytest
 import mergewise as mw
 import support
 from mergewise.recipe import parse_recipe
-from tokenizer.folders import ids, rows, save
+from tokenizer.folders import ids, rows, save, tokenizer
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -110,6 +110,52 @@ class TestUnion:
         save(models / "B", 2, ["b", "a", "x"], ["<|s|>"], kind="Unigram")
         merge(models="AB")
         assert by_token(models / "out")["x"] == own("B", "x")
+
+
+class TestEncoderAndDecoder:
+    """Models that store what encoder and decoder share several times, or once."""
+
+    COPIES = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+    def save(self, folder, number, words, copies=COPIES, **more):
+        table = rows(number, len(words))
+        arrays = dict.fromkeys(copies, table) | {"encoder.block.0.layer.0.q.weight": rows(number, 4)} | more
+        support.save_model(folder, arrays, config={"vocab_size": len(words), "num_layers": 1})
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer(words)))
+        (folder / "tokenizer_config.json").write_text("{}")
+
+    def test_every_copy_of_the_embedding_follows_the_tokens(self, models):
+        self.save(models / "A", 1, "abc", **{"encoder.embed_positions.weight": rows(1, 3)})
+        self.save(models / "B", 2, "acd", **{"encoder.embed_positions.weight": rows(2, 3)})
+        merge(models="AB")
+        b = mean(101, 101)  # only A has it
+        expected = {"a": mean(100, 200), "b": b, "c": mean(102, 201), "d": 202.0}
+        assert {name: by_token(models / "out", name) for name in self.COPIES} == dict.fromkeys(self.COPIES, expected)
+        positions = support.load_model(models / "out")["encoder.embed_positions.weight"]
+        assert positions[:, 0].tolist() == [150, 151, 152]
+
+    def test_a_copy_that_another_model_does_not_store_is_what_it_shares(self, models):
+        self.save(models / "A", 1, "abc", self.COPIES[1:])
+        self.save(models / "B", 2, "cd", self.COPIES[:1])
+        tokenizer = {"source": "base", "tokens": {"c": {"source": "B", "force": True}}}
+        recipe = {"merge_method": "passthrough", "models": [{"model": "A"}], "tokenizer": tokenizer}
+        mw.merge(parse_recipe(recipe), "out")
+        for name in self.COPIES[1:]:
+            assert by_token(models / "out", name) == {"a": 100, "b": 101, "c": 200}
+
+    @pytest.mark.parametrize(
+        ("name", "shape"),
+        [("lm_head.weight", (4, 4)), ("decoder.embed_tokens.weight", (2, 4)), ("final_logits_bias", (1, 3))],
+    )
+    def test_a_tensor_that_would_keep_to_the_old_tokens_is_refused(self, models, name, shape):
+        odd = {name: np.zeros(shape, np.float32)}
+        self.save(models / "A", 1, "abc", **odd)
+        self.save(models / "B", 2, "acd", **odd)
+        with pytest.raises(mw.CheckpointError, match=rf"A: expected 3 rows in '{name}', one per token as in 'shared"):
+            merge(models="AB")
+        self.save(models / "B", 2, "abc", **odd)
+        merge(models="AB")
+        assert support.load_model(models / "out")[name].shape == shape
 
 
 class TestOtherSources:

@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mergewise.checkpoint import GatheredCheckpoint, Place, Source, TensorInfo
 from mergewise.checkpoint.folder import read_json
+from mergewise.checkpoint.gathered import RowMap
 from mergewise.engine.align import is_embedding, is_head
 from mergewise.engine.configuration import with_vocabulary
 from mergewise.errors import CheckpointError, RecipeError
@@ -26,6 +29,7 @@ __all__ = ["SmallFiles", "gathered", "tokenizer_files", "tokenizer_models"]
 
 _HEAD_BIAS = re.compile(r"(^|\.)(lm_head|embed_out|output|predictions|decoder)\.bias$")
 _OTHER_HEAD = re.compile(r"(^|\.)(predictions\.decoder|proj_out)\.weight$")
+_OF_TOKENS = re.compile(r"embed_tokens|(^|\.)final_logits_bias$")
 _KINDS = ("union", "base")
 
 
@@ -76,9 +80,7 @@ def gathered(
     vocabulary = _vocabulary(recipe, tokenizer, files, merged)
     names = list(models)
     tables = [_tables(source) for source in models.values()]
-    counts = [
-        source.tensors[table["embedding"]].shape[0] for source, table in zip(models.values(), tables, strict=True)
-    ]
+    counts = [source.tensors[next(iter(table))].shape[0] for source, table in zip(models.values(), tables, strict=True)]
     known = []
     for name, rows in zip(names, counts, strict=True):
         beyond = sum(number >= rows for number in files[name].ids.values())
@@ -100,9 +102,10 @@ def gathered(
     views: dict[str, Source] = {}
     for number, (name, source) in enumerate(models.items()):
         places = {
-            tensor: [_counterpart(kind, other, models[of]) for of, other in zip(names, tables, strict=True)]
-            for kind, tensor in tables[number].items()
+            tensor: [_counterpart(tensor, part, other, models[of]) for of, other in zip(names, tables, strict=True)]
+            for tensor, part in tables[number].items()
         }
+        _check_rows(source, tables[number], number, maps[number])
         _check_places(places, maps[number].models, source, names)
         views[name] = GatheredCheckpoint(source, maps[number], places, with_vocabulary(source.config(), rows), beside)
     return views, vocabulary
@@ -151,31 +154,58 @@ def _vocabulary(
 
 
 def _tables(source: Source) -> dict[str, str]:
-    """Return the tensors of a model that have a row per token, by what they are."""
+    """Return what each tensor is that has a row per token: an embedding, a head or its bias; the main embedding first.
+
+    Models of an encoder and a decoder may store the embedding that these share several times.
+    """
     outside = {name: info for name, info in source.tensors.items() if layer_of(name) is None and info.shape}
-    embedding = next((name for name in sorted(outside) if is_embedding(name)), None)
-    if embedding is None:
+    embeddings = sorted(filter(is_embedding, outside), key=lambda name: (not name.endswith("shared.weight"), name))
+    if not embeddings:
         raise CheckpointError(
             f"{source.location}: expected an embedding of tokens by a known name, such as 'embed_tokens.weight' or "
             "'wte.weight', found none; merge without a 'tokenizer' in the recipe."
         )
-    rows = outside[embedding].shape[0]
-    found = {"embedding": embedding}
-    for name, info in sorted(outside.items()):
-        if info.shape[0] == rows and name != embedding:
-            if is_head(name) or _OTHER_HEAD.search(name):
-                found["head"] = name
+    rows = outside[embeddings[0]].shape[0]
+    found = {}
+    for name in [*embeddings, *sorted(outside.keys() - set(embeddings))]:
+        if outside[name].shape[0] == rows:
+            if is_embedding(name) or "embed_tokens" in name:
+                found[name] = "embedding"
+            elif is_head(name) or _OTHER_HEAD.search(name):
+                found[name] = "head"
             elif _HEAD_BIAS.search(name):
-                found["bias"] = name
-            elif "embed_tokens" in name:
-                found[name.rsplit(".", 2)[-2]] = name
+                found[name] = "bias"
     return found
 
 
-def _counterpart(kind: str, table: Mapping[str, str], source: Source) -> tuple[Source, TensorInfo] | None:
-    """Return the tensor of another model that is of the same kind; a tied head is the embedding."""
-    name = table.get(kind) or (table["embedding"] if kind == "head" else None)
-    return (source, source.tensors[name]) if name else None
+def _check_rows(source: Source, table: Mapping[str, str], number: int, rows: RowMap) -> None:
+    """Refuse a tensor that tells of tokens in another way, and would keep to the old ones."""
+    embedding = next(iter(table))
+    count = source.tensors[embedding].shape[0]
+    if len(rows.row) == count and (rows.model == number).all() and (rows.row == np.arange(count)).all():
+        return
+    for name, info in sorted(source.tensors.items()):
+        of_tokens = is_embedding(name) or is_head(name) or _OF_TOKENS.search(name)
+        if of_tokens and name not in table and layer_of(name) is None and len(info.shape) > 1:
+            raise CheckpointError(
+                f"{source.location}: expected {count} rows in '{name}', one per token as in '{embedding}', found "
+                f"shape {list(info.shape)}; merge without a 'tokenizer' in the recipe."
+            )
+
+
+def _counterpart(tensor: str, part: str, table: Mapping[str, str], source: Source) -> tuple[Source, TensorInfo] | None:
+    """Return the tensor of another model that is the same part, by its name if there are several.
+
+    A tied head is the embedding, and so is a copy of it that the other model does not store.
+    """
+    alike = [name for name, of in table.items() if of == part]
+    if not alike and part == "head":
+        alike = list(table)
+    if not alike:
+        return None
+    close = [name for name in alike if f".{name}".endswith(f".{tensor}") or f".{tensor}".endswith(f".{name}")]
+    name = tensor if tensor in alike else [*close, alike[0]][0]
+    return source, source.tensors[name]
 
 
 def _check_places(
