@@ -68,6 +68,18 @@ def test_a_tied_head_is_read_from_the_embedding(merge, tmp_path):
     assert "ties 'lm_head.weight'" in remarks
 
 
+@pytest.mark.parametrize("untied", [False, True])
+def test_a_stored_copy_of_a_tied_head_that_is_merged_with_another_is_a_head_of_its_own(merge, tmp_path, untied):
+    tied = {"tie_word_embeddings": True}
+    save_model(tmp_path / "base", BASE | {"lm_head.weight": BASE["model.embed_tokens.weight"]}, config=tied)
+    head = EXPERT["lm_head.weight" if untied else "model.embed_tokens.weight"]
+    expert = EXPERT | {"lm_head.weight": head}
+    merged, remarks = merge(save_model(tmp_path / "e", expert, config={"tie_word_embeddings": not untied}))
+    close(merged, expert)
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"tie_word_embeddings": not untied}
+    assert ("The result has a head of its own" in remarks) == untied
+
+
 def test_a_missing_tensor_is_refused_unless_the_recipe_says_otherwise(merge, tmp_path):
     path = save_model(tmp_path / "e", {k: v for k, v in EXPERT.items() if "layers.1" not in k})
     with pytest.raises(mw.CheckpointError, match=r"lacks 1 of the tensors .* 'model.layers.1.mlp.weight'"):

@@ -7,6 +7,7 @@ import pytest
 
 import mergewise as mw
 import support
+from adapters import factors, save_adapter
 from mergewise.recipe import parse_recipe
 from tokenizer.folders import ids, rows, save, tokenizer
 
@@ -156,6 +157,53 @@ class TestEncoderAndDecoder:
         self.save(models / "B", 2, "abc", **odd)
         merge(models="AB")
         assert support.load_model(models / "out")[name].shape == shape
+
+
+class TestAdaptersWithTokens:
+    """Adapters that bring an embedding and a head of their own, and a tokenizer to go with them."""
+
+    WORDS = ("a", "b", "c", "<|s|>")
+
+    @pytest.fixture
+    def adapter(self, models):
+        saved = {EMBEDDING: rows(4, 4), HEAD: -rows(4, 4)}
+        save_adapter(models / "L", saved | factors(1, "model.layers.0.up", 3, 4), modules_to_save=["embed_tokens"])
+        (models / "L" / "tokenizer.json").write_text(json.dumps(tokenizer(self.WORDS[:3], self.WORDS[3:])))
+        (models / "L" / "tokenizer_config.json").write_text('{"chat_template": "of the adapter"}')
+        (models / "A" / "vocab.json").write_text("{}")
+        (models / "A" / "generation_config.json").write_text("{}")
+        return models / "L"
+
+    @pytest.mark.parametrize("source", ["union", "L"])
+    def test_the_tokens_of_the_adapter_are_taken(self, models, adapter, source):
+        merge(method="task_arithmetic", models="L", base_model="A", tokenizer_source=source)
+        assert by_token(models / "out") == dict(zip(self.WORDS, (400, 401, 402, 403), strict=True))
+        assert json.loads((models / "out" / "config.json").read_text())["vocab_size"] == 4
+
+    def test_without_a_tokenizer_in_the_recipe_the_adapters_goes_with_its_embedding(self, models, adapter):
+        mw.merge(parse_recipe({"merge_method": "passthrough", "models": [{"model": "A+L"}]}), "out")
+        assert support.load_model(models / "out")[EMBEDDING].shape == (4, 4)
+        assert json.loads((models / "out" / "config.json").read_text())["vocab_size"] == 4
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            assert (models / "out" / name).read_bytes() == (adapter / name).read_bytes()
+        names = {path.name for path in (models / "out").iterdir()}
+        assert "generation_config.json" in names
+        assert "vocab.json" not in names
+
+    def test_an_adapter_without_a_tokenizer_goes_with_that_of_its_base(self, models, adapter):
+        (adapter / "tokenizer.json").unlink()
+        save_adapter(adapter, factors(1, "model.layers.0.up", 3, 4))
+        mw.merge(parse_recipe({"merge_method": "passthrough", "models": [{"model": "A+L"}]}), "out")
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json"):
+            assert (models / "out" / name).read_bytes() == (models / "A" / name).read_bytes()
+
+    def test_a_head_that_the_adapter_brings_is_no_copy_of_a_tied_embedding(self, models, adapter):
+        save(models / "A", 1, self.WORDS[:3], self.WORDS[3:], head=False)
+        mw.merge(parse_recipe({"merge_method": "passthrough", "models": [{"model": "A+L"}]}), "out")
+        assert by_token(models / "out", HEAD)["a"] == -400
+        assert json.loads((models / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+        with pytest.raises(mw.CheckpointError, match=r"A lacks 1 of the tensors of L, such as 'lm_head\.weight'"):
+            merge(method="task_arithmetic", models="L", base_model="A", tokenizer_source=None)
 
 
 class TestOtherSources:

@@ -1,6 +1,7 @@
 """A base with an adapter, shown as the model that they make together; the merged weights are never stored."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,11 @@ from mergewise.checkpoint.gguf import GgufCheckpoint
 from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.source import Source, Writable
+from mergewise.checkpoint.tokens import with_tensors
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.errors import CheckpointError, did_you_mean
 
-__all__ = ["SCRATCH_BYTES", "AdaptedCheckpoint", "natural_dtype", "places", "reads_an_adapter"]
+__all__ = ["SCRATCH_BYTES", "AdaptedCheckpoint", "natural_dtype", "places", "reads_an_adapter", "tokenizer_folder"]
 
 SCRATCH_BYTES = 16 << 20
 """Working memory of one read: a run of the base, and as much of either factor as it needs, in float64."""
@@ -83,6 +85,10 @@ class AdaptedCheckpoint(WrappedCheckpoint):
     def files(self) -> tuple[Place, ...]:
         """The files of the base, and those of the adapter."""
         return (*self.own.files, *self.adapter.files)
+
+    def config(self) -> dict[str, Any]:
+        """Return the base's configuration, with the vocabulary of an embedding and the head that the adapter brings."""
+        return with_tensors(self.own.config(), self.own.tensors, self.saved, [*self.saved, *self._changed])
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on, a multiple of an element's.
@@ -211,6 +217,13 @@ def natural_dtype(source: Source, name: str) -> str:
     if isinstance(source, AdaptedCheckpoint) and name in source.own.tensors:
         return natural_dtype(source.own, name)
     return source.tensors[name].dtype
+
+
+def tokenizer_folder(source: Source) -> Place | None:
+    """Return the folder of the tokenizer that a source goes with: that of its adapter, if it has one of its own."""
+    if isinstance(source, AdaptedCheckpoint) and (source.adapter.path / "tokenizer.json").is_file():
+        return source.adapter.path
+    return tokenizer_folder(source.own) if isinstance(source, WrappedCheckpoint) else source.folder
 
 
 def reads_an_adapter(source: Source) -> bool:

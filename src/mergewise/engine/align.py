@@ -3,7 +3,6 @@
 The first source is the reference: its tensors are those of the result. Everything that is done is reported.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 
 from mergewise.checkpoint import (
@@ -14,24 +13,11 @@ from mergewise.checkpoint import (
     Source,
     TensorInfo,
 )
+from mergewise.checkpoint.tokens import is_embedding, is_head
 from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe
 
-__all__ = ["Places", "align", "align_slice", "dequantised", "is_embedding", "is_head", "renamed"]
-
-_HEAD = re.compile(r"^([^.\d]+\.)?(lm_head|embed_out|output)\.weight$")  # outside the layers: no number before it
-_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight$")
-
-
-def is_embedding(name: str) -> bool:
-    """Whether a tensor has the name of an embedding of tokens."""
-    return bool(_EMBEDDING.search(name))
-
-
-def is_head(name: str) -> bool:
-    """Whether a tensor has the name of an output head."""
-    return bool(_HEAD.search(name))
-
+__all__ = ["Places", "align", "align_slice", "dequantised", "renamed", "with_own_head"]
 
 Places = dict[str, tuple[Source, TensorInfo]]
 
@@ -66,6 +52,19 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
         untouched = same_names and places.keys() == source.tensors.keys()
         aligned.append(source if untouched else AlignedCheckpoint(source, places))
     return aligned, list(dict.fromkeys(remarks))
+
+
+def with_own_head(sources: Sequence[Source], remarks: list[str]) -> Source:
+    """Return the first source; untied if its head, stored as a copy of its embedding, is merged with another."""
+    reference = sources[0]
+    config = reference.config()
+    if not config.get("tie_word_embeddings") or not any(map(is_head, reference.tensors)):
+        return reference
+    if all(source.config().get("tie_word_embeddings", True) for source in sources[1:]):
+        return reference
+    remarks.append("The result has a head of its own, so 'tie_word_embeddings' is false in its configuration.")
+    places = {name: (reference, info) for name, info in reference.tensors.items()}
+    return AlignedCheckpoint(reference, places, config | {"tie_word_embeddings": False})
 
 
 def dequantised(sources: Iterable[Source]) -> list[str]:
@@ -125,15 +124,15 @@ def _without_prefix(places: Places, reference: Source, remarks: list[str]) -> Pl
 def _with_tied_head(places: Places, reference: Source, remarks: list[str]) -> Places:
     """Read a head that a model ties to its embedding from there, and drop one that the reference ties."""
     source = next(iter(places.values()))[0]
-    embedding = next((place for name, place in places.items() if _EMBEDDING.search(name)), None)
+    embedding = next((place for name, place in places.items() if is_embedding(name)), None)
     tied = source.config().get("tie_word_embeddings")
     found = dict(places)
     for name, info in reference.tensors.items():
-        if _HEAD.search(name) and name not in places and tied and embedding and embedding[1].shape == info.shape:
+        if is_head(name) and name not in places and tied and embedding and embedding[1].shape == info.shape:
             found[name] = embedding
             remarks.append(f"{source.location} ties '{name}' to '{embedding[1].name}', which is read in its place.")
     for name in places.keys() - reference.tensors.keys():
-        if _HEAD.search(name) and tied and embedding and places[name][1].shape == embedding[1].shape:
+        if is_head(name) and tied and embedding and places[name][1].shape == embedding[1].shape:
             del found[name]
             remarks.append(f"'{name}' of {source.location} is a copy of its embedding (tied) and is left out.")
     return found

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mergewise.checkpoint import AlignedCheckpoint, Source
-from mergewise.engine.align import Places, align_slice, dequantised, is_head, renamed
+from mergewise.checkpoint.tokens import is_head
+from mergewise.engine.align import Places, align_slice, dequantised, renamed
 from mergewise.engine.configuration import LayerOrigin, layer_count, with_layers
 from mergewise.engine.modules import module_tensors
 from mergewise.errors import CheckpointError, RecipeError

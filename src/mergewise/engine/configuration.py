@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergewise.checkpoint import Source
+from mergewise.checkpoint.tokens import NESTED
 from mergewise.errors import CheckpointError
 
-__all__ = ["LayerOrigin", "layer_count", "with_layers", "with_vocabulary"]
+__all__ = ["LayerOrigin", "layer_count", "with_layers"]
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
-_NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,6 @@ def with_layers(
     return config
 
 
-def with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Return a configuration with another number of embedding rows."""
-    for holder in (config, *(config[key] for key in _NESTED if isinstance(config.get(key), dict))):
-        if "vocab_size" in holder:
-            holder["vocab_size"] = rows
-    return config
-
-
 def _counting(config: dict[str, Any], part: str) -> tuple[dict[str, Any], str] | None:
     """Return the (sub-)configuration that counts layers, and its key."""
     places = [config]
@@ -94,7 +86,7 @@ def _counting(config: dict[str, Any], part: str) -> tuple[dict[str, Any], str] |
             return (config, f"{part}_layers") if isinstance(config[f"{part}_layers"], int) else None
         elif part in {"encoder", "vision_tower", "visual", "vision_model"}:
             return None if part != "encoder" or "num_layers" not in config else (config, "num_layers")
-    places += [place[key] for place in places for key in _NESTED if isinstance(place.get(key), dict)]
+    places += [place[key] for place in places for key in NESTED if isinstance(place.get(key), dict)]
     for place in places:
         for key in _COUNTS:
             if isinstance(place.get(key), int):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from mergewise.checkpoint import Source
-from mergewise.engine.align import is_embedding, is_head
+from mergewise.checkpoint.tokens import is_embedding, is_head
 from mergewise.errors import RecipeError
 
 __all__ = ["module_tensors"]

@@ -21,7 +21,7 @@ from mergewise.checkpoint import (
 )
 from mergewise.engine.adapters.core_checkpoints import changes
 from mergewise.engine.adapters.output import open_adapters
-from mergewise.engine.align import align
+from mergewise.engine.align import align, with_own_head
 from mergewise.engine.compose import Member, compose
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.measured import NO_ENTRIES, Entries, entries_of, open_statistics, require_measured
@@ -133,9 +133,7 @@ def plan_models(recipe: Recipe, models: Mapping[str, Source], statistics: Sequen
         composed = compose(recipe, {name: opened[name] for name in recipe.models})
         notes = (*check_parameters(recipe), *composed.remarks)
         planned = _plan(recipe, composed.sources, composed.members, notes)
-    if vocabulary is None and recipe.chat_template is None:
-        return planned
-    sources = [models[name] for name in recipe.models]
+    sources = [models[name] for name in recipe.models if name in models]
     small_files = tokenizer_files(recipe, planned.template, sources, vocabulary)
     return replace(planned, remarks=(*planned.remarks, *remarks), small_files=small_files)
 
@@ -161,6 +159,7 @@ def build_plan(recipe: Recipe, sources: Sequence[Source], statistics: Sequence[S
     remarks += [f"'{name}' is listed more than once, and counts as often." for name in twice]
     sources, done = align(sources, recipe)
     measured = entries_of(sources, statistics, done)
+    sources[0] = with_own_head(sources, done)
     return _plan(recipe, sources, None, (*remarks, *done), measured)
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mergewise.checkpoint import GatheredCheckpoint, Place, Source, TensorInfo
+from mergewise.checkpoint import GatheredCheckpoint, Place, Source, TensorInfo, tokenizer_folder
 from mergewise.checkpoint.folder import read_json
 from mergewise.checkpoint.gathered import RowMap
-from mergewise.engine.align import is_embedding, is_head
-from mergewise.engine.configuration import with_vocabulary
+from mergewise.checkpoint.tokens import is_embedding, is_head, with_vocabulary
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.recipe import Recipe, TokenizerRecipe, layer_of
 from mergewise.tokenizer import (
@@ -118,22 +117,23 @@ def tokenizer_files(
     texts: dict[str, str] = {}
     copies: tuple[Place, ...] = ()
     left_out: frozenset[str] = frozenset()
-    folder = template.folder if vocabulary is None else vocabulary.base.folder
-    if vocabulary is not None:
-        present = [p for p in vocabulary.base.folder.iterdir() if p.name in TOKENIZER_FILES and p.is_file()]
+    folder = tokenizer_folder(template) if vocabulary is None else vocabulary.base.folder
+    if folder is not None and (vocabulary is not None or folder != template.folder):
+        text = None if vocabulary is None else vocabulary.text
+        present = [p for p in folder.iterdir() if p.name in TOKENIZER_FILES and p.is_file()]
         keep = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
         # files in the slow format would tell of other tokens
-        kept = [path for path in present if vocabulary.text is None or path.name in keep]
+        kept = [path for path in present if text is None or path.name in keep]
         copies = tuple(sorted(kept, key=lambda path: path.name))
         left_out = TOKENIZER_FILES
-        texts = {} if vocabulary.text is None else {"tokenizer.json": vocabulary.text}
+        texts = {} if text is None else {"tokenizer.json": text}
     if recipe.chat_template is not None:
         if folder is None or not (folder / "tokenizer_config.json").is_file():
             raise CheckpointError(
                 f"{template.location}: expected tokenizer_config.json, which a chat template goes into, found none; "
                 "take 'chat_template' out of the recipe."
             )
-        found = chat_template(recipe.chat_template, [source.folder for source in models if source.folder])
+        found = chat_template(recipe.chat_template, [of for of in map(tokenizer_folder, models) if of])
         if found is not None:
             settings = read_json(folder / "tokenizer_config.json") | {"chat_template": found}
             texts["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
@@ -227,6 +227,7 @@ def _check_places(
 
 
 def _folder(source: Source) -> Place:
-    if source.folder is None:
+    folder = tokenizer_folder(source)
+    if folder is None:
         raise RecipeError(f"{source.location}: a 'tokenizer' in the recipe needs model folders; take it out.")
-    return source.folder
+    return folder

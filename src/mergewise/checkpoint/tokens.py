@@ -1,0 +1,52 @@
+"""What a checkpoint says of its tokens: the names of embeddings and heads, and what its configuration must agree to."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mergewise.checkpoint.header import TensorInfo
+
+__all__ = ["NESTED", "is_embedding", "is_head", "with_tensors", "with_vocabulary"]
+
+_HEAD = re.compile(r"^([^.\d]+\.)?(lm_head|embed_out|output)\.weight$")  # outside the layers: no number before it
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight$")
+
+NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
+"""Where a model of several parts keeps the configuration of its language model."""
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a tensor has the name of an embedding of tokens."""
+    return bool(_EMBEDDING.search(name))
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor has the name of an output head."""
+    return bool(_HEAD.search(name))
+
+
+def with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Return a configuration with another number of embedding rows."""
+    for holder in (config, *(config[key] for key in NESTED if isinstance(config.get(key), dict))):
+        if "vocab_size" in holder:
+            holder["vocab_size"] = rows
+    return config
+
+
+def with_tensors(
+    config: dict[str, Any], own: Mapping[str, TensorInfo], replaced: Mapping[str, TensorInfo], changed: Iterable[str]
+) -> dict[str, Any]:
+    """Return the configuration of a model of which an adapter replaces or changes some tensors.
+
+    Args:
+        config: Its configuration without the adapter.
+        own: Its tensors without the adapter.
+        replaced: The tensors that the adapter brings whole.
+        changed: Names of all that it changes: a head among them is no copy of the embedding any more.
+    """
+    for name, info in replaced.items():
+        if is_embedding(name) and name in own and own[name].shape[0] != info.shape[0]:
+            config = with_vocabulary(config, info.shape[0])
+    if config.get("tie_word_embeddings") and any(map(is_head, changed)):
+        config["tie_word_embeddings"] = False
+    return config
