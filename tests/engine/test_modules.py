@@ -101,6 +101,42 @@ def test_the_layers_of_one_module_may_be_sliced(models):
     assert any("belong to 'text'" in remark for remark in report.remarks)
 
 
+TWO_SIDES = {
+    "T5": ({"num_layers": 3, "num_decoder_layers": 2}, {"num_layers": 3, "num_decoder_layers": 4}, "decoder"),
+    "T5's encoder": ({"num_layers": 3, "num_decoder_layers": 2}, {"num_layers": 4, "num_decoder_layers": 2}, "encoder"),
+    "Whisper": (
+        {"encoder_layers": 3, "decoder_layers": 2, "num_hidden_layers": 3},
+        {"encoder_layers": 3, "decoder_layers": 4, "num_hidden_layers": 3},
+        "text_decoder",
+    ),
+    "Whisper's encoder": (
+        {"encoder_layers": 3, "decoder_layers": 2, "num_hidden_layers": 3},
+        {"encoder_layers": 4, "decoder_layers": 2, "num_hidden_layers": 3},
+        "encoder",
+    ),
+    "one count for both": ({"num_layers": 2, "is_encoder_decoder": True}, None, "decoder"),
+    "a count of the other side": ({"encoder_layers": 3, "num_hidden_layers": 3}, None, "decoder"),
+}
+
+
+@pytest.mark.parametrize("what", TWO_SIDES)
+def test_the_layers_of_encoder_and_decoder_are_counted_apart(tmp_path, monkeypatch, what):
+    monkeypatch.chdir(tmp_path)
+    before, after, module = TWO_SIDES[what]
+    found = {f"encoder.block.{i}.weight": full(i) for i in range(3)} | {"shared.weight": full(1, (6, 4))}
+    found |= {f"decoder.block.{i}.weight": full(i) for i in range(2)}
+    support.save_model(tmp_path / "M", found, config=before)
+    sides = {"encoder": "encoder", "decoder": module if module.endswith("decoder") else "decoder"}
+    modules = {name: {"models": [{"model": "M"}]} for name in sides.values()}
+    modules[module] = {"slices": [{"sources": [{"model": "M", "layer_range": [0, 2]}]}] * 2}
+    recipe = parse_recipe({"merge_method": "passthrough", "modules": modules | {"shared": {"models": ["M"]}}})
+    if after is None:
+        with pytest.raises(mw.CheckpointError, match=r"M: expected the number of layers .* 'num_decoder_layers'"):
+            mw.plan(recipe)
+    else:
+        assert mw.plan(recipe).template.config() == after
+
+
 def test_the_only_module_default_is_the_whole_model(models):
     found = merged({"default": {"models": both(1, 3)}})
     whole = mw.merge_to_arrays(parse_recipe({"merge_method": "linear", "models": both(1, 3)}))

@@ -68,6 +68,19 @@ class TestFrankenmerges:
         assert mw.verify("out", sample=None).faults == ()
         assert {p.rsplit("/", 2)[-2] for p in report.inputs} == {"A", "B"}
 
+    def test_numbers_of_layers_in_the_configuration_follow_the_layers(self, models):
+        numbers = {"A": {"mlp_only_layers": [0, 3], "first_k_dense_replace": 1}, "B": {"mlp_only_layers": [1, 4, 5]}}
+        for name, layers in {"A": 4, "B": 6}.items():
+            (models / name / "config.json").write_text(
+                json.dumps(config(layers, decoder_sparse_step=2, moe_layer_freq=1, **numbers[name]))
+            )
+        slices = [{"sources": [source("A", 0, 1)]}, {"sources": [source("A", 2, 4)]}, {"sources": [source("B", 4, 6)]}]
+        planned = mw.plan(parse_recipe({"merge_method": "linear", "slices": slices}))
+        assert planned.template.config()["mlp_only_layers"] == [0, 2, 3, 4]
+        assert planned.template.config()["first_k_dense_replace"] == 1
+        assert any("'decoder_sparse_step' says by their numbers" in remark for remark in planned.remarks)
+        assert not any("moe_layer_freq" in remark for remark in planned.remarks)
+
     def test_norm_and_head_are_of_all_models_of_the_last_slice_however_few_the_first_has(self, models):
         slices = [{"sources": [source("A", 0, 1)]}, {"sources": [source("A", 1, 2), source("B", 1, 2)]}]
         recipe = parse_recipe({"merge_method": "linear", "slices": slices})
@@ -288,6 +301,11 @@ class TestRefused:
         assert "expected the number of layers in its config.json" in refusal(
             {"merge_method": "linear", "slices": [{"sources": [source("A", 0, 2)]}]}
         )
+
+    def test_a_dense_layer_behind_others_where_the_configuration_has_them_first(self, models):
+        (models / "A" / "config.json").write_text(json.dumps(config(4, first_k_dense_replace=1)))
+        said = refusal({"merge_method": "linear", "slices": [{"sources": [source("A", 0, 2)]}] * 2})
+        assert "layer 2 of the result, layer 0 of A, is dense and follows one that is not" in said
 
     def test_a_model_without_layers(self, models):
         support.save_model(models / "N", {"weight": np.ones(3, np.float32)}, config=config(4))

@@ -6,13 +6,13 @@ from mergewise.checkpoint import Source
 from mergewise.checkpoint.tokens import is_embedding, is_head
 from mergewise.errors import RecipeError
 
-__all__ = ["module_tensors"]
+__all__ = ["AUDIO", "TEXT", "VISION", "module_tensors"]
 
-_TEXT = ("language_model", "text_model", "text_decoder", "decoder", "language", "text", "llm")
-_VISION = ("vision_tower", "vision_model", "vision_encoder", "visual", "vision")
-_AUDIO = ("audio_tower", "audio_model", "audio_encoder", "audio")
+TEXT = ("language_model", "text_model", "text_decoder", "decoder", "language", "text", "llm")
+VISION = ("vision_tower", "vision_model", "vision_encoder", "visual", "vision")
+AUDIO = ("audio_tower", "audio_model", "audio_encoder", "audio")
 _PROJECTOR = ("multi_modal_projector", "projector", "mm_projector", "connector", "aligner")
-_KINDS = (_TEXT, _VISION, _AUDIO, _PROJECTOR)
+_KINDS = (TEXT, VISION, AUDIO, _PROJECTOR)
 _WHOLE = "default"
 
 
@@ -44,7 +44,7 @@ def module_tensors(
             found[module] = frozenset(name for name in left if name.startswith(prefix))
     for mine in found.values():
         left -= mine
-    text = next((module for module in modules if module in _TEXT), None)
+    text = next((module for module in modules if module in TEXT), None)
     if text is not None:
         rest = {
             name for name in left if is_embedding(name) or is_head(name) or name in {"shared.weight", "proj_out.weight"}
