@@ -159,6 +159,47 @@ class TestEncoderAndDecoder:
         assert support.load_model(models / "out")[name].shape == shape
 
 
+class TestTokensBesideTheTokenizer:
+    """Tokens that only tokenizer_config.json or added_tokens.json has, which loaders add after all others."""
+
+    @pytest.fixture(params=["tokenizer_config.json", "added_tokens.json"])
+    def file(self, models, request):
+        decoder = {"5": {"content": "<|t|>", "special": True}, "4": {"content": "[u]"}, "3": {"content": "<|s|>"}}
+        save(models / "B", 2, ["b", "a", "x"], ["<|s|>"], count=6)
+        if request.param == "tokenizer_config.json":
+            (models / "B" / request.param).write_text(json.dumps({"added_tokens_decoder": decoder}))
+        else:
+            (models / "B" / request.param).write_text(json.dumps({"[u]": 4, "<|t|>": 5}))
+        return models / "B" / request.param
+
+    @pytest.mark.parametrize("order", ["AB", "BA"])
+    def test_they_have_rows_and_numbers_in_a_union(self, models, file, order):
+        report = merge(models=order)
+        found = by_token(models / "out")
+        assert (found["[u]"], found["<|t|>"]) == (204, 205)
+        content = json.loads((models / "out" / "tokenizer.json").read_text())
+        special = {entry["content"]: entry["special"] for entry in content["added_tokens"]}
+        assert special["[u]"] is False
+        assert special["<|t|>"] is (file.name == "tokenizer_config.json")
+        assert any(path.endswith(f"B/{file.name}") for path in report.inputs)
+
+    def test_they_have_rows_where_their_tokenizer_is_taken_as_it_is(self, models, file):
+        merge(models="AB", tokenizer_source="B")
+        assert support.load_model(models / "out")[EMBEDDING][4:, 0].tolist() == [204, 205]
+        assert (models / "out" / file.name).read_bytes() == file.read_bytes()
+
+    def test_numbers_that_loaders_would_not_give_them_are_refused(self, models, file):
+        file.write_text(file.read_text().replace("4", "7"))
+        with pytest.raises(mw.CheckpointError, match=rf"{file.name}: expected number 4 for the token '<\|t\|>'"):
+            merge(models="AB")
+
+    @pytest.mark.parametrize("text", ['{"added_tokens_decoder": {"4": {}}}', '{"added_tokens_decoder": {"x": 1}}'])
+    def test_damaged_ones_are_refused(self, models, text):
+        (models / "B" / "tokenizer_config.json").write_text(text)
+        with pytest.raises(mw.CheckpointError, match=r"tokenizer_config\.json: expected added tokens with numbers"):
+            merge(models="AB")
+
+
 class TestAdaptersWithTokens:
     """Adapters that bring an embedding and a head of their own, and a tokenizer to go with them."""
 

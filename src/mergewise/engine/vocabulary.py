@@ -97,7 +97,7 @@ def gathered(
         )
     if set(counts) != {rows}:
         remarks.append(f"The result has {rows} embedding rows for {len(vocabulary.ids)} tokens.")
-    beside = [one.folder / "tokenizer.json" for one in files.values()]
+    beside = [path for one in files.values() for path in one.read]
     views: dict[str, Source] = {}
     for number, (name, source) in enumerate(models.items()):
         places = {

@@ -1,5 +1,6 @@
 """Reading the tokenizer of a model folder: ``tokenizer.json`` and what stands beside it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,16 +29,18 @@ class TokenizerFiles:
         content: ``tokenizer.json``; empty where only its tokens are needed.
         ids: The number of every token, by its text.
         added: The entry of every token that stands beside the model's own vocabulary, by its text.
+        read: The files that tokens come from.
     """
 
     folder: Place
     content: dict[str, Any]
     ids: dict[str, int]
     added: dict[str, dict[str, Any]]
+    read: tuple[Place, ...]
 
 
 def read_tokenizer(folder: Place, *, keep: bool = True) -> TokenizerFiles:
-    """Read the tokenizer of a model folder.
+    """Read the tokenizer of a model folder; tokens that only files beside ``tokenizer.json`` have are added to it.
 
     Args:
         folder: The folder.
@@ -66,7 +69,43 @@ def read_tokenizer(folder: Place, *, keep: bool = True) -> TokenizerFiles:
         raise CheckpointError(f"{path}: expected a vocabulary of tokens with numbers, found {error!r}.") from None
     if not ids:
         raise CheckpointError(f"{path}: expected a vocabulary of tokens with numbers, found none.")
-    return TokenizerFiles(folder, content if keep else {}, ids, added)
+    file, more = _beside(folder, ids)
+    content["added_tokens"] = [*entries, *more.values()]
+    ids |= {token: entry["id"] for token, entry in more.items()}
+    return TokenizerFiles(folder, content if keep else {}, ids, added | more, (path, file) if more else (path,))
+
+
+def _beside(folder: Place, ids: Mapping[str, int]) -> tuple[Place, dict[str, dict[str, Any]]]:
+    """Return the tokens that only ``tokenizer_config.json`` or ``added_tokens.json`` has, as AutoTokenizer finds them.
+
+    It adds them after all others, in the order of the numbers that are stated, so these have to be the next ones.
+    """
+    file = folder / "tokenizer_config.json"
+    stated = read_json(file).get("added_tokens_decoder") if file.is_file() else None
+    try:
+        if isinstance(stated, dict):
+            entries = {str(entry["content"]): (int(number), entry) for number, entry in stated.items()}
+        else:
+            file = folder / "added_tokens.json"
+            older = read_json(file) if file.is_file() else {}
+            entries = {token: (_number(number), {}) for token, number in older.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: expected added tokens with numbers, found {error!r}.") from None
+    found: dict[str, dict[str, Any]] = {}
+    following = max(ids.values()) + 1
+    for token, (number, entry) in sorted(entries.items(), key=lambda pair: pair[1][0]):
+        if token in ids:
+            continue
+        if number != following + len(found):
+            raise CheckpointError(
+                f"{file}: expected number {following + len(found)} for the token '{token}', which tokenizer.json lacks "
+                f"and which loaders add as the next one, found {number}; save the tokenizer again with AutoTokenizer."
+            )
+        special = bool(entry.get("special", False))
+        flags = {flag: bool(entry.get(flag, False)) for flag in ("single_word", "lstrip", "rstrip")}
+        normalized = bool(entry.get("normalized", not special))
+        found[token] = {"id": number, "content": token, **flags, "normalized": normalized, "special": special}
+    return file, found
 
 
 def read_template(folder: Place) -> str | None:
