@@ -76,8 +76,8 @@ def settings_for(draw, name, experts, *, without=()):
 
 
 def _probabilities(draw, experts):
-    """Densities and epsilons whose sums and differences are probabilities, or densities of one."""
-    densities = [draw(st.just(1.0) | st.integers(2, 98).map(lambda v: v / 100)) for _ in range(experts)]
+    """Densities and epsilons whose sums and differences are probabilities, or densities of zero or one."""
+    densities = [draw(st.sampled_from([0.0, 1.0]) | st.integers(2, 98).map(lambda v: v / 100)) for _ in range(experts)]
     shares = [draw(st.sampled_from([0.0, 0.3, 0.99])) for _ in range(experts)]
     room = [min(d, 1 - d) if d < 1 else 1.0 for d in densities]
     return {"density": densities, "epsilon": [s * r for s, r in zip(shares, room, strict=True)]}

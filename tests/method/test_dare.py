@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mergewise as mw
+import support
 from reference import random_mask, row_probabilities
 
 SIZE = 40_000
@@ -62,6 +63,21 @@ def test_expected_rescaling_of_della_divides_each_change_by_its_own_probability(
     np.testing.assert_allclose(found, np.where(mask, rows / chance, 0.0), rtol=1e-15)
     spread = (rows**2 * (1 - chance) / chance).sum()
     assert found.sum() == pytest.approx(tau.sum(), abs=5 * math.sqrt(spread))
+
+
+@pytest.mark.parametrize("name", ["della_linear", "della"])
+@pytest.mark.parametrize("post", [[], ["svc"]])
+def test_an_expert_of_density_zero_adds_nothing_under_expected_rescaling(name, post, tau, tmp_path):
+    rows = tau[:60].reshape(6, 10)
+    for i, array in enumerate((np.zeros_like(rows), 10 * rows, rows)):
+        support.save_model(tmp_path / f"m{i}", {"layers.0.w": array})
+    experts = [{"model": tmp_path / f"m{i}", "parameters": {"density": i - 1.0}} for i in (1, 2)]
+    chosen = {"rescale": "expected", "normalize": False}
+    recipe = mw.Recipe(method=name, base=tmp_path / "m0", experts=experts, parameters=chosen, post=post)
+    found = mw.merge_to_arrays(recipe)["layers.0.w"]
+    if not post:
+        np.testing.assert_array_equal(found, rows)
+    assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])

@@ -68,7 +68,7 @@ def sparsified(tau: Any, program: VotingProgram, expert: int, masks: Masks) -> A
     by_rank = program.sparsify == "row_rank"
     chance = row_probabilities(tau, density, program.spread[expert]) if by_rank else density
     kept = xp.where(masks(expert, chance), tau, xp.zeros_like(tau))
-    return kept / chance if program.by_chance else kept
+    return kept / chance if program.by_chance and density > 0 else kept  # at 0 nothing is kept
 
 
 def vote(arrays: Sequence[Any], program: VotingProgram, masks: Masks) -> Any:
