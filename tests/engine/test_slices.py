@@ -1,5 +1,6 @@
 """Slices: runs of layers of several models, one upon the other."""
 
+import itertools
 import json
 
 import numpy as np
@@ -123,6 +124,16 @@ class TestParameters:
         )
         expected = [value("C", 0), (value("A", 1) + value("C", 1)) / 2, value("A", 2), value("B", 1)]
         assert [constant(found[UP.format(i)]) for i in range(4)] == expected
+
+    @pytest.mark.parametrize("cuts", [(0, 1, 2, 3, 4), (0, 3, 4), (0, 4)])
+    def test_lines_counts_the_layers_of_the_result_however_it_is_sliced(self, models, cuts):
+        slices = [{"sources": [source("C", *cut), source("A", *cut)]} for cut in itertools.pairwise(cuts)]
+        lines = {"lines": {"alpha": 0.25, "beta": 0.75}}
+        recipe = {"merge_method": "task_arithmetic", "base_model": "A", "slices": slices, "post": [lines]}
+        planned = mw.plan(parse_recipe(recipe))
+        scales = {job.name: job.program.scale for job in planned.jobs}
+        assert [scales[UP.format(i)] for i in range(4)] == [0.25, 0.5, 0.75, 1]
+        assert scales[HEAD] == 0.25
 
     def test_outside_the_layers_a_gradient_is_at_its_start(self, models):
         found = merged(

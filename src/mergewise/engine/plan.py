@@ -173,10 +173,12 @@ def _plan(
     _check_dtypes(sources)
     sources[0].config()  # a damaged configuration is better known now than after the merge
     members = members or _whole_members(recipe, sources[0])
-    jobs = [_job(recipe, sources, name, members[name], measured) for name in sorted(sources[0].tensors, key=str.encode)]
+    depths = LayerPositions(sources[0].tensors)
+    names = sorted(sources[0].tensors, key=str.encode)
+    jobs = [_job(recipe, sources, name, members[name], measured, depths(name)) for name in names]
     _check_model_scope(jobs)
-    names = {own for name, member in members.items() for own in (name, *member.names)}
-    remarks = (*remarks, *unmatched_filters(recipe, names))
+    told = {own for name, member in members.items() for own in (name, *member.names)}
+    remarks = (*remarks, *unmatched_filters(recipe, told))
     copied = sum(job.program is None for job in jobs)
     if copied:
         remarks = (*remarks, f"{copied} integer or boolean tensors are copied from {sources[0].location}.")
@@ -218,7 +220,10 @@ def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
     return replace(planned, recipe=recipe, jobs=tuple(jobs), remarks=(*planned.remarks, *merge.remarks), adapter=merge)
 
 
-def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member, measured: Entries) -> TensorJob:
+def _job(
+    recipe: Recipe, sources: Sequence[Source], name: str, member: Member, measured: Entries, depth: float
+) -> TensorJob:
+    """Return the job of a tensor; its depth is its place among the layers of the result, from 0 to 1."""
     inputs = [source.tensors[name] for source in sources if name in source.tensors]
     first = inputs[0]
     if STORAGE_DTYPES[first.dtype].kind == "exact":
@@ -234,7 +239,7 @@ def _job(recipe: Recipe, sources: Sequence[Source], name: str, member: Member, m
             steps = [(n, find_post_step(n).resolve(given, "post")) for step in recipe.post for n, given in step.items()]
             masks = _masks(settings.values, name, first.shape)
             program = with_post_steps(
-                program, method, settings.values, len(member.section.merged), steps, member.position, first.shape, masks
+                program, method, settings.values, len(member.section.merged), steps, depth, first.shape, masks
             )
     except ValueError as error:
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
