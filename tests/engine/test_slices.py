@@ -285,6 +285,13 @@ class TestRefused:
         content = {"merge_method": "task_arithmetic", "base_model": "B", "slices": [{"sources": sources}]}
         assert "list it among the sources" in refusal(content)
 
+    @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "slerp", "nuslerp", "arcee_fusion"])
+    @pytest.mark.parametrize("others", [[], [source("C", 0, 2)]])
+    def test_a_base_that_stands_twice_in_a_slice(self, models, method, others):
+        slices = [{"sources": [source("A", 0, 2), source("A", 2, 4), *others]}]
+        content = {"merge_method": method, "base_model": "A", "slices": slices}
+        assert "The base 'A' stands 2 times at slices.0.sources, expected once" in refusal(content)
+
     def test_models_of_different_width(self, models):
         support.save_model(models / "W", arrays("C", 4, width=8), config=config(4) | {"hidden_size": 8})
         slices = [{"sources": [source("A", 0, 2)]}, {"sources": [source("W", 2, 4)]}]

@@ -70,15 +70,24 @@ def section_of_models(
 def section_of_slice(
     method: Method, one: Slice, base: str | None, shared: Places, place: str, module: str | None = None
 ) -> Section:
-    """Return the section of one slice."""
+    """Return the section of one slice.
+
+    Raises:
+        RecipeError: A base from which changes are measured, or at which a method begins, stands there twice.
+    """
     base = one.base_model or base
+    own = [source.layer_range for source in one.sources if source.model == base]
+    if len(own) > 1 and (method.base_is_first or method.merges_deltas(base)):
+        raise RecipeError(
+            f"The base '{base}' stands {len(own)} times at {place}.sources, expected once, so that it is clear which "
+            "layers of it are the base; name a copy of the model for the others, or leave them out."
+        )
     merged, places = _merged(method, one.sources, base, f"{place}.sources")
-    own = next((source.layer_range for source in one.sources if source.model == base), None)
     if not merged and method.space == "delta" and method.min_experts == 1:
         # the base alone stays as it is: what it changes of itself is nothing
         merged, places = tuple(one.sources[:1]), (f"{place}.sources.0.parameters",)
     shared = ((f"{place}.parameters", one.parameters), *shared)
-    return Section(merged, base, own, places, shared, place, module, one.sources[0].layers)
+    return Section(merged, base, own[0] if own else None, places, shared, place, module, one.sources[0].layers)
 
 
 def _merged(
