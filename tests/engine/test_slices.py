@@ -249,6 +249,30 @@ class TestParameters:
             assert found[name].tobytes() == array.tobytes(), name
 
 
+@pytest.mark.parametrize("method", ["nuslerp", "multislerp"])
+@pytest.mark.parametrize("first", [True, False])
+def test_slices_with_and_without_a_base_are_merged_each_in_its_own_way(models, method, first):
+    random = np.random.default_rng(0)
+    for name in "ABC":
+        noise = {n: random.normal(size=a.shape).astype(np.float32) for n, a in arrays(name, 4).items()}
+        support.save_model(models / name, noise, config=config(4))
+    plain = [{"sources": [source("B", *cut, weight=0.25), source("C", *cut, weight=0.5)]} for cut in ((0, 2), (2, 4))]
+    based = [one | {"base_model": "A"} for one in plain]
+    with_base, without = (
+        mw.merge_to_arrays(parse_recipe({"merge_method": method, "slices": slices})) for slices in (based, plain)
+    )
+    mixed = [based[0], plain[1]] if first else [plain[0], based[1]]
+    found = mw.merge_to_arrays(parse_recipe({"merge_method": method, "slices": mixed}))
+    for layer in range(4):
+        expected = with_base if (layer < 2) == first else without
+        assert np.array_equal(found[UP.format(layer)], expected[UP.format(layer)])
+        assert not np.array_equal(with_base[UP.format(layer)], without[UP.format(layer)])
+    for more, word in (({"post": ["svc"]}, "svc"), ({"missing_tensors": "base"}, "missing_tensors: base")):
+        said = refusal({"merge_method": method, "slices": mixed, **more})
+        assert word in said
+        assert f"merges weights at slices.{1 if first else 0}" in said
+
+
 class TestNames:
     def test_layers_of_a_model_whose_names_have_no_prefix_are_found(self, models):
         bare = {name.removeprefix("model."): array for name, array in arrays("C", 4).items()}

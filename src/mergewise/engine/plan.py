@@ -244,7 +244,7 @@ def _job(
     except ValueError as error:
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
     if isinstance(program, ElementwiseProgram | GeometricProgram | WholeProgram):
-        program = replace(program, delta=recipe.in_delta_space)
+        program = replace(program, delta=method.merges_deltas(member.section.base))
     dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else _own_dtype(sources[0], name)
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))

@@ -98,14 +98,19 @@ class Recipe(BaseModel):
             raise RecipeError(f"A recipe has one of 'models', 'slices' and 'modules', found {' and '.join(given)}.")
         if not given:
             raise RecipeError("'experts' is required (or 'slices', or 'modules'), but missing.")
-        if self.missing_tensors == "base" and not self.in_delta_space:
-            raise RecipeError(f"'missing_tensors: base' needs changes to a base, but {self.method} merges weights.")
-        if self.post and not self.in_delta_space:
+        sections = self.sections
+        weights = [f" at {s.place}" if s.place else "" for s in sections if not method.merges_deltas(s.base)]
+        if self.missing_tensors == "base" and weights:
+            raise RecipeError(
+                f"'missing_tensors: base' needs changes to a base, but {self.method} merges weights{weights[0]}."
+            )
+        if self.post and weights:
             step = next(iter(self.post[0]))
-            raise RecipeError(f"The post-step {step} needs changes to a base, but {self.method} merges weights.")
+            raise RecipeError(
+                f"The post-step {step} needs changes to a base, but {self.method} merges weights{weights[0]}."
+            )
         if self.select is not None:
             self._can_select(self.select)
-        sections = self.sections
         if not sections:
             raise RecipeError(f"'{given[0]}' is empty; expected at least one.")
         for section in sections:
@@ -194,7 +199,7 @@ class Recipe(BaseModel):
 
     @property
     def in_delta_space(self) -> bool:
-        """Whether changes to the base are merged, rather than weights."""
+        """Whether changes to the base are merged, rather than weights; of slices, whether some have a base."""
         bases = [section.base for section in self.sections]
         return find_method(self.method).merges_deltas(next((base for base in bases if base), self.base))
 
