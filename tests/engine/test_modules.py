@@ -101,6 +101,23 @@ def test_the_layers_of_one_module_may_be_sliced(models):
     assert any("belong to 'text'" in remark for remark in report.remarks)
 
 
+@pytest.mark.parametrize("missing", ["refuse", "base"])
+def test_a_model_may_lack_a_whole_module_as_it_may_lack_a_tensor(models, missing):
+    language = {name: array for name, array in vision_language(20.0).items() if "vision" not in name}
+    support.save_model(models / "B", language, config=config())
+    modules = {name: {"models": [{"model": "B"}]} for name in ("vision_tower", "text", "projector")}
+    recipe = {"merge_method": "task_arithmetic", "base_model": "A", "modules": modules, "missing_tensors": missing}
+    if missing == "refuse":
+        with pytest.raises(
+            mw.CheckpointError, match=r"B lacks 3 of the tensors of A, such as 'vision_tower\.blocks\.0"
+        ):
+            mw.plan(parse_recipe(recipe))
+        return
+    found = mw.merge_to_arrays(parse_recipe(recipe))
+    assert found["vision_tower.blocks.1.attn.weight"][0, 0] == 10.125
+    assert found["language_model.layers.1.mlp.weight"][0, 0] == 20.125
+
+
 TWO_SIDES = {
     "T5": ({"num_layers": 3, "num_decoder_layers": 2}, {"num_layers": 3, "num_decoder_layers": 4}, "decoder"),
     "T5's encoder": ({"num_layers": 3, "num_decoder_layers": 2}, {"num_layers": 4, "num_decoder_layers": 2}, "encoder"),

@@ -43,9 +43,9 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
     for source in sources[1:]:
         places: Places = {name: (source, info) for name, info in source.tensors.items()}
         if places.keys() != reference.tensors.keys():
-            places = _without_prefix(places, reference, remarks)
-            places = _with_tied_head(places, reference, remarks)
-            places = _with_missing(places, reference, recipe, remarks)
+            places = _without_prefix(places, source, reference, remarks)
+            places = _with_tied_head(places, source, reference, remarks)
+            places = _with_missing(places, source, reference, recipe, remarks)
             places = _without_extra(places, reference, recipe, remarks)
         _check_shapes(places, reference)
         same_names = all(name == info.name and own is source for name, (own, info) in places.items())
@@ -89,19 +89,20 @@ def renamed(source: Source, reference: Source, remarks: list[str]) -> Places:
     places: Places = {name: (source, info) for name, info in source.tensors.items()}
     if places.keys() == reference.tensors.keys():
         return places
-    return _with_tied_head(_without_prefix(places, reference, remarks), reference, remarks)
+    places = _without_prefix(places, source, reference, remarks)
+    return _with_tied_head(places, source, reference, remarks)
 
 
-def align_slice(places: Places, reference: Source, recipe: Recipe, remarks: list[str]) -> Places:
-    """Give the layers of one model the tensors of the reference; faults as ``align``."""
-    places = _with_tied_head(places, reference, remarks)
-    places = _with_missing(places, reference, recipe, remarks)
+def align_slice(places: Places, source: Source, reference: Source, recipe: Recipe, remarks: list[str]) -> Places:
+    """Give the layers or the module of one model, which may be none, the tensors of the reference; as ``align``."""
+    places = _with_tied_head(places, source, reference, remarks)
+    places = _with_missing(places, source, reference, recipe, remarks)
     places = _without_extra(places, reference, recipe, remarks)
     _check_shapes(places, reference)
     return places
 
 
-def _without_prefix(places: Places, reference: Source, remarks: list[str]) -> Places:
+def _without_prefix(places: Places, source: Source, reference: Source, remarks: list[str]) -> Places:
     """Add or take away the prefix by which most names differ, as ``bert.`` of a model without its head."""
     names = reference.tensors.keys()
     shared = len(names & places.keys())
@@ -116,14 +117,12 @@ def _without_prefix(places: Places, reference: Source, remarks: list[str]) -> Pl
         if len(extended) == len(places) and len(names & extended.keys()) > max(shared, half):
             best, change, shared = extended, f"with the prefix '{prefix}'", len(names & extended.keys())
     if change:
-        own = next(iter(places.values()))[0]
-        remarks.append(f"Tensors of {own.location} are matched {change} to those of {reference.location}.")
+        remarks.append(f"Tensors of {source.location} are matched {change} to those of {reference.location}.")
     return best
 
 
-def _with_tied_head(places: Places, reference: Source, remarks: list[str]) -> Places:
+def _with_tied_head(places: Places, source: Source, reference: Source, remarks: list[str]) -> Places:
     """Read a head that a model ties to its embedding from there, and drop one that the reference ties."""
-    source = next(iter(places.values()))[0]
     embedding = next((place for name, place in places.items() if is_embedding(name)), None)
     tied = source.config().get("tie_word_embeddings")
     found = dict(places)
@@ -138,11 +137,10 @@ def _with_tied_head(places: Places, reference: Source, remarks: list[str]) -> Pl
     return found
 
 
-def _with_missing(places: Places, reference: Source, recipe: Recipe, remarks: list[str]) -> Places:
+def _with_missing(places: Places, source: Source, reference: Source, recipe: Recipe, remarks: list[str]) -> Places:
     missing = sorted(reference.tensors.keys() - places.keys())
     if not missing:
         return places
-    source = next(iter(places.values()))[0]
     if recipe.missing_tensors == "refuse":
         hint = ", or say 'missing_tensors: base' to count them as unchanged" if recipe.in_delta_space else ""
         raise CheckpointError(

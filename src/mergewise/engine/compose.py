@@ -102,7 +102,7 @@ def compose(recipe: Recipe, models: Mapping[str, Source]) -> Composition:
     remarks += [_uneven(sections) for _, sections in parts if len(sections[-1].merged) > len(sections[0].merged)]
     config = with_layers(template, origins, keeps_head=any(map(is_head, members)), remarks=remarks)
     firsts = [AlignedCheckpoint(template, columns[0], config)]
-    others = [AlignedCheckpoint(_any_source(column), column) for column in columns[1:]]
+    others = [AlignedCheckpoint(_any_source(column, template), column) for column in columns[1:]]
     return Composition((*firsts, *others), members, tuple(dict.fromkeys(remarks)))
 
 
@@ -183,7 +183,9 @@ def _views(
             layer = layer_of(name)
             positions[name] = 0.0 if layer is None else (layer[1] - offset) / last if last else 1.0
     reference = AlignedCheckpoint(inputs[0].source, views[0])
-    return [views[0], *(align_slice(view, reference, recipe, remarks) for view in views[1:])], positions
+    others = zip(views[1:], inputs[1:], strict=True)
+    aligned = [align_slice(view, one.source, reference, recipe, remarks) for view, one in others]
+    return [views[0], *aligned], positions
 
 
 def _stack(one: _Input, template: Source, section: Section) -> str:
@@ -268,5 +270,5 @@ def _kind(name: str) -> tuple[str, str]:
     return (layer[0], name[len(f"{layer[0]}.{layer[1]}") :]) if layer else ("", name)
 
 
-def _any_source(column: Places) -> Source:
-    return next(iter(column.values()))[0]
+def _any_source(column: Places, template: Source) -> Source:
+    return next((source for source, _ in column.values()), template)

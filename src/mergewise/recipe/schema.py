@@ -1,5 +1,6 @@
 """The recipe in its one canonical form, however it was written."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -99,18 +100,11 @@ class Recipe(BaseModel):
         if not given:
             raise RecipeError("'experts' is required (or 'slices', or 'modules'), but missing.")
         sections = self.sections
-        weights = [f" at {s.place}" if s.place else "" for s in sections if not method.merges_deltas(s.base)]
-        if self.missing_tensors == "base" and weights:
-            raise RecipeError(
-                f"'missing_tensors: base' needs changes to a base, but {self.method} merges weights{weights[0]}."
-            )
-        if self.post and weights:
-            step = next(iter(self.post[0]))
-            raise RecipeError(
-                f"The post-step {step} needs changes to a base, but {self.method} merges weights{weights[0]}."
-            )
+        self._has_changes(sections)
         if self.select is not None:
             self._can_select(self.select)
+        if self.adapter is not None:
+            self._can_be_an_adapter()
         if not sections:
             raise RecipeError(f"'{given[0]}' is empty; expected at least one.")
         for section in sections:
@@ -130,6 +124,15 @@ class Recipe(BaseModel):
                 raise RecipeError(f"{self.method} merges {expected} {noun}{'s' * (least > 1)}, found {found}{at}.")
         return self
 
+    def _has_changes(self, sections: Sequence[Section]) -> None:
+        """Require that changes to a base are merged everywhere, if the recipe asks for what only these have."""
+        asked = ["'missing_tensors: base'"] if self.missing_tensors == "base" else []
+        asked += [f"The post-step {name}" for step in self.post for name in step]
+        merges_deltas = find_method(self.method).merges_deltas
+        weights = [f" at {one.place}" if one.place else "" for one in sections if not merges_deltas(one.base)]
+        if asked and weights:
+            raise RecipeError(f"{asked[0]} needs changes to a base, but {self.method} merges weights{weights[0]}.")
+
     def _can_select(self, wanted: Selection) -> None:
         """Require whole models to choose from, and a base that their changes are measured from."""
         if not self.whole:
@@ -144,6 +147,18 @@ class Recipe(BaseModel):
                 f"'experts' is how many of the {len(candidates)} models are merged, expected at most that, found "
                 f"{wanted.keep}."
             )
+
+    def _can_be_an_adapter(self) -> None:
+        """Refuse what a merge of adapters into one has no place for."""
+        if not self.whole:
+            raise RecipeError(
+                "'adapter' merges whole adapters into one, so the recipe needs 'models'; found slices or modules."
+            )
+        for key, value in (("tokenizer", self.tokenizer), ("chat_template", self.chat_template)):
+            if value is not None:
+                raise RecipeError(
+                    f"'adapter' writes an adapter, which has no tokenizer; take '{key}' out of the recipe."
+                )
 
     @property
     def sections(self) -> tuple[Section, ...]:

@@ -284,3 +284,18 @@ def test_a_memory_budget_that_factoring_does_not_fit_is_refused_before_a_weight_
     with pytest.raises(mw.RecipeError, match="needs at least"):
         mw.merge(recipe(family), family / "out", memory="600MiB")
     assert mw.merge(recipe(family), family / "out", memory="1GiB").threads == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}]}]}, "needs 'models'; found slices or modules"),
+        ({"modules": {"default": {"models": [{"model": "a"}]}}}, "needs 'models'; found slices or modules"),
+        ({"experts": ["a"], "tokenizer": {"source": "union"}}, "take 'tokenizer' out of the recipe"),
+        ({"experts": ["a"], "chat_template": "chatml"}, "take 'chat_template' out of the recipe"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_an_adapter_has_no_place_for_is_refused(more, message):
+    with pytest.raises(mw.RecipeError, match=message):
+        mw.Recipe(method="task_arithmetic", base="b", adapter=True, **more)
