@@ -8,7 +8,9 @@ import pytest
 
 import mergewise as mw
 import support
+from adapters import factors, product, save_adapter
 from engine.slices import arrays, config, save
+from mergewise.engine.stages import as_stages, plan_stages, stage_folders
 from mergewise.errors import RecipeError
 from mergewise.recipe import load_stages, order_stages
 
@@ -118,6 +120,20 @@ class TestMerging:
         )
         mw.merge(written(models, text), "out")
         assert json.loads((models / "out" / "config.json").read_text())["vocab_size"] == 8
+
+    def test_a_stage_may_have_an_adapter_on_it(self, models):
+        module = UP.removesuffix(".weight")
+        tensors = factors(1, module, 8, 4)
+        save_adapter(models / "lora", tensors)
+        path = written(models, TWO.replace("model: half", "model: half+lora"))
+        stages = as_stages(path)
+        planned = plan_stages(stages, stage_folders(stages, "out.stages"))
+        assert planned[-1].recipe.models == ("A", "out.stages/half+lora")
+        mw.merge(path, "out")
+        a, c = arrays("A", 4)[UP], arrays("C", 4)[UP]
+        expected = a + 0.5 * ((a + c) / 2 + 2 * product(tensors, module) - a)
+        np.testing.assert_allclose(support.load_model(models / "out")[UP], expected, rtol=1e-6)
+        assert mw.verify("out", sample=None).faults == ()
 
     def test_one_document_with_a_name_is_one_recipe(self, models):
         text = TWO.split("---", maxsplit=1)[0]

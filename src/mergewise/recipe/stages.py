@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergewise.errors import RecipeError, did_you_mean
+from mergewise.recipe.reference import ModelReference
 from mergewise.recipe.schema import Recipe
 
 __all__ = ["Stage", "order_stages", "placed"]
@@ -63,7 +64,7 @@ def order_stages(stages: Sequence[Stage], where: str) -> list[Stage]:
 
 
 def references(recipe: Recipe) -> set[str]:
-    """Return every model that a recipe names, also for its tokenizer."""
+    """Return every model that a recipe names, also for its tokenizer; of a model with an adapter, each of the two."""
     found = set(recipe.models)
     if recipe.whole:
         found |= {expert.model for expert in recipe.experts}
@@ -71,7 +72,7 @@ def references(recipe: Recipe) -> set[str]:
         found |= {source.model for source in part.sources}
     if recipe.tokenizer:
         found |= {recipe.tokenizer.source, *(rule.model for rule in recipe.tokenizer.tokens.values() if rule.model)}
-    return found
+    return found | {part for name in found for part in _parts(name)}
 
 
 def placed(recipe: Recipe, folders: Mapping[str, str]) -> Recipe:
@@ -88,8 +89,14 @@ def _placed(value: Any, folders: Mapping[str, str]) -> Any:
 
 def _placed_item(key: Any, value: Any, folders: Mapping[str, str]) -> Any:
     if key in _REFERENCES and isinstance(value, str):
-        return folders.get(value, value)
+        return folders.get(value) or "+".join(folders.get(part, part) for part in _parts(value))
     return value if key == "parameters" else _placed(value, folders)
+
+
+def _parts(name: str) -> list[str]:
+    """Return a model and the adapter on it, or the model alone."""
+    reference = ModelReference.parse(name)
+    return [part for part in (reference.model, reference.adapter) if part]
 
 
 def _unknown(ends: Sequence[Stage], names: Sequence[str]) -> str:
