@@ -413,7 +413,7 @@ def merge_geometric(
         rows = [a.reshape(1, -1) for a in x]  # one vector
         turned = False
         if method == "model_stock" and settings.get("filter_wise") and x[0].ndim > 1:
-            rows = [a.reshape(a.shape[0], -1) for a in x]
+            rows = [a.reshape(-1, a.shape[-1]) for a in x]
         if method == "nuslerp" and not settings.get("nuslerp_flatten", True) and x[0].ndim > 1:
             turned = bool(settings.get("nuslerp_row_wise", False))
             rows = [(np.moveaxis(a, 0, -1) if turned else a) for a in x]

@@ -173,7 +173,7 @@ def test_slices_are_merged_as_if_they_were_tensors(data):
     assume(not (kind != "filter" and 1 in shape))
     if kind == "filter":
         found = mw.merge_arrays("model_stock", {"w": base}, [{"w": a}, {"w": b}], filter_wise=True)["w"]
-        parts = [(i,) for i in range(shape[0])]
+        parts = list(np.ndindex(shape[:-1]))
         one = lambda p: mw.merge_arrays("model_stock", {"w": base[p]}, [{"w": a[p]}, {"w": b[p]}])["w"]  # noqa: E731
     else:
         chosen = {"nuslerp_flatten": False, "nuslerp_row_wise": kind == "across"}

@@ -50,15 +50,15 @@ order, or none where there are none; their setting ``statistics`` then holds a `
 """
 
 
-RowKind = Literal["first", "last"] | None
-"""What counts as a row of a tensor: a slice of the first axis, of the last, or all of it."""
+RowKind = Literal["last"] | None
+"""What counts as a row of a tensor: what lies along the last axis, or all of it."""
 
 
 def row_elements(shape: tuple[int, ...], row: RowKind) -> int:
     """Return the number of elements of a row; tensors of less than two axes have one row."""
     if row is None or len(shape) < 2:
         return math.prod(shape)
-    return shape[-1] if row == "last" else math.prod(shape[1:])
+    return shape[-1]
 
 
 @dataclass(frozen=True)

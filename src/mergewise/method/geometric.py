@@ -197,7 +197,7 @@ def _lower_karcher(settings: Settings, experts: int) -> Program:  # noqa: ARG001
 
 
 def _lower_model_stock(settings: Settings, experts: int) -> Program:  # noqa: ARG001
-    return GeometricProgram(delta=True, solve=_model_stock, row="first" if settings["filter_wise"] else None)
+    return GeometricProgram(delta=True, solve=_model_stock, row="last" if settings["filter_wise"] else None)
 
 
 METHODS = (
@@ -239,7 +239,7 @@ METHODS = (
     Method(
         "model_stock", "geometric", "delta", "The mean of the experts, drawn to the base as their angles say.",
         "Jang et al. 2024, arXiv 2403.19522",
-        (Parameter("filter_wise", False, "one angle per slice of the first axis, not per tensor"),),
+        (Parameter("filter_wise", False, "one angle per row, along the last axis, not per tensor"),),
         _definition(_lower_model_stock), _lower_model_stock, min_experts=2,
     ),
 )  # fmt: skip
