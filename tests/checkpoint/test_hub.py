@@ -7,7 +7,7 @@ import pytest
 
 import support
 from mergewise.checkpoint import Access, Connections, open_source
-from mergewise.checkpoint.remote.hub import hub_reference
+from mergewise.checkpoint.remote.hub import HubReference, hub_reference
 from mergewise.errors import CheckpointError
 
 
@@ -177,6 +177,22 @@ class TestWhatGoesWrong:
         hub.trouble = lambda method, path: 503
         with pytest.raises(CheckpointError, match="after 3 attempts: the server answered with status 503"):
             head(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "revision", "inside"),
+    [
+        ("a/b", None, ""),
+        ("a/b@refs/pr/3", "refs/pr/3", ""),
+        ("hf://a/b@refs/pr/3", "refs/pr/3", ""),
+        ("hf://a/b@refs/pr/3/sub/model.safetensors", "refs/pr/3", "sub/model.safetensors"),
+        ("hf://a/b@refs/convert/safetensors/x", "refs/convert/safetensors", "x"),
+        ("hf://a/b@main/refs/pr/3", "main", "refs/pr/3"),
+        ("hf://a/b/sub/", None, "sub"),
+    ],
+)
+def test_a_reference_to_the_hub_has_a_revision_and_a_path_in_it(text, revision, inside):
+    assert hub_reference(text) == HubReference("a/b", revision, inside)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from mergewise.errors import CheckpointError
 __all__ = ["HubReference", "HubStore", "commit_files", "hub_reference", "resolve_commit"]
 
 _REFERENCE = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9_][\w.-]*?)(?:@([^\s@]+))?")
+# of revisions with slashes, those that the Hub itself makes are told from a path in the repository
+_URL = re.compile(r"([^/@]+/[^/@]+(?:@(?:refs/pr/\d+|refs/convert/[\w.-]+|[^/]+))?)(?:/(.*))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_NAME = re.compile(r"\.\.|--|\.git$|[.-]$")
 
@@ -41,10 +43,10 @@ def hub_reference(text: str) -> HubReference | None:
     """Return what ``organisation/name@revision`` or ``hf://organisation/name@revision/path`` refers to, if it does."""
     inside = ""
     if text.startswith("hf://"):
-        parts = text.removeprefix("hf://").strip("/").split("/")
-        text, inside = "/".join(parts[:2]), "/".join(parts[2:])
-        if ".." in parts:
+        url = _URL.fullmatch(text.removeprefix("hf://").strip("/"))
+        if url is None or ".." in text.split("/"):
             return None
+        text, inside = url[1], url[2] or ""
     match = _REFERENCE.fullmatch(text)
     if match is None or any(_NO_NAME.search(part) for part in match.groups()[:2]):
         return None
