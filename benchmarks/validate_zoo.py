@@ -224,7 +224,7 @@ def _within(x: Floats, y: Floats, groups: Sequence[object]) -> Callable[[NDArray
 def knees(evidence: Evidence) -> list[Knee]:
     """Return the measured knees of a base, and what was predicted."""
     known = evidence.known
-    order = known.limits.model.width.order
+    order = known.limits.recommendation.order
     gains = known.limits.model.width.greedy_gains
     found = []
     for setting, merges in settings(evidence.merges).items():

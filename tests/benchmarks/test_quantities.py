@@ -62,4 +62,4 @@ def test_companions_are_told_apart(paths):
 
 def test_the_room_is_that_of_limits(paths):
     known = know(paths[0], paths[1:], threads=1)
-    assert predicted_room(known, known.limits.model.width.order) == tuple(known.limits.model.room[:, 1])
+    assert predicted_room(known, known.limits.recommendation.order) == tuple(known.limits.model.room[:, 1])
