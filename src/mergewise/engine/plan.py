@@ -157,10 +157,10 @@ def build_plan(recipe: Recipe, sources: Sequence[Source], statistics: Sequence[S
         remarks.append(f"The base '{recipe.base}' is merged too, as the last of the models.")
     twice = [name for name, count in Counter(expert.model for expert in recipe.merged).items() if count > 1]
     remarks += [f"'{name}' is listed more than once, and counts as often." for name in twice]
-    sources, done = align(sources, recipe)
-    measured = entries_of(sources, statistics, done)
-    sources[0] = with_own_head(sources, done)
-    return _plan(recipe, sources, None, (*remarks, *done), measured)
+    aligned, done = align(sources, recipe)
+    measured = entries_of(aligned, statistics, done)
+    first = with_own_head(aligned, done)
+    return _plan(recipe, [first, *aligned[1:]], None, (*remarks, *done), measured)
 
 
 def _plan(
