@@ -13,6 +13,7 @@ from mergewise.engine.devices.device import open_device
 from mergewise.engine.jobs import Plan
 from mergewise.engine.measured import in_memory, open_statistics, require_measured
 from mergewise.engine.plan import build_plan, plan
+from mergewise.engine.quantised import require_unquantised
 from mergewise.errors import RecipeError
 from mergewise.method import find_method
 from mergewise.recipe import Expert, Recipe, check_parameters
@@ -101,6 +102,8 @@ def merge_arrays(
     sources = [ArrayCheckpoint(labelled[expert.model], expert.model) for expert in recipe.merged]
     if recipe.in_delta_space and base is not None:
         sources.insert(0, ArrayCheckpoint(base, "base"))
+    for source in sources:
+        require_unquantised(source)
     if find_method(method).statistics and not measured:
         check_parameters(recipe)
         measured = open_statistics(recipe, Connections())

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mergewise.checkpoint import AdaptedCheckpoint, Connections, Source, is_adapter, open_adapter, open_source
+from mergewise.engine.quantised import require_unquantised
 from mergewise.errors import CheckpointError
 from mergewise.recipe import ModelReference, Recipe
 
@@ -18,7 +19,8 @@ def open_sources(recipe: Recipe, connections: Connections | None = None) -> tupl
         connections: What the sources share; by default as the environment says.
 
     Raises:
-        CheckpointError: One of them is missing or damaged, cannot be reached, or an adapter does not fit its base.
+        CheckpointError: One of them is missing or damaged, cannot be reached, or is quantised to integers, or an adapter
+            does not fit its base.
     """
     names = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
     names += [expert.model for expert in recipe.merged]
@@ -38,7 +40,8 @@ def open_models(
         made: Models that are open already, or still to be made by an earlier stage.
 
     Raises:
-        CheckpointError: One of them is missing or damaged, cannot be reached, or an adapter does not fit its base.
+        CheckpointError: One of them is missing or damaged, cannot be reached, or is quantised to integers, or an adapter
+            does not fit its base.
     """
     opened, adapted = dict(made or {}), dict[tuple[str, str | None], Source]()
     return {name: _open(name, base, opened, adapted, connections) for name in names}
@@ -61,6 +64,7 @@ def _open(
         if adapter is None:
             if not is_adapter(connections.place(own)):
                 opened[name] = open_source(own, connections)
+                require_unquantised(opened[name])
                 return opened[name]
             own, adapter = _base_of(own, under, connections), own
         added = open_adapter(connections.place(adapter))
