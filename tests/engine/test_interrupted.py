@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import mergewise as mw
 from mergewise.checkpoint import FolderTarget
 from mergewise.checkpoint.journal import JOURNAL_NAME, Journal, fingerprint
+from mergewise.method import registry
 from support import save_model
 
 METHODS = [{"method": "ties", "parameters": {"density": 0.3}}, {"method": "task_arithmetic", "parameters": {}}]
@@ -216,6 +218,39 @@ class TestTheSameCommandOnceMore:
         one.rename(tmp_path / "aside")
         other.rename(one)
         (tmp_path / "aside").rename(other)
+        with pytest.raises(mw.CheckpointError, match="new or empty"):
+            mw.merge(recipe, out)
+
+    def test_is_refused_where_small_files_of_the_base_or_the_sizes_of_files_differ(self, tmp_path, models):
+        recipe, out = mw.Recipe(**models, method="task_arithmetic"), tmp_path / "out"
+        mw.merge(recipe, out)
+        with pytest.raises(mw.CheckpointError, match="new or empty"):
+            mw.merge(recipe, out, shard_size=3000)
+        mw.merge(recipe, out, shard_size="1GB")  # which makes one file, too
+        for name in ("config.json", "tokenizer.json"):
+            path = tmp_path / "base" / name
+            text = path.read_text()
+            path.write_text('{"eos_token_id": 7}')
+            with pytest.raises(mw.CheckpointError, match="new or empty"):
+                mw.merge(recipe, out)
+            path.write_text(text)
+        mw.merge(recipe, out)
+
+    def test_is_refused_where_a_method_that_the_user_declares_was_changed(self, tmp_path, models, monkeypatch):
+        monkeypatch.setattr(registry, "_declared", {})
+
+        @mw.merge_method(space="delta", name="scaled_sum", summary="A sum.")
+        def first(taus: Sequence[mw.Array]) -> mw.Array:
+            return sum(taus)
+
+        recipe, out = mw.Recipe(**models, method="scaled_sum"), tmp_path / "out"
+        mw.merge(recipe, out)
+        assert mw.merge(recipe, out).remarks[-1].endswith("nothing was done.")
+
+        @mw.merge_method(space="delta", name="scaled_sum", summary="A sum.")
+        def second(taus: Sequence[mw.Array]) -> mw.Array:
+            return sum(taus) * 2
+
         with pytest.raises(mw.CheckpointError, match="new or empty"):
             mw.merge(recipe, out)
 

@@ -100,6 +100,29 @@ class TestMerging:
             mw.merge(written(models, TWO.replace("0.5", "0.6")), "out")
         assert not (models / "out.stages").exists()
 
+    def test_the_folder_of_stages_may_be_spelt_in_another_way(self, models):
+        mw.merge(written(models, TWO), "out")
+        report = mw.merge("recipe.yaml", models / "out")
+        assert report.remarks[-1] == f"{models / 'out'} holds this merge already; nothing was done."
+        assert f"Stage 'half' was taken over from {models}/out.stages/half." in report.remarks
+
+    def test_a_stage_is_not_taken_over_once_small_files_of_its_base_have_changed(self, models):
+        path = written(models, TWO)
+        mw.merge(path, "out")
+        shutil.rmtree(models / "out")
+        mw.merge(path, "out", shard_size=1000)  # of the result; those of a stage are as good
+        shutil.rmtree(models / "out")
+        (models / "A" / "tokenizer.json").write_text('{"version": "2.0"}')
+        with pytest.raises(mw.CheckpointError, match=r"out\.stages/half: expected the result of this stage or nothing"):
+            mw.merge(path, "out")
+
+    def test_another_output_is_refused_before_the_stages_whose_tokenizer_the_last_one_takes(self, models):
+        mw.merge(written(models, TWO), "out")
+        shutil.rmtree("out.stages")
+        with pytest.raises(mw.CheckpointError, match="new or empty"):
+            mw.merge(written(models, TWO + "chat_template: auto\n"), "out")
+        assert not (models / "out.stages").exists()
+
     def test_a_fault_of_the_last_stage_is_known_before_the_first_is_merged(self, models):
         first = TWO.split("---", maxsplit=1)[0]
         text = f"{first}---\nmerge_method: linear\nslices: [{{sources: [{{model: half, layer_range: [2, 9]}}]}}]\n"

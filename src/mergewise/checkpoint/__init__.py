@@ -5,7 +5,7 @@ from mergewise.checkpoint.adapter import ADAPTER_PREFIX, ADAPTER_WEIGHTS, Adapte
 from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG
 from mergewise.checkpoint.aligned import AlignedCheckpoint, location_of
 from mergewise.checkpoint.dtypes import FLOAT_NAMES, STORAGE_DTYPES, StorageDtype, numpy_dtype
-from mergewise.checkpoint.folder import Checkpoint, open_checkpoint
+from mergewise.checkpoint.folder import SINGLE_NAME, Checkpoint, open_checkpoint
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint
 from mergewise.checkpoint.gathered import GatheredCheckpoint
 from mergewise.checkpoint.gguf import GgufCheckpoint
@@ -27,13 +27,14 @@ from mergewise.checkpoint.statistics_file import (
     model_digest,
     open_statistics_file,
 )
-from mergewise.checkpoint.writer import FolderTarget, OutputTensor, text_bytes
+from mergewise.checkpoint.writer import FolderTarget, OutputTensor, file_of_each, text_bytes
 
 __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_PREFIX",
     "ADAPTER_WEIGHTS",
     "FLOAT_NAMES",
+    "SINGLE_NAME",
     "STORAGE_DTYPES",
     "Access",
     "AdaptedCheckpoint",
@@ -61,6 +62,7 @@ __all__ = [
     "TensorInfo",
     "file_facts",
     "file_identity",
+    "file_of_each",
     "file_size",
     "fingerprint",
     "hub_reference",

@@ -17,7 +17,7 @@ from mergewise.checkpoint.source import Writable
 from mergewise.checkpoint.staging import Staging, cannot_write, require_free
 from mergewise.errors import CheckpointError
 
-__all__ = ["FolderTarget", "OutputTensor", "layout_shards", "text_bytes"]
+__all__ = ["FolderTarget", "OutputTensor", "file_of_each", "layout_shards", "text_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,12 @@ def layout_shards(tensors: Iterable[OutputTensor], shard_bytes: int) -> list[lis
         shards[-1].append(tensor)
         filled += tensor.nbytes
     return shards
+
+
+def file_of_each(tensors: Iterable[OutputTensor], shard_bytes: int, single: str = SINGLE_NAME) -> dict[str, str]:
+    """Return the name of the file that holds each tensor, by its name; arguments as of ``FolderTarget``."""
+    shards = layout_shards(tensors, shard_bytes)
+    return {t.name: name for name, shard in zip(_shard_names(len(shards), single), shards, strict=True) for t in shard}
 
 
 class FolderTarget:

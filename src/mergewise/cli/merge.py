@@ -78,8 +78,8 @@ def merge(
         raise typer.BadParameter("--rank is that of an adapter and goes with --adapter")
     from mergewise.checkpoint import Destination, local_path
     from mergewise.engine import merge
+    from mergewise.engine.finished import holds_merge
     from mergewise.engine.layout import parse_size
-    from mergewise.engine.stages import holds_merge
 
     shard_bytes = parse_size(shard_size, "shard size")
     output = {"rank": rank} if adapter else None

@@ -1,9 +1,8 @@
 """Merging into a folder: staged, recorded, resumed."""
 
 import os
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from uuid import uuid4
 
 from mergewise._version import __version__
 from mergewise.checkpoint import (
-    ADAPTER_WEIGHTS,
     Access,
     Destination,
     FolderTarget,
@@ -25,6 +23,7 @@ from mergewise.engine.adapters.core_target import CoreTarget, merge_target
 from mergewise.engine.carry_out import Progress, carry_out, lay_out_for
 from mergewise.engine.devices.device import open_device
 from mergewise.engine.devices.layout import DeviceLayout
+from mergewise.engine.finished import files_of, holds_merge, holds_result, is_finished, tells_of
 from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, parse_size
 from mergewise.engine.plan import plan
@@ -33,21 +32,12 @@ from mergewise.engine.provenance import (
     companion_files,
     describe,
     input_identities,
+    method_revision,
     provenance_texts,
     record_inputs,
     require_unchanged,
 )
-from mergewise.engine.stages import (
-    as_stages,
-    holds_merge,
-    holds_result,
-    is_finished,
-    noted,
-    plan_stages,
-    stage_folders,
-    tells_of,
-)
-from mergewise.method import find_method
+from mergewise.engine.stages import as_stages, noted, plan_stages, stage_folders
 from mergewise.recipe import Recipe, Stage, placed
 
 __all__ = ["MergeReport", "merge"]
@@ -137,7 +127,7 @@ def merge(
     steps = as_stages(recipe)
     folders = stage_folders(steps, _stages_folder(out, destination) if stages is None else stages)
     plans = plan_stages(steps, folders, access)
-    if held and len(plans) == len(steps) and not tells_of(plans[-1], local_path(out)):
+    if held and not tells_of(placed(steps[-1].recipe, folders), local_path(out), folders.values()):
         require_free(local_path(out))  # better refused now than after the stages before
     commits: dict[str, str] = {}
     for planned in plans:
@@ -148,7 +138,8 @@ def merge(
                 planned, on, threads, memory
             )  # a budget that is too small for a later stage is better known now
         if len(steps) == 1:
-            return _merge(plans[0], out, destination, lay_out_for(plans[0], on, threads, memory), shard_bytes, progress)
+            layout = lay_out_for(plans[0], on, threads, memory)
+            return _merge(plans[0], out, destination, layout, shard_bytes, progress)
     finally:
         for planned in plans:
             _let_go(planned)
@@ -157,18 +148,18 @@ def merge(
         folder = folders[str(step.name)]
         planned = noted(plan(placed(step.recipe, folders), access, commits), step)
         try:
-            if is_finished(planned, Path(folder), None if on is None else on.record()):
+            if is_finished(planned, Path(folder), None if on is None else on.record(), folders.values()):
                 remarks.append(f"Stage '{step.name}' was taken over from {folder}.")
                 continue
             layout = lay_out_for(planned, on, threads, memory)
-            done = _merge(planned, folder, None, layout, shard_bytes, progress)
+            done = _merge(planned, folder, None, layout, shard_bytes, progress, folders.values())
         finally:
             _let_go(planned)
         remarks += [f"Stage '{step.name}': {remark}" for remark in done.remarks]
     last = noted(plan(placed(steps[-1].recipe, folders), access, commits), steps[-1])
     try:
         layout = lay_out_for(last, on, threads, memory)
-        report = _merge(last, out, destination, layout, shard_bytes, progress)
+        report = _merge(last, out, destination, layout, shard_bytes, progress, folders.values())
     finally:
         _let_go(last)
     return replace(report, remarks=(*remarks, *report.remarks), seconds=time.perf_counter() - began)
@@ -187,19 +178,19 @@ def _merge(
     layout: Layout | DeviceLayout,
     shard_bytes: int,
     progress: Progress | None,
+    stages: Collection[str] = (),
 ) -> MergeReport:
     """Carry one plan out."""
     began = time.perf_counter()
     device = layout.device if isinstance(layout, DeviceLayout) else None
     identities = input_identities(planned.sources)
-    revision = find_method(planned.recipe.method).revision
-    facts = [__version__, planned.recipe.canonical(), revision, identities, shard_bytes]
+    facts = [__version__, planned.recipe.canonical(), method_revision(planned.recipe), identities, shard_bytes]
     recorded = None if device is None else device.record()
     work = fingerprint(facts if recorded is None else [*facts, recorded])
     place = local_path(out) if destination is None else destination.staged(work)
     if destination is not None and place.is_dir():
         return _sent(destination, planned, place, layout, began)
-    if destination is None and holds_merge(place) and holds_result(planned, place, recorded):
+    if destination is None and holds_merge(place) and holds_result(planned, place, shard_bytes, recorded, stages):
         remarks = [*planned.remarks, f"{place} holds this merge already; nothing was done."]
         return _report(os.fspath(out), planned, began, layout.threads, remarks, record_inputs(planned.sources))
     with _folder(planned, place, shard_bytes, work) as folder:
@@ -264,10 +255,9 @@ def _report(
 
 
 def _folder(planned: Plan, out: str | os.PathLike[str], shard_bytes: int, work: str) -> FolderTarget:
-    if planned.adapter is None:
-        return FolderTarget(out, planned.outputs, shard_bytes, work)
-    # one file is what loaders of adapters know; what takes seconds, and counts its error, begins anew
-    return FolderTarget(out, planned.outputs, sys.maxsize, uuid4().hex, single=ADAPTER_WEIGHTS)
+    most, single = files_of(planned, shard_bytes)
+    # what takes seconds, and counts its error, begins anew
+    return FolderTarget(out, planned.outputs, most, work if planned.adapter is None else uuid4().hex, single)
 
 
 def _disagreement(name: str, planned: Plan) -> str:

@@ -26,18 +26,24 @@ from mergewise.checkpoint import (
 )
 from mergewise.engine.jobs import Plan
 from mergewise.errors import CheckpointError
+from mergewise.method import find_method
+from mergewise.recipe import Recipe
 
 __all__ = [
     "PROVENANCE_NAME",
     "RECIPE_NAME",
     "InputRecord",
+    "companion_digests",
     "companion_files",
     "describe",
+    "file_digests",
     "input_identities",
     "merged_config",
+    "method_revision",
     "provenance_texts",
     "record_inputs",
     "require_unchanged",
+    "small_texts",
 ]
 
 RECIPE_NAME = "mergewise_recipe.yaml"
@@ -154,27 +160,57 @@ def provenance_texts(
         device: What is recorded of the device that merged; ``None`` for the kernels.
         copied: SHA-256 of the files that were taken over beside the weights, by name.
     """
-    recipe = yaml.safe_dump(plan.recipe.canonical(), sort_keys=False, allow_unicode=True)
+    texts = small_texts(plan)
+    revision = method_revision(plan.recipe)
     record = {
         "mergewise": __version__,
         "recipe": plan.recipe.canonical(),
+        **({"method_revision": revision} if revision else {}),
         **({"notes": list(plan.notes)} if plan.notes else {}),
         **({"revisions": dict(plan.revisions)} if plan.revisions else {}),
         "inputs": [{"file": path, **record} for path, record in records.items()],
         "tensors": len(plan.outputs),
         "parameters": plan.parameters,
         **({"device": dict(device)} if device else {}),
+        "files": file_digests(texts, copied or {}),
     }
-    texts = {RECIPE_NAME: recipe, **plan.small_files.texts}
+    card = _card(plan, texts[RECIPE_NAME], records)  # people edit it, so it is not recorded
+    return texts | {PROVENANCE_NAME: json.dumps(record, indent=2, ensure_ascii=False) + "\n", "README.md": card}
+
+
+def small_texts(plan: Plan) -> dict[str, str]:
+    """Return the small files of a result that are written, rather than taken over, by name; without record and card."""
+    texts = {RECIPE_NAME: yaml.safe_dump(plan.recipe.canonical(), sort_keys=False, allow_unicode=True)}
+    texts |= plan.small_files.texts
     config = merged_config(plan)
     if plan.adapter is not None:
         texts[ADAPTER_CONFIG] = json.dumps(plan.adapter.config, indent=2, ensure_ascii=False) + "\n"
     elif config:
         texts["config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    hashes = dict(copied or {}) | {name: hashlib.sha256(text_bytes(text)).hexdigest() for name, text in texts.items()}
-    record["files"] = dict(sorted(hashes.items()))
-    card = _card(plan, recipe, records)  # people edit it, so it is not recorded
-    return texts | {PROVENANCE_NAME: json.dumps(record, indent=2, ensure_ascii=False) + "\n", "README.md": card}
+    return texts
+
+
+def file_digests(texts: Mapping[str, str], copied: Mapping[str, str]) -> dict[str, str]:
+    """Return the SHA-256 of the small files of a result by name, given what is written and the digests of the rest."""
+    written = {name: hashlib.sha256(text_bytes(text)).hexdigest() for name, text in texts.items()}
+    return dict(sorted({**copied, **written}.items()))
+
+
+def companion_digests(plan: Plan) -> dict[str, str]:
+    """Return the SHA-256 by name of the files that the result takes over beside its weights, as they are now.
+
+    Raises:
+        CheckpointError: One of them cannot be read.
+    """
+    return {
+        file.name: sha256_of(file) if isinstance(file, Path) else hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in companion_files(plan)
+    }
+
+
+def method_revision(recipe: Recipe) -> str:
+    """Return what tells versions of a method apart that does not come with this package; empty for others."""
+    return find_method(recipe.method).revision
 
 
 def merged_config(plan: Plan) -> dict[str, Any]:

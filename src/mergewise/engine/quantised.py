@@ -14,7 +14,7 @@ _MARKS = re.compile(r"(^|.*_)(scales?|scale_inv|absmax|zeros|zero_point|SCB|quan
 
 
 def require_unquantised(source: Source) -> None:
-    """Require that no weights are integer codes, whose meaning lies in scales that a merge would change apart from them.
+    """Require that no weights are integer codes, whose scales a merge would change without them.
 
     Eight-bit floats and GGUF are shown in floating point, and are not concerned; nor are integer buffers.
 

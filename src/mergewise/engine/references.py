@@ -19,8 +19,8 @@ def open_sources(recipe: Recipe, connections: Connections | None = None) -> tupl
         connections: What the sources share; by default as the environment says.
 
     Raises:
-        CheckpointError: One of them is missing or damaged, cannot be reached, or is quantised to integers, or an adapter
-            does not fit its base.
+        CheckpointError: One of them is missing, damaged or quantised to integers, cannot be reached, or an adapter does
+            not fit its base.
     """
     names = [recipe.base] if recipe.in_delta_space and recipe.base is not None else []
     names += [expert.model for expert in recipe.merged]
@@ -40,8 +40,8 @@ def open_models(
         made: Models that are open already, or still to be made by an earlier stage.
 
     Raises:
-        CheckpointError: One of them is missing or damaged, cannot be reached, or is quantised to integers, or an adapter
-            does not fit its base.
+        CheckpointError: One of them is missing, damaged or quantised to integers, cannot be reached, or an adapter does
+            not fit its base.
     """
     opened, adapted = dict(made or {}), dict[tuple[str, str | None], Source]()
     return {name: _open(name, base, opened, adapted, connections) for name in names}

@@ -1,41 +1,19 @@
 """Stages: merges of which some take what others made, planned together and carried out one after the other."""
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from mergewise._version import __version__
-from mergewise.checkpoint import (
-    Access,
-    Connections,
-    Place,
-    Source,
-    TensorInfo,
-    open_checkpoint,
-    require_free,
-    take_back,
-)
+from mergewise.checkpoint import Access, Connections, Place, Source, TensorInfo
 from mergewise.checkpoint.source import Writable
 from mergewise.engine.jobs import Plan
 from mergewise.engine.plan import plan_over, wanted_models
-from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, merged_config, record_inputs
+from mergewise.engine.provenance import merged_config
 from mergewise.errors import CheckpointError, MergewiseError
 from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed
 
-__all__ = [
-    "as_stages",
-    "holds_merge",
-    "holds_result",
-    "is_finished",
-    "noted",
-    "plan_stages",
-    "stage_folders",
-    "tells_of",
-]
+__all__ = ["as_stages", "noted", "plan_stages", "stage_folders"]
 
 
 class PlannedCheckpoint:
@@ -132,79 +110,3 @@ def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str], access: Acc
         if stage.name is not None and stage.name in folders:
             made[folders[stage.name]] = PlannedCheckpoint(planned, folders[stage.name])
     return plans
-
-
-def holds_merge(folder: Path) -> bool:
-    """Whether a folder holds a finished merge, of whatever; one that was killed while files were moved there does not.
-
-    Raises:
-        CheckpointError: It holds something else.
-    """
-    take_back(folder)
-    with suppress(OSError, ValueError):  # of a name that no folder can have, which is refused below
-        if (folder / PROVENANCE_NAME).is_file():
-            return True
-    require_free(folder)
-    return False
-
-
-def is_finished(planned: Plan, folder: Path, device: Mapping[str, str] | None = None) -> bool:
-    """Whether a folder holds the result of a stage already.
-
-    Raises:
-        CheckpointError: It holds something else.
-    """
-    if not holds_merge(folder):
-        return False
-    if not holds_result(planned, folder, device):
-        raise CheckpointError(
-            f"{folder}: expected the result of this stage or nothing, found a merge of something else; remove it, or "
-            "choose another folder for stages."
-        )
-    return True
-
-
-def holds_result(planned: Plan, folder: Path, device: Mapping[str, str] | None = None) -> bool:
-    """Whether a folder holds what a plan would make: the same recipe, inputs, version and device, with all tensors.
-
-    Args:
-        planned: The merge.
-        folder: The folder.
-        device: What is recorded of the device that merges; ``None`` for the kernels.
-
-    Raises:
-        CheckpointError: Its record cannot be read.
-    """
-    path = folder / PROVENANCE_NAME
-    if not tells_of(planned, folder):
-        return False
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        same = record["mergewise"] == __version__ and record.get("device") == device
-        if not same or _versions(record["inputs"]) != _versions(record_inputs(planned.sources).values()):
-            return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
-    try:
-        return set(open_checkpoint(folder).tensors) == {info.name for info in planned.outputs}
-    except CheckpointError:
-        return False  # a file of it is gone
-
-
-def tells_of(planned: Plan, folder: Path) -> bool:
-    """Whether the record in a folder is of a plan's recipe, whatever its inputs were then.
-
-    Raises:
-        CheckpointError: The record cannot be read.
-    """
-    path = folder / PROVENANCE_NAME
-    try:
-        same: bool = json.loads(path.read_text("utf-8"))["recipe"] == json.loads(json.dumps(planned.recipe.canonical()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
-    return same
-
-
-def _versions(records: Iterable[InputRecord]) -> list[list[tuple[str, int | str]]]:
-    """Return what tells versions of inputs apart, wherever they are, in the order of the recipe's models."""
-    return [sorted(pair for pair in record.items() if pair[0] != "file") for record in records]
