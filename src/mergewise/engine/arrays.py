@@ -12,6 +12,7 @@ from mergewise.engine.carry_out import lay_out_for, run
 from mergewise.engine.devices.device import open_device
 from mergewise.engine.jobs import Plan
 from mergewise.engine.measured import in_memory, open_statistics, require_measured
+from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.plan import build_plan, plan
 from mergewise.engine.quantised import require_unquantised
 from mergewise.errors import RecipeError
@@ -124,6 +125,7 @@ def _into_arrays(
     planned: Plan, threads: int | None, memory: str | int, device: str | None = None
 ) -> dict[str, NDArray[Any]]:
     layout = lay_out_for(planned, None if device is None else open_device(device), threads, memory)
+    allow_open_files(planned.sources)
     arrays = ArrayTarget((output.name, output.dtype, output.shape) for output in planned.outputs)
     run(planned, layout, merge_target(planned, arrays))
     return arrays.arrays

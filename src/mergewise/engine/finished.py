@@ -31,7 +31,7 @@ from mergewise.engine.provenance import (
 from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe
 
-__all__ = ["files_of", "holds_merge", "holds_result", "is_finished", "tells_of"]
+__all__ = ["files_of", "files_written", "holds_merge", "holds_result", "is_finished", "tells_of"]
 
 
 def files_of(planned: Plan, shard_bytes: int) -> tuple[int, str]:
@@ -39,6 +39,11 @@ def files_of(planned: Plan, shard_bytes: int) -> tuple[int, str]:
     if planned.adapter is None:
         return shard_bytes, SINGLE_NAME
     return sys.maxsize, ADAPTER_WEIGHTS  # one file is what loaders of adapters know
+
+
+def files_written(planned: Plan, shard_bytes: int) -> int:
+    """Return how many files the weights of a result take."""
+    return len(set(file_of_each(planned.outputs, *files_of(planned, shard_bytes)).values()))
 
 
 def holds_merge(folder: Path) -> bool:

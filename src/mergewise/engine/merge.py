@@ -23,9 +23,10 @@ from mergewise.engine.adapters.core_target import CoreTarget, merge_target
 from mergewise.engine.carry_out import Progress, carry_out, lay_out_for
 from mergewise.engine.devices.device import open_device
 from mergewise.engine.devices.layout import DeviceLayout
-from mergewise.engine.finished import files_of, holds_merge, holds_result, is_finished, tells_of
+from mergewise.engine.finished import files_of, files_written, holds_merge, holds_result, is_finished, tells_of
 from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, parse_size
+from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.plan import plan
 from mergewise.engine.provenance import (
     InputRecord,
@@ -134,9 +135,8 @@ def merge(
         commits |= planned.revisions  # what a name on the Hub stood for at first holds for all stages
     try:
         for planned in plans:
-            lay_out_for(
-                planned, on, threads, memory
-            )  # a budget that is too small for a later stage is better known now
+            lay_out_for(planned, on, threads, memory)  # a budget that is too small is better known before any stage
+            allow_open_files(planned.sources, files_written(planned, shard_bytes))
         if len(steps) == 1:
             layout = lay_out_for(plans[0], on, threads, memory)
             return _merge(plans[0], out, destination, layout, shard_bytes, progress)

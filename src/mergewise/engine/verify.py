@@ -29,6 +29,7 @@ from mergewise.checkpoint.source import Writable
 from mergewise.engine.adapters.core_target import merge_target
 from mergewise.engine.carry_out import lay_out_for, run
 from mergewise.engine.devices.device import open_device
+from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.plan import plan
 from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, describe, record_inputs
 from mergewise.errors import CheckpointError
@@ -134,6 +135,7 @@ def verify(
     skip = {job.name for job in planned.jobs if not {o.name for o in planned.written_for(job)} & set(chosen)}
     # what is not ranked over the whole model need not be read
     local = replace(planned, jobs=tuple(j for j in planned.jobs if j.name not in skip or j.ranked_over_model))
+    allow_open_files(planned.sources, len(merged.files))
     target = merge_target(planned, comparison)
     run(local, lay_out_for(planned, device, threads, memory), target, skip)
     faults += [f"Tensor '{name}' is not what the recipe gives." for name in sorted(comparison.differing & set(chosen))]

@@ -40,6 +40,7 @@ from mergewise.engine.adapters.low_rank import Approximation, approximate, worki
 from mergewise.engine.adapters.output import adapter_config
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import FIXED_BYTES, default_threads, parse_size
+from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.plan import plan
 from mergewise.errors import MergeError, RecipeError
 from mergewise.recipe import Recipe
@@ -159,6 +160,7 @@ def extract_lora(
     planned = plan(difference, access)
     work = _Extraction(planned, rank, energy, FLOAT_NAMES[dtype], _saves(planned, save_modules))
     workers = _workers(work, threads, memory)
+    allow_open_files(planned.sources)
     with Spill(Path(out)) as spill, threadpool_limits(1, user_api="blas"):
         findings = _run(work, spill, workers, progress)
         modules = [f for f in findings if f.approximated]

@@ -14,6 +14,7 @@ from mergewise._version import __version__
 from mergewise.checkpoint import reserved_bytes
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import BLOCK, FIXED_BYTES, Layout, bytes_per_element, lay_out, parse_size
+from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.survey.file import VERSION
 from mergewise.engine.survey.identity import identities
@@ -76,6 +77,7 @@ def survey_plan(
     matrices = [job for job in jobs if wanted.spectra and is_matrix(job)]
     layout = lay_out(planned, threads, memory, beside_the_rows(len(begun.experts)), "survey")
     room = _spectral_room(planned, matrices, memory)
+    allow_open_files(planned.sources)
     pass_over = _Pass(planned, begun, wanted, extend, jobs, matrices, progress)
     if out is None:
         pass_over.gather(layout, room)
