@@ -228,6 +228,45 @@ class TestOutputs:
         assert mw.verify("s3://bucket/out", access=quick, sample=None).faults == ()
         assert not any((own_cache / "outputs").iterdir())
 
+    def test_what_another_merge_had_begun_to_send_is_removed(self, family, object_store, tmp_path, quick):
+        (tmp_path / "base" / "added_tokens.json").write_text("{}")
+        object_store.trouble = lambda method, path: 403 if method == "PUT" and "00002-of" in path else None
+        with pytest.raises(CheckpointError, match="access is denied"):
+            mw.merge(recipe(tmp_path), "s3://bucket/out", access=quick, shard_size=20_000)
+        assert {"README.md", "added_tokens.json"} <= stored(object_store, "bucket/out/").keys()
+        (tmp_path / "base" / "added_tokens.json").unlink()
+        object_store.trouble = lambda method, path: 403 if method == "PUT" and "tokenizer" in path else None
+        other = recipe(tmp_path, density=0.25)
+        with pytest.raises(CheckpointError, match="access is denied"):
+            mw.merge(other, "s3://bucket/out", access=quick)
+        object_store.trouble = lambda method, path: None
+        mw.merge(other, "s3://bucket/out", access=quick)
+        mw.merge(other, tmp_path / "here", access=quick)
+        assert stored(object_store, "bucket/out/").keys() == {path.name for path in (tmp_path / "here").iterdir()}
+        assert mw.verify("s3://bucket/out", access=quick, sample=None).faults == ()
+
+    def test_what_was_finished_is_sent_after_another_boot_and_not_with_other_small_files(
+        self, family, object_store, tmp_path, quick, monkeypatch
+    ):
+        from mergewise.checkpoint import journal
+
+        def attempted(trouble=None):
+            object_store.trouble = lambda method, path: trouble if method == "PUT" else None
+            read = []
+            try:
+                mw.merge(recipe(tmp_path), "s3://bucket/out", access=quick, progress=lambda *d: read.append(d))
+            except CheckpointError:
+                assert trouble
+            return bool(read)
+
+        assert attempted(403)
+        (tmp_path / "boot").write_text("another")
+        monkeypatch.setattr(journal, "_BOOT_ID", tmp_path / "boot")
+        assert not attempted(403)
+        (tmp_path / "base" / "tokenizer.json").write_text('{"version": "2.0"}')
+        assert attempted()
+        assert object_store.objects["bucket/out/tokenizer.json"] == b'{"version": "2.0"}'
+
     def test_a_file_url_is_a_folder_of_this_machine(self, family, local, tmp_path, quick):
         mw.merge(recipe(f"file://{tmp_path}"), f"file://{tmp_path}/out", access=quick)
         assert weights(tmp_path / "out") == local

@@ -70,6 +70,17 @@ def test_a_small_file_that_was_edited_or_removed_is_found(merged, name):
     assert mw.verify(merged, sample=1).faults == ()
 
 
+def test_a_file_that_the_merge_did_not_write_is_found(merged):
+    (merged / ".cache").mkdir()
+    (merged / ".gitattributes").write_text("")
+    (merged / "added_tokens.json").write_text("{}")
+    (merged / "model-00002-of-00002.safetensors").write_text("left by another")
+    assert mw.verify(merged, sample=1).faults == (
+        "added_tokens.json: the merge did not write it.",
+        "model-00002-of-00002.safetensors: the merge did not write it.",
+    )
+
+
 def test_a_record_from_before_small_files_were_hashed_is_taken_and_one_that_leads_elsewhere_is_not(merged):
     path = merged / "mergewise.json"
     record = json.loads(path.read_text())

@@ -19,9 +19,9 @@ _RECORD = struct.Struct("<II")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def fingerprint(work: Any) -> str:
-    """Return a digest of what a merge does, as plain data, and of the machine's current boot."""
-    boot = _BOOT_ID.read_text() if _BOOT_ID.exists() else ""
+def fingerprint(work: Any, *, lasting: bool = False) -> str:
+    """Return a digest of what a merge does, as plain data, and of the machine's current boot unless it is to last."""
+    boot = _BOOT_ID.read_text() if _BOOT_ID.exists() and not lasting else ""
     return hashlib.sha256(json.dumps([work, boot], sort_keys=True).encode()).hexdigest()
 
 

@@ -30,13 +30,16 @@ from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.plan import plan
 from mergewise.engine.provenance import (
     InputRecord,
+    companion_digests,
     companion_files,
     describe,
+    file_digests,
     input_identities,
     method_revision,
     provenance_texts,
     record_inputs,
     require_unchanged,
+    small_texts,
 )
 from mergewise.engine.stages import as_stages, noted, plan_stages, stage_folders
 from mergewise.recipe import Recipe, Stage, placed
@@ -186,8 +189,9 @@ def _merge(
     identities = input_identities(planned.sources)
     facts = [__version__, planned.recipe.canonical(), method_revision(planned.recipe), identities, shard_bytes]
     recorded = None if device is None else device.record()
-    work = fingerprint(facts if recorded is None else [*facts, recorded])
-    place = local_path(out) if destination is None else destination.staged(work)
+    facts += [] if recorded is None else [recorded]
+    work = fingerprint(facts)
+    place = local_path(out) if destination is None else destination.staged(_lasting(facts, planned))
     if destination is not None and place.is_dir():
         return _sent(destination, planned, place, layout, began)
     if destination is None and holds_merge(place) and holds_result(planned, place, shard_bytes, recorded, stages):
@@ -213,6 +217,11 @@ def _merge(
     error = target.relative_error if isinstance(target, CoreTarget) else None
     report = _report(os.fspath(out), planned, began, layout.threads, remarks, records, error)
     return report if device is None else replace(report, device=device.name)
+
+
+def _lasting(facts: Sequence[object], planned: Plan) -> str:
+    """Return a fingerprint of all files of a result, also after another boot: what is finished by then is synced."""
+    return fingerprint([*facts, file_digests(small_texts(planned), companion_digests(planned))], lasting=True)
 
 
 def _let_go(planned: Plan) -> None:

@@ -25,6 +25,7 @@ from mergewise.checkpoint import (
     numpy_dtype,
     open_checkpoint,
 )
+from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.source import Writable
 from mergewise.engine.adapters.core_target import merge_target
 from mergewise.engine.carry_out import lay_out_for, run
@@ -95,7 +96,8 @@ def verify(
 ) -> Verification:
     """Derive tensors of a merged checkpoint again from the recipe and inputs that it records, and compare bytes.
 
-    Its configuration, recipe and tokenizer are hashed, and so are its inputs.
+    Its configuration, recipe and tokenizer are hashed, and so are its inputs; files that the merge did not write are
+    reported, but for a model card.
 
     What a device merged in float64 is derived by the kernels, and may differ by one rounding step of the stored dtype
     (or by 2⁻³⁰ of the largest value, where sums cancel); what was merged in float32 is derived on such a device.
@@ -118,6 +120,7 @@ def verify(
     planned = plan(recipe, access, record["revisions"])
     faults = _changed_inputs(record["inputs"], record_inputs(planned.sources))
     faults += _changed_files(record["files"], merged.folder)
+    faults += _foreign_files(record["files"], merged)
     outputs = {output.name: output for output in planned.outputs}
     names = list(outputs)
     faults += [f"Tensor '{name}' is missing." for name in names if name not in merged.tensors]
@@ -223,6 +226,15 @@ def _changed_files(recorded: Mapping[str, str], folder: Place) -> list[str]:
         if found != digest:
             faults.append(f"{name}: expected SHA-256 {digest} as it was written, found {found}.")
     return faults
+
+
+def _foreign_files(recorded: Mapping[str, str], merged: Checkpoint) -> list[str]:
+    """Return a sentence for every file beside a merged checkpoint that the merge did not write."""
+    if not recorded:
+        return []  # a record from before small files were hashed
+    own = {*recorded, *(file.name for file in merged.files), PROVENANCE_NAME, "README.md", INDEX_NAME}
+    others = (path for path in merged.folder.iterdir() if path.name not in own and not path.name.startswith("."))
+    return sorted(f"{path.name}: the merge did not write it." for path in others if path.is_file())
 
 
 class _Comparison:

@@ -88,16 +88,22 @@ class Destination:
     def send(self, folder: Path) -> None:
         """Send a finished checkpoint, and remove the staged copy; what loaders look for is sent last.
 
+        What an interrupted sending of another merge left there, and this one does not replace, is removed first.
+
         Raises:
             CheckpointError: It cannot be sent; the staged copy is kept for the next try.
         """
         files = sorted(folder.iterdir(), key=lambda path: (path.name in LAST_NAMES, path.name))
         try:
             self.require_free()
-            self._begin([path.name for path in files])
+            begun, names = set(self._begun()), {path.name for path in files}
+            self._begin(sorted(begun | names))
+            left = sorted({path.name for path in self._place.iterdir()} & (begun - names))
             if isinstance(self._store, HubStore):
-                commit_files(self._place.path, files, self.url, self._connections.access)
+                commit_files(self._place.path, files, left, self.url, self._connections.access)
             else:
+                for name in left:
+                    self._remove_file(self._store, name)
                 for path in files:
                     self._send_file(self._store, path)
         except CheckpointError as error:
@@ -115,6 +121,10 @@ class Destination:
         size, found = path.stat().st_size, place.facts().size
         if found != size:
             raise CheckpointError(f"{place}: expected {size} bytes to have arrived, found {found}.")
+
+    def _remove_file(self, store: FsspecStore, name: str) -> None:
+        place = self._place / name
+        attempt(lambda: store.fs.rm_file(place.path), str(place), self._connections.access)
 
     def _begun(self) -> list[str]:
         """Return the names of the files that an interrupted sending may have left."""

@@ -196,26 +196,28 @@ def _api() -> Any:
     return HfApi(endpoint=_endpoint())
 
 
-def commit_files(path: str, files: Sequence[Path], what: str, access: Access) -> None:
-    """Put files into a folder of a repository on the Hub, all in one commit.
+def commit_files(path: str, files: Sequence[Path], removed: Sequence[str], what: str, access: Access) -> None:
+    """Put files into a folder of a repository on the Hub, and remove others, all in one commit.
 
     Args:
         path: ``organisation/name@commit/folder``; the commit is that on which the new one is based.
         files: The files.
+        removed: Names of files there that are removed.
         what: What messages call the place.
         access: How the Hub is reached.
 
     Raises:
         CheckpointError: The Hub does not take them.
     """
-    from huggingface_hub import CommitOperationAdd  # noqa: PLC0415 - slow to import
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete  # noqa: PLC0415 - slow to import
 
     organisation, name, *inside = path.split("/")
     repository, _, commit = f"{organisation}/{name}".partition("@")
     revision = hub_reference(what)
 
     def commit_all() -> None:
-        operations = [CommitOperationAdd("/".join([*inside, file.name]), file) for file in files]
+        added = [CommitOperationAdd("/".join([*inside, file.name]), file) for file in files]
+        operations = [*added, *(CommitOperationDelete("/".join([*inside, name])) for name in removed)]
         _api().create_commit(
             repository,
             operations,
