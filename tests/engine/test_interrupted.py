@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ import pytest
 import mergewise as mw
 from mergewise.checkpoint import FolderTarget
 from mergewise.checkpoint.journal import JOURNAL_NAME, Journal, fingerprint
+from mergewise.checkpoint.place import sha256_of
+from mergewise.engine import provenance
+from mergewise.engine.workers import Crew
 from mergewise.method import registry
 from support import save_model
 
@@ -117,6 +121,55 @@ def test_an_input_that_changes_during_the_merge_is_refused(tmp_path, monkeypatch
     with pytest.raises(mw.CheckpointError, match="changed while it was being merged"):
         mw.merge(mw.Recipe(method="average", **models), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fault_does_not_wait_until_all_inputs_are_hashed(tmp_path, monkeypatch):
+    monkeypatch.setenv("MERGEWISE_CACHE", str(tmp_path / "cache"))
+    models = family(tmp_path, tensors=2, size=10)
+    save_model(tmp_path / "e0", {f"layers.{i}.weight": np.full((10, 64), np.nan, np.float32) for i in range(2)})
+    begun, hashed = [], []
+
+    def until_stopped(path, stop):
+        begun.append(path)
+        assert stop.wait(60)
+        hashed.append(path)
+        raise mw.CheckpointError("stopped")
+
+    monkeypatch.setattr(provenance, "sha256_of", until_stopped)
+    with pytest.raises(mw.MergeError, match="holds nan at"):
+        mw.merge(mw.Recipe(method="average", **models), tmp_path / "out")
+    assert begun == hashed
+    assert len(begun) == 1
+
+
+def test_a_digest_that_nobody_needs_any_more_is_not_finished(tmp_path):
+    (tmp_path / "file").write_bytes(b"weights")
+    stop = threading.Event()
+    assert sha256_of(tmp_path / "file", stop) == hashlib.sha256(b"weights").hexdigest()
+    stop.set()
+    with pytest.raises(mw.CheckpointError, match="hashing was stopped"):
+        sha256_of(tmp_path / "file", stop)
+
+
+@pytest.mark.parametrize("way", ["each", "fold"])
+def test_a_worker_alone_with_its_tensor_stops_before_another_piece_once_one_has_failed(way):
+    begun, both = [], threading.Barrier(2)
+
+    def piece_by_piece(runner):
+        if way == "each":
+            runner.each(lambda *_: begun.append(time.sleep(0.01)), range(1000))
+        else:
+            runner.fold(list, lambda *_: begun.append(time.sleep(0.01)), range(1000))
+
+    def work(workspace, index, _):
+        both.wait(60)
+        if index == 0:
+            raise mw.CheckpointError("a fault")
+        piece_by_piece(crew.alone(workspace))
+
+    with Crew((), 2) as crew, pytest.raises(mw.CheckpointError, match="a fault"):
+        crew.each(work, ["one", "other"])
+    assert len(begun) < 1000
 
 
 def test_a_torn_or_damaged_journal_record_ends_the_journal(tmp_path):

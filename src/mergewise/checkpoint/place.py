@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -14,6 +15,7 @@ __all__ = ["LocalRanges", "Place", "Ranges", "copy_file", "file_facts", "file_id
 __all__ += ["file_size", "sha256_of"]
 
 _COPY_BYTES = 4 << 20
+_HASH_BYTES = 1 << 20
 
 
 class Place(Protocol):
@@ -172,17 +174,26 @@ def local_copy(place: Place) -> Path:
     return place.on_disk()
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, stop: threading.Event | None = None) -> str:
     """Return the SHA-256 of a local file.
 
+    Args:
+        path: The file.
+        stop: Once it is set, nobody needs the digest any more.
+
     Raises:
-        CheckpointError: It cannot be read.
+        CheckpointError: It cannot be read, or is not needed any more.
     """
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_HASH_BYTES))
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        with path.open("rb", buffering=0) as stream:
+            while count := stream.readinto(buffer):
+                if stop is not None and stop.is_set():
+                    raise CheckpointError(f"{path}: hashing was stopped.")
+                digest.update(buffer[:count])
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
+    return digest.hexdigest()
 
 
 def copy_file(place: Place, path: Path) -> None:

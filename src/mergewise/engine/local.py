@@ -75,7 +75,7 @@ def run_local(
                 target.finish(job.name)
                 advance(job.output.nbytes)
                 return
-            runner = Alone(workspace)
+            runner = crew.alone(workspace)
             known = _gather(pieces[job.name], runner, shared, layout)
             runner.each(merge.finisher(known), pieces[job.name])
 

@@ -1,6 +1,7 @@
 """Merging into a folder: staged, recorded, resumed."""
 
 import os
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -200,13 +201,15 @@ def _merge(
     with _folder(planned, place, shard_bytes, work) as folder:
         target = merge_target(planned, folder)
         with ThreadPoolExecutor(1, "mergewise-hash") as beside:
-            recording = beside.submit(record_inputs, planned.sources)
+            stop = threading.Event()
+            recording = beside.submit(record_inputs, planned.sources, stop)
             try:
                 disagreeing = carry_out(planned, layout, target, progress, folder.resumed)
+                records = recording.result()
             except BaseException:
-                _let_go(planned)  # else what is being asked for beside would be waited for
+                stop.set()  # else what is being hashed and asked for beside would be waited for
+                _let_go(planned)
                 raise
-            records = recording.result()
         require_unchanged(planned.sources, identities)
         copied = folder.take_over(companion_files(planned))
         folder.commit(provenance_texts(planned, records, recorded, copied))

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,20 @@ def require_unchanged(sources: Sequence[Source], identities: dict[str, tuple[int
             raise CheckpointError(f"{path}: it changed while it was being merged; run again when it is at rest.")
 
 
-def record_inputs(sources: Sequence[Source]) -> dict[str, InputRecord]:
+def record_inputs(sources: Sequence[Source], stop: threading.Event | None = None) -> dict[str, InputRecord]:
     """Return what is recorded of every file that holds input tensors, by its place.
 
     A local file is hashed once: its digest is kept in the cache folder, by path and identity. A remote file is not read
     for this: its server's word stands for it.
 
+    Args:
+        sources: What is read.
+        stop: Once it is set, nobody needs the record any more.
+
     Raises:
-        CheckpointError: A file cannot be read.
+        CheckpointError: A file cannot be read, or the record is not needed any more.
     """
-    return {str(place): file_facts(place) or {"sha256": _digest(place)} for place in _input_files(sources)}
+    return {str(place): file_facts(place) or {"sha256": _digest(place, stop)} for place in _input_files(sources)}
 
 
 def _input_files(sources: Sequence[Source]) -> list[Place]:
@@ -102,14 +107,14 @@ def _identity(place: Place) -> tuple[int | str, ...]:
         raise CheckpointError(f"{place}: cannot be read: {error.strerror}.") from error
 
 
-def _digest(place: Place) -> str:
+def _digest(place: Place, stop: threading.Event | None) -> str:
     name, identity = str(place), _identity(place)
     key = hashlib.sha256(json.dumps([os.path.realpath(name), identity]).encode()).hexdigest()
     known = cache_folder() / "sha256" / key
     try:
         return known.read_text("ascii")
     except OSError:
-        found = sha256_of(Path(name))
+        found = sha256_of(Path(name), stop)
         _remember(known, found)
         return found
 

@@ -22,25 +22,33 @@ class Alone:
 
     Args:
         workspace: Its working memory.
+        stop: Once it is set, no other piece is begun.
     """
 
     one_by_one = True
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, stop: threading.Event) -> None:
         self._workspace = workspace
+        self._stop = stop
 
     def each(self, task: Callable[[Workspace, int, Piece], T], pieces: Sequence[Piece]) -> list[T]:
-        """Return the task's result for every piece, in order."""
-        return [task(self._workspace, i, piece) for i, piece in enumerate(pieces)]
+        """Return the task's result for every piece, in order; raise ``InterruptedError`` once it is to stop."""
+        return [task(self._workspace, i, piece) for i, piece in enumerate(self._until_stopped(pieces))]
 
     def fold(
         self, zero: Callable[[], A], task: Callable[[Workspace, A, Piece], None], pieces: Sequence[Piece]
     ) -> list[A]:
         """Add all pieces to one value; return it in a list."""
         total = zero()
-        for piece in pieces:
+        for piece in self._until_stopped(pieces):
             task(self._workspace, total, piece)
         return [total]
+
+    def _until_stopped(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
+        for piece in pieces:
+            if self._stop.is_set():
+                raise InterruptedError
+            yield piece
 
 
 class Crew:
@@ -72,6 +80,10 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def alone(self, workspace: Workspace) -> Alone:
+        """Return a runner for one worker's own task, which stops with all others."""
+        return Alone(workspace, self._stop)
 
     def each(self, task: Callable[[Workspace, int, A], T], items: Sequence[A]) -> list[T]:
         """Return the task's result for every item, in order; raise the first fault, once all workers have stopped."""

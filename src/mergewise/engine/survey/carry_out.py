@@ -159,7 +159,7 @@ class _Pass:
                 crew.ahead.expect(pieces[job.name])
                 self._survey(pieces[job.name], crew)
             crew.ahead.expect(piece for job in small for piece in pieces[job.name])
-            crew.each(lambda workspace, _, job: self._survey(pieces[job.name], Alone(workspace)), small)
+            crew.each(lambda workspace, _, job: self._survey(pieces[job.name], crew.alone(workspace)), small)
 
     def _survey(self, pieces: Sequence[Piece], runner: Alone | Crew) -> None:
         job = pieces[0].job
