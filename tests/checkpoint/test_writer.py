@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file as numpy_load
 
 import support
-from mergewise.checkpoint import FolderTarget, OutputTensor
+from mergewise.checkpoint import FolderTarget, OutputTensor, staging
 from mergewise.errors import CheckpointError, MergeError
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), max_size=12).filter(lambda name: name != "__metadata__")
@@ -276,6 +276,7 @@ def stop_after(target, count, fault):
 
 
 INTERRUPTIONS = [CheckpointError("the disk is full"), KeyboardInterrupt(), MemoryError()]
+INTERRUPTIONS += [np.linalg.LinAlgError("no convergence"), RuntimeError("out of memory"), OSError("a device is gone")]
 
 
 class TestInterruptedMerges:
@@ -397,6 +398,23 @@ class TestInterruptedMerges:
         written(tmp_path / "out", ARRAYS, 500, {"README.md": "x"})
         assert support.tree(tmp_path / "out") == fresh
 
+    @pytest.mark.parametrize("exists", [False, True])
+    def test_all_files_and_their_folder_are_on_the_disk_before_they_are_seen(self, exists, tmp_path, monkeypatch):
+        synced, seen = [], []
+        fsync, rename = os.fsync, Path.rename
+        monkeypatch.setattr(
+            os, "fsync", lambda fd: (synced.append(Path(f"/proc/self/fd/{fd}").resolve().name), fsync(fd))
+        )
+        monkeypatch.setattr(Path, "rename", lambda path, to: (seen.append(list(synced)), rename(path, to))[1])
+        if exists:
+            (tmp_path / "out").mkdir()
+        (tmp_path / "tokenizer.json").write_text("{}")
+        written(tmp_path / "out", ARRAYS, 500, {"README.md": "x"}, [tmp_path / "tokenizer.json"])
+        files = {path.name for path in (tmp_path / "out").iterdir()}
+        assert seen[0]
+        assert files | {".out.mergewise-partial"} <= set(seen[0])
+        assert synced[-2 + (not exists) :] == [*(["out"] * exists), tmp_path.name]
+
     def test_a_folder_that_was_filled_meanwhile_is_left_alone_and_the_commit_can_be_tried_again(self, tmp_path, fresh):
         target = FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w")
         fill(target, ARRAYS)
@@ -456,6 +474,22 @@ class TestWhatIsRefused:
             with pytest.raises(CheckpointError, match="another merge is writing here"):
                 FolderTarget(tmp_path / "out", outputs(ARRAYS), UNLIMITED)
             first.commit({})
+        same(support.load_model(tmp_path / "out"), ARRAYS)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_a_second_writer_that_had_opened_the_lock_before_the_first_was_done(self, tmp_path, monkeypatch):
+        first = FolderTarget(tmp_path / "out", outputs(ARRAYS), UNLIMITED)
+        fill(first, ARRAYS)
+        flock = staging.fcntl.flock
+
+        def just_then(lock, how):
+            monkeypatch.setattr(staging.fcntl, "flock", flock)
+            first.commit({})
+            flock(lock, how)
+
+        monkeypatch.setattr(staging.fcntl, "flock", just_then)
+        with pytest.raises(CheckpointError, match="new or empty"):
+            FolderTarget(tmp_path / "out", outputs(ARRAYS), UNLIMITED)
         same(support.load_model(tmp_path / "out"), ARRAYS)
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -546,6 +580,13 @@ class TestOutputFoldersThatCannotBeReplaced:
     def test_a_mounted_volume(self, small_disk):
         self.fill_or_refuse_at_once(small_disk)
         assert not list(small_disk.parent.glob(".*"))
+
+    def test_a_mounted_volume_that_was_just_formatted(self, small_disk):
+        (small_disk / "lost+found").mkdir()
+        with FolderTarget(small_disk, outputs(ARRAYS), UNLIMITED) as target:
+            fill(target, ARRAYS)
+            target.commit({})
+        same(support.load_model(small_disk), ARRAYS)
 
     def test_the_folder_one_stands_in(self, tmp_path, monkeypatch):
         (tmp_path / "here").mkdir()

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mergewise.checkpoint.folder import INDEX_NAME
@@ -15,6 +16,8 @@ __all__ = ["LAST_NAMES", "Staging", "cannot_write", "require_free", "take_back"]
 _SUFFIX = ".mergewise-partial"
 _LOCK_NAME = ".lock"
 _MOVING_NAME = ".moving"
+_SYNCED = ".safetensors"
+_ON_A_FRESH_DISK = {"lost+found"}
 LAST_NAMES = (INDEX_NAME, "config.json")
 """What makes loaders take a folder for a checkpoint."""
 
@@ -36,21 +39,33 @@ class Staging:
         require_free(out)
         self._out = out
         self._made: list[Path] = []
+        self._lock: int | None = None
+        while self._lock is None:
+            self._lock = self._take_lock()
+
+    def _take_lock(self) -> int | None:
+        """Make the folder and lock it; return nothing if it was removed, or became an output, in between."""
         try:
-            self.folder = _hidden(out)
+            self.folder = _hidden(self._out)
             self._made = [parent for parent in self.folder.parents if not parent.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock: int | None = os.open(self.folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            path = self.folder / _LOCK_NAME
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             self._remove_made()
-            raise cannot_write(out, error) from error
+            raise cannot_write(self._out, error) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(self._lock)
+            os.close(lock)
             raise CheckpointError(
                 f"{self.folder}: another merge is writing here; wait for it or choose another output."
             ) from error
+        if _is_at(lock, path):
+            return lock
+        os.close(lock)
+        require_free(self._out)
+        return None
 
     @property
     def open(self) -> bool:
@@ -62,6 +77,18 @@ class Staging:
         for left in self.folder.iterdir():
             if left.name != _LOCK_NAME:
                 left.unlink()
+
+    def sync(self) -> None:
+        """Bring the small files and the list of all files to the disk.
+
+        Raises:
+            OSError: The disk is full or gives a write error.
+        """
+        small = [path for path in self.folder.iterdir() if not path.name.endswith(_SYNCED)]
+        # at the same time, since each waits for the disk, which takes them together
+        with ThreadPoolExecutor(len(small) + 1, "mergewise-sync") as pool:
+            for _ in pool.map(_sync, [*small, self.folder]):
+                pass
 
     def publish(self) -> None:
         """Make everything visible under the output's name, at once if the output does not exist yet.
@@ -78,6 +105,7 @@ class Staging:
             moving = self.folder / _MOVING_NAME
             moving.write_text(json.dumps([path.name for path in files]), "utf-8")
             self._move_out(files)
+            _sync(self._out)
             for mark in [moving, *marks]:
                 mark.unlink()
             self.folder.rmdir()
@@ -123,7 +151,8 @@ def require_free(out: Path) -> None:
     """
     take_back(out)
     try:
-        free = not (out.exists() or out.is_symlink()) or (out.is_dir() and {p.name for p in out.iterdir()} <= {_SUFFIX})
+        ours = {_SUFFIX, *(_ON_A_FRESH_DISK if out.is_mount() else ())}
+        free = not (out.exists() or out.is_symlink()) or (out.is_dir() and {p.name for p in out.iterdir()} <= ours)
     except (OSError, ValueError) as error:
         raise cannot_write(out, error) from error
     if not free:
@@ -149,6 +178,8 @@ def take_back(out: Path, locked: bool = False) -> None:
     try:
         if not locked:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(lock, folder / _LOCK_NAME):
+            return  # it was all done in between
         for name in names:
             if (out / name).is_file() and not (folder / name).exists():
                 (out / name).rename(folder / name)
@@ -177,8 +208,16 @@ def _hidden(out: Path) -> Path:
     return whole / _SUFFIX if whole.is_mount() else whole.parent / f".{whole.name}{_SUFFIX}"
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one that a path leads to."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -15,7 +15,7 @@ from mergewise.checkpoint.journal import Journal
 from mergewise.checkpoint.place import Place, copy_file, sha256_of
 from mergewise.checkpoint.source import Writable
 from mergewise.checkpoint.staging import Staging, cannot_write, require_free
-from mergewise.errors import CheckpointError
+from mergewise.errors import CheckpointError, MergeError, RecipeError
 
 __all__ = ["FolderTarget", "OutputTensor", "file_of_each", "layout_shards", "text_bytes"]
 
@@ -118,7 +118,7 @@ class FolderTarget:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, _RESUMABLE):
+        if kind is not None and not issubclass(kind, _FINAL):
             self._leave()
         self.discard()
 
@@ -175,6 +175,7 @@ class FolderTarget:
             self._write_behind.close()
             for descriptor in self._descriptors:
                 os.fsync(descriptor)
+            self._staging.sync()
             require_free(self.out)
             self._staging.publish()
         except OSError as error:
@@ -260,7 +261,7 @@ class WriteBehind:
 
 _METADATA = {"format": "pt"}
 _SYNC_BYTES = 128 << 20
-_RESUMABLE = (CheckpointError, KeyboardInterrupt, MemoryError)
+_FINAL = (MergeError, RecipeError)  # what the same inputs and recipe meet again
 
 
 def _write_all(descriptor: int, view: memoryview, at: int) -> None:
