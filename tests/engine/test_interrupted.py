@@ -22,7 +22,7 @@ from mergewise.checkpoint.place import sha256_of
 from mergewise.engine import provenance
 from mergewise.engine.workers import Crew
 from mergewise.method import registry
-from support import save_model
+from support import load_model, save_model
 
 METHODS = [{"method": "ties", "parameters": {"density": 0.3}}, {"method": "task_arithmetic", "parameters": {}}]
 METHODS.append({"method": "ties", "parameters": {"density": 0.3, "scope": "model"}})
@@ -85,6 +85,28 @@ def interrupted(tmp_path, monkeypatch, recipe):
         patch.setattr(FolderTarget, "finish", stop)
         with pytest.raises(KeyboardInterrupt):
             mw.merge(recipe, tmp_path / "out", threads=1)
+
+
+def test_integers_that_differ_are_told_of_also_where_they_were_finished_before(tmp_path, monkeypatch):
+    models = family(tmp_path, tensors=2, size=10)
+    for number in range(3):
+        path = tmp_path / f"e{number}"
+        save_model(path, load_model(path) | {"ids": np.arange(4) + number})
+    recipe = mw.Recipe(method="average", **models)
+    finish = FolderTarget.finish
+
+    def stop(self, name):
+        finish(self, name)
+        if name == "ids":
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderTarget, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            mw.merge(recipe, tmp_path / "out", threads=1)
+    remarks = mw.merge(recipe, tmp_path / "out", threads=1).remarks
+    assert "2 tensors were taken over from an interrupted merge." in remarks
+    assert any("'ids' holds integers or booleans that differ" in remark for remark in remarks)
 
 
 def test_another_recipe_starts_over(tmp_path, monkeypatch):

@@ -200,11 +200,13 @@ def _merge(
         return _report(os.fspath(out), planned, began, layout.threads, remarks, record_inputs(planned.sources))
     with _folder(planned, place, shard_bytes, work) as folder:
         target = merge_target(planned, folder)
+        # what is only copied is compared as it is, so it is copied again
+        done = folder.resumed - {job.name for job in planned.jobs if job.program is None}
         with ThreadPoolExecutor(1, "mergewise-hash") as beside:
             stop = threading.Event()
             recording = beside.submit(record_inputs, planned.sources, stop)
             try:
-                disagreeing = carry_out(planned, layout, target, progress, folder.resumed)
+                disagreeing = carry_out(planned, layout, target, progress, done)
                 records = recording.result()
             except BaseException:
                 stop.set()  # else what is being hashed and asked for beside would be waited for
@@ -215,7 +217,7 @@ def _merge(
         folder.commit(provenance_texts(planned, records, recorded, copied))
     if destination is not None:
         destination.send(place)
-    resumed = [f"{len(folder.resumed)} tensors were taken over from an interrupted merge."] if folder.resumed else []
+    resumed = [f"{len(done)} tensors were taken over from an interrupted merge."] if done else []
     remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
     error = target.relative_error if isinstance(target, CoreTarget) else None
     report = _report(os.fspath(out), planned, began, layout.threads, remarks, records, error)
