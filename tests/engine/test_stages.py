@@ -104,7 +104,32 @@ class TestMerging:
         mw.merge(written(models, TWO), "out")
         report = mw.merge("recipe.yaml", models / "out")
         assert report.remarks[-1] == f"{models / 'out'} holds this merge already; nothing was done."
+        shutil.rmtree(models / "out")
+        report = mw.merge("recipe.yaml", models / "out")
         assert f"Stage 'half' was taken over from {models}/out.stages/half." in report.remarks
+
+    def test_an_output_is_known_without_its_stages_and_these_are_not_merged_again(self, models):
+        for text, out in ((TWO, "out"), (THREE_BACKWARDS, "other")):
+            mw.merge(written(models, text), out)
+            shutil.rmtree(f"{out}.stages")
+            report = mw.merge("recipe.yaml", out)
+            assert report.remarks[-1] == f"{out} holds this merge already; nothing was done."
+            assert not (models / f"{out}.stages").exists()
+
+    @pytest.mark.parametrize("change", ["recipe of a stage", "input of a stage", "file of its base", "size"])
+    def test_an_output_of_other_stages_is_refused_before_any_is_merged(self, models, change):
+        text = TWO.replace("base_model: A", "base_model: half").replace("{model: half, ", "{model: A, ")
+        mw.merge(written(models, text), "out")
+        shutil.rmtree("out.stages")
+        if change == "recipe of a stage":
+            written(models, text.replace("{model: C}]", "{model: C, parameters: {weight: 2}}]"))
+        elif change == "input of a stage":
+            support.save_model(models / "C", {name: one + 1 for name, one in arrays("C", 4).items()}, config=config(4))
+        elif change == "file of its base":
+            (models / "A" / "tokenizer.json").write_text('{"version": "2.0"}')
+        with pytest.raises(mw.CheckpointError, match="new or empty"):
+            mw.merge("recipe.yaml", "out", shard_size=100 if change == "size" else "5GB")
+        assert not (models / "out.stages").exists()
 
     def test_a_stage_is_not_taken_over_once_small_files_of_its_base_have_changed(self, models):
         path = written(models, TWO)

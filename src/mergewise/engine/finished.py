@@ -1,9 +1,10 @@
 """Whether a folder holds a merge already: of the same recipe, inputs, version and device, with the same files."""
 
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from mergewise.checkpoint import (
     require_free,
     take_back,
 )
+from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.engine.jobs import Plan
+from mergewise.engine.planned import PlannedCheckpoint
 from mergewise.engine.provenance import (
     PROVENANCE_NAME,
     RECIPE_NAME,
@@ -29,9 +32,9 @@ from mergewise.engine.provenance import (
     small_texts,
 )
 from mergewise.errors import CheckpointError
-from mergewise.recipe import Recipe
+from mergewise.recipe import Recipe, Stage, placed
 
-__all__ = ["files_of", "files_written", "holds_merge", "holds_result", "is_finished", "tells_of"]
+__all__ = ["files_of", "files_written", "holds_already", "holds_merge", "holds_result", "is_finished", "stage_digest"]
 
 
 def files_of(planned: Plan, shard_bytes: int) -> tuple[int, str]:
@@ -78,12 +81,48 @@ def is_finished(
     return True
 
 
+def holds_already(
+    steps: Sequence[Stage],
+    plans: Sequence[Plan],
+    folders: Mapping[str, str],
+    out: Path,
+    shard_bytes: int,
+    device: Mapping[str, str] | None = None,
+) -> bool:
+    """Whether an output holds the result of a recipe, as far as it can be told before any of its stages is merged.
+
+    Args:
+        steps: The stages of the recipe, in the order of doing.
+        plans: Those that can be planned before any is merged.
+        folders: Where the results of stages go, by name.
+        out: The output.
+        shard_bytes: Largest file of weights.
+        device: What is recorded of the device that merges; ``None`` for the kernels.
+
+    Raises:
+        CheckpointError: It holds another merge, or something else.
+    """
+    if not holds_merge(out):
+        return False
+    stages, before = folders.values(), None
+    same = tells_of(placed(steps[-1].recipe, folders), out, stages)
+    if same and stages:
+        if len(plans) < len(steps) or "stages" not in _record(out):
+            return False  # it is known once the stages are there
+        before = _planned_stages(steps, plans, folders, device)
+    if same and holds_result(plans[-1], out, shard_bytes, device, stages, before):
+        return True
+    require_free(out)  # which it is not
+    return False
+
+
 def holds_result(
     planned: Plan,
     folder: Path,
     shard_bytes: int | None,
     device: Mapping[str, str] | None = None,
     stages: Collection[str] = (),
+    before: Mapping[str, str] | None = None,
 ) -> bool:
     """Whether a folder holds what a plan would make: all tensors in the same files, beside the same small files.
 
@@ -93,20 +132,87 @@ def holds_result(
         shard_bytes: Largest file of weights; ``None`` for any.
         device: What is recorded of the device that merges; ``None`` for the kernels.
         stages: The folders of earlier stages, which may be spelt in several ways.
+        before: Digests of the stages that it builds on, by name, if they are not merged yet.
 
     Raises:
         CheckpointError: Its record, or a file of an input, cannot be read.
     """
     if not tells_of(planned.recipe, folder, stages):
         return False
-    record = _record(folder)
-    made = (record.get("mergewise"), record.get("device"), record.get("method_revision", ""))
-    same = made == (__version__, device, method_revision(planned.recipe))
-    if not same or _versions(record["inputs"]) != _versions(record_inputs(planned.sources).values()):
+    found, expected = _record(folder), _expected(planned, device)
+    if before is not None and found.get("stages") != before:
         return False
-    small = file_digests(small_texts(planned), companion_digests(planned))
-    small[RECIPE_NAME] = record["files"].get(RECIPE_NAME, "")  # it may spell the folders of stages in another way
-    return bool(record["files"] == small) and _holds_tensors(planned, folder, shard_bytes)
+    made = dict.fromkeys(map(os.path.realpath, stages), "") if before is not None else {}
+    expected["files"][RECIPE_NAME] = found["files"].get(RECIPE_NAME, "")  # it may spell folders in another way
+    same = all(found.get(key) == expected.get(key) for key in ("mergewise", "device", "method_revision", "files"))
+    same = same and _versions(_given(found["inputs"], made)) == _versions(expected["inputs"])
+    return same and _holds_tensors(planned, folder, shard_bytes)
+
+
+def stage_digest(folder: Path, before: Mapping[str, str]) -> str:
+    """Return a digest of what determines a finished stage, as its record tells.
+
+    Args:
+        folder: Its folder.
+        before: Digests of the stages before it, by folder.
+
+    Raises:
+        CheckpointError: The record cannot be read.
+    """
+    return _digest_of(_record(folder), {os.path.realpath(stage): digest for stage, digest in before.items()})
+
+
+def _planned_stages(
+    steps: Sequence[Stage], plans: Sequence[Plan], folders: Mapping[str, str], device: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Return the digests of all stages but the last by name, as they will be once they are merged."""
+    made: dict[str, str] = {}
+    found = {}
+    for step, planned in zip(steps[:-1], plans, strict=False):
+        name = str(step.name)
+        found[name] = made[os.path.realpath(folders[name])] = _digest_of(_expected(planned, device), made)
+    return found
+
+
+def _digest_of(record: Mapping[str, Any], made: Mapping[str, str]) -> str:
+    """Return a digest of what a record tells but for places, given the digests of stages by their folders."""
+    facts = [
+        record["mergewise"], record.get("device"), record.get("method_revision"), _respelt(record["recipe"], made),
+        _versions(_given(record["inputs"], made)),
+        {name: digest for name, digest in record["files"].items() if name != RECIPE_NAME},
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _given(inputs: Iterable[InputRecord], made: Container[str]) -> list[InputRecord]:
+    """Return the records of inputs that do not lie in folders of stages."""
+    return [record for record in inputs if os.path.realpath(Path(str(record["file"])).parent) not in made]
+
+
+def _expected(planned: Plan, device: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return what the record of a merge will tell of it."""
+    revision = method_revision(planned.recipe)
+    return {
+        "mergewise": __version__,
+        "recipe": json.loads(json.dumps(planned.recipe.canonical())),
+        **({"method_revision": revision} if revision else {}),
+        **({"device": dict(device)} if device else {}),
+        "inputs": [{"file": path, **record} for path, record in record_inputs(planned.sources).items()],
+        "files": _expected_files(planned),
+    }
+
+
+def _expected_files(planned: Plan) -> dict[str, str]:
+    """Return the SHA-256 of the small files that a merge will write or take over, by name."""
+    template = planned.template
+    while isinstance(template, WrappedCheckpoint):
+        template = template.own
+    taken = companion_digests(planned)
+    if isinstance(template, PlannedCheckpoint):
+        left_out = {RECIPE_NAME, *planned.small_files.left_out}
+        made = _expected_files(template.planned).items()
+        taken = {name: digest for name, digest in made if name not in left_out} | taken
+    return file_digests(small_texts(planned), taken)
 
 
 def _holds_tensors(planned: Plan, folder: Path, shard_bytes: int | None) -> bool:
@@ -126,7 +232,7 @@ def tells_of(recipe: Recipe, folder: Path, stages: Collection[str] = ()) -> bool
     Raises:
         CheckpointError: The record cannot be read.
     """
-    own = {os.path.realpath(stage) for stage in stages}
+    own = {os.path.realpath(stage): os.path.realpath(stage) for stage in stages}
     return bool(_respelt(_record(folder)["recipe"], own) == _respelt(json.loads(json.dumps(recipe.canonical())), own))
 
 
@@ -140,14 +246,14 @@ def _record(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
 
 
-def _respelt(value: Any, folders: Collection[str]) -> Any:
-    """Return parts of a recipe with one spelling of each of some folders."""
+def _respelt(value: Any, folders: Mapping[str, str]) -> Any:
+    """Return parts of a recipe with other words for some folders, however these are spelt."""
     if isinstance(value, dict):
         return {key: _respelt(item, folders) for key, item in value.items()}
     if isinstance(value, list):
         return [_respelt(item, folders) for item in value]
-    known = isinstance(value, str) and bool(folders) and "\0" not in value and os.path.realpath(value) in folders
-    return os.path.realpath(value) if known else value
+    is_path = isinstance(value, str) and bool(folders) and "\0" not in value
+    return folders.get(os.path.realpath(value), value) if is_path else value
 
 
 def _versions(records: Iterable[InputRecord]) -> list[list[tuple[str, int | str]]]:

@@ -3,10 +3,11 @@
 import os
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -18,13 +19,20 @@ from mergewise.checkpoint import (
     fingerprint,
     let_go,
     local_path,
-    require_free,
 )
 from mergewise.engine.adapters.core_target import CoreTarget, merge_target
 from mergewise.engine.carry_out import Progress, carry_out, lay_out_for
 from mergewise.engine.devices.device import open_device
 from mergewise.engine.devices.layout import DeviceLayout
-from mergewise.engine.finished import files_of, files_written, holds_merge, holds_result, is_finished, tells_of
+from mergewise.engine.finished import (
+    files_of,
+    files_written,
+    holds_already,
+    holds_merge,
+    holds_result,
+    is_finished,
+    stage_digest,
+)
 from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, parse_size
 from mergewise.engine.open_files import allow_open_files
@@ -45,7 +53,7 @@ from mergewise.engine.provenance import (
 from mergewise.engine.stages import as_stages, noted, plan_stages, stage_folders
 from mergewise.recipe import Recipe, Stage, placed
 
-__all__ = ["MergeReport", "merge"]
+__all__ = ["MergeReport", "merge", "stages_folder"]
 
 
 @dataclass(frozen=True)
@@ -126,14 +134,14 @@ def merge(
     """
     began = time.perf_counter()
     on = None if device is None else open_device(device)
+    recorded = None if on is None else on.record()
     shard_bytes = parse_size(shard_size, "shard size")
     destination = Destination.of(out, access)
-    held = destination is None and holds_merge(local_path(out))
+    if destination is None:
+        holds_merge(local_path(out))  # refused before anything is planned
     steps = as_stages(recipe)
-    folders = stage_folders(steps, _stages_folder(out, destination) if stages is None else stages)
+    folders = stage_folders(steps, stages_folder(out, destination) if stages is None else stages)
     plans = plan_stages(steps, folders, access)
-    if held and not tells_of(placed(steps[-1].recipe, folders), local_path(out), folders.values()):
-        require_free(local_path(out))  # better refused now than after the stages before
     commits: dict[str, str] = {}
     for planned in plans:
         commits |= planned.revisions  # what a name on the Hub stood for at first holds for all stages
@@ -141,35 +149,39 @@ def merge(
         for planned in plans:
             lay_out_for(planned, on, threads, memory)  # a budget that is too small is better known before any stage
             allow_open_files(planned.sources, files_written(planned, shard_bytes))
+        layout = lay_out_for(plans[-1], on, threads, memory)
+        if destination is None and holds_already(steps, plans, folders, local_path(out), shard_bytes, recorded):
+            return _untouched(plans[-1], out, layout, began)
         if len(steps) == 1:
-            layout = lay_out_for(plans[0], on, threads, memory)
             return _merge(plans[0], out, destination, layout, shard_bytes, progress)
     finally:
         for planned in plans:
             _let_go(planned)
     remarks: list[str] = []
+    digests: dict[str, str] = {}  # of the stages, by folder
     for step in steps[:-1]:
         folder = folders[str(step.name)]
         planned = noted(plan(placed(step.recipe, folders), access, commits), step)
         try:
-            if is_finished(planned, Path(folder), None if on is None else on.record(), folders.values()):
+            if is_finished(planned, Path(folder), recorded, folders.values()):
                 remarks.append(f"Stage '{step.name}' was taken over from {folder}.")
-                continue
-            layout = lay_out_for(planned, on, threads, memory)
-            done = _merge(planned, folder, None, layout, shard_bytes, progress, folders.values())
+            else:
+                layout = lay_out_for(planned, on, threads, memory)
+                done = _merge(planned, folder, None, layout, shard_bytes, progress, folders)
+                remarks += [f"Stage '{step.name}': {remark}" for remark in done.remarks]
         finally:
             _let_go(planned)
-        remarks += [f"Stage '{step.name}': {remark}" for remark in done.remarks]
+        digests[folder] = stage_digest(Path(folder), digests)
     last = noted(plan(placed(steps[-1].recipe, folders), access, commits), steps[-1])
     try:
         layout = lay_out_for(last, on, threads, memory)
-        report = _merge(last, out, destination, layout, shard_bytes, progress, folders.values())
+        report = _merge(last, out, destination, layout, shard_bytes, progress, folders, digests)
     finally:
         _let_go(last)
     return replace(report, remarks=(*remarks, *report.remarks), seconds=time.perf_counter() - began)
 
 
-def _stages_folder(out: str | os.PathLike[str], destination: Destination | None) -> str:
+def stages_folder(out: str | os.PathLike[str], destination: Destination | None) -> str:
     """Return where stages go by default: beside the output, or beside the place in which it is staged."""
     beside = local_path(out) if destination is None else destination.folder
     return f"{os.fspath(beside)}.stages"
@@ -182,9 +194,10 @@ def _merge(
     layout: Layout | DeviceLayout,
     shard_bytes: int,
     progress: Progress | None,
-    stages: Collection[str] = (),
+    folders: Mapping[str, str] = MappingProxyType({}),
+    digests: Mapping[str, str] = MappingProxyType({}),
 ) -> MergeReport:
-    """Carry one plan out."""
+    """Carry one plan out, given the folders of stages by name, and digests of those it builds on by folder."""
     began = time.perf_counter()
     device = layout.device if isinstance(layout, DeviceLayout) else None
     identities = input_identities(planned.sources)
@@ -195,9 +208,9 @@ def _merge(
     place = local_path(out) if destination is None else destination.staged(_lasting(facts, planned))
     if destination is not None and place.is_dir():
         return _sent(destination, planned, place, layout, began)
-    if destination is None and holds_merge(place) and holds_result(planned, place, shard_bytes, recorded, stages):
-        remarks = [*planned.remarks, f"{place} holds this merge already; nothing was done."]
-        return _report(os.fspath(out), planned, began, layout.threads, remarks, record_inputs(planned.sources))
+    there = folders.values()
+    if destination is None and holds_merge(place) and holds_result(planned, place, shard_bytes, recorded, there):
+        return _untouched(planned, out, layout, began)
     with _folder(planned, place, shard_bytes, work) as folder:
         target = merge_target(planned, folder)
         # what is only copied is compared as it is, so it is copied again
@@ -214,7 +227,8 @@ def _merge(
                 raise
         require_unchanged(planned.sources, identities)
         copied = folder.take_over(companion_files(planned))
-        folder.commit(provenance_texts(planned, records, recorded, copied))
+        stages = {name: digests[stage] for name, stage in folders.items() if stage in digests}
+        folder.commit(provenance_texts(planned, records, recorded, copied, stages))
     if destination is not None:
         destination.send(place)
     resumed = [f"{len(done)} tensors were taken over from an interrupted merge."] if done else []
@@ -222,6 +236,12 @@ def _merge(
     error = target.relative_error if isinstance(target, CoreTarget) else None
     report = _report(os.fspath(out), planned, began, layout.threads, remarks, records, error)
     return report if device is None else replace(report, device=device.name)
+
+
+def _untouched(planned: Plan, out: str | os.PathLike[str], layout: Layout | DeviceLayout, began: float) -> MergeReport:
+    """Report a merge whose output was there already."""
+    remarks = [*planned.remarks, f"{local_path(out)} holds this merge already; nothing was done."]
+    return _report(os.fspath(out), planned, began, layout.threads, remarks, record_inputs(planned.sources))
 
 
 def _lasting(facts: Sequence[object], planned: Plan) -> str:

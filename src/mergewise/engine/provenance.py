@@ -156,6 +156,7 @@ def provenance_texts(
     records: Mapping[str, InputRecord],
     device: Mapping[str, str] | None = None,
     copied: Mapping[str, str] | None = None,
+    stages: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the small files that tell a merged checkpoint's story, by name.
 
@@ -164,6 +165,7 @@ def provenance_texts(
         records: What is recorded of every input file, by its place.
         device: What is recorded of the device that merged; ``None`` for the kernels.
         copied: SHA-256 of the files that were taken over beside the weights, by name.
+        stages: Digests of the stages that it builds on, by name.
     """
     texts = small_texts(plan)
     revision = method_revision(plan.recipe)
@@ -174,6 +176,7 @@ def provenance_texts(
         **({"notes": list(plan.notes)} if plan.notes else {}),
         **({"revisions": dict(plan.revisions)} if plan.revisions else {}),
         "inputs": [{"file": path, **record} for path, record in records.items()],
+        **({"stages": dict(stages)} if stages else {}),
         "tensors": len(plan.outputs),
         "parameters": plan.parameters,
         **({"device": dict(device)} if device else {}),

@@ -3,51 +3,15 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from mergewise.checkpoint import Access, Connections, Place, Source, TensorInfo
-from mergewise.checkpoint.source import Writable
+from mergewise.checkpoint import Access, Connections, Source
 from mergewise.engine.jobs import Plan
 from mergewise.engine.plan import plan_over, wanted_models
-from mergewise.engine.provenance import merged_config
-from mergewise.errors import CheckpointError, MergewiseError
+from mergewise.engine.planned import PlannedCheckpoint
+from mergewise.errors import MergewiseError
 from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed
 
 __all__ = ["as_stages", "noted", "plan_stages", "stage_folders"]
-
-
-class PlannedCheckpoint:
-    """A checkpoint that is still to be made: its tensors are known, their bytes are not.
-
-    Args:
-        planned: The merge that makes it.
-        location: Where it will be.
-    """
-
-    costly = False
-
-    def __init__(self, planned: Plan, location: str) -> None:
-        self.location = location
-        self.files: tuple[Place, ...] = ()
-        self.folder: Place | None = None
-        outputs = [job.output for job in planned.jobs]
-        self.tensors = {o.name: TensorInfo(o.name, o.dtype, o.shape, 0, o.nbytes) for o in outputs}
-        self._planned = planned
-
-    def config(self) -> dict[str, Any]:
-        """Return the configuration that it will have."""
-        return merged_config(self._planned)
-
-    def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
-        """Do nothing: there is nothing to read yet."""
-
-    def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:  # noqa: ARG002 - a Source reads so
-        """Refuse: there is nothing to read yet.
-
-        Raises:
-            CheckpointError: Always.
-        """
-        raise CheckpointError(f"{self.location}: '{tensor.name}' cannot be read before this stage is merged.")
 
 
 def as_stages(recipe: Recipe | str | os.PathLike[str] | Sequence[Stage]) -> list[Stage]:
