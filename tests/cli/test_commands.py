@@ -174,7 +174,11 @@ class TestMerge:
         outcome = run("merge", "recipe.yaml", "out")
         assert "holds this merge already; nothing was done" in " ".join(outcome.err.split())
         assert support.tree(world.folder / "out") == before
-        assert run("merge", world.recipe(parameters={"weight": 0.25}), "out").code == 1
+        assert "holds this merge already; nothing would be done" in run("merge", "recipe.yaml", "out", "--dry-run").err
+        for again in ([], ["--dry-run"]):
+            outcome = run("merge", world.recipe(parameters={"weight": 0.25}), "out", *again)
+            assert outcome.code == 1
+            assert "new or empty" in outcome.err
 
     def test_the_inputs_are_not_touched(self, world, run):
         before = support.tree(world.folder)

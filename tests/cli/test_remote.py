@@ -30,6 +30,16 @@ def test_a_dry_run_of_a_merge_to_an_object_store_sends_nothing(world, run, objec
     assert not object_store.objects
 
 
+def test_a_plan_of_a_merge_to_an_object_store_looks_at_the_disk_of_the_cache(world, run, monkeypatch):
+    from mergewise.engine import estimate
+
+    asked = []
+    monkeypatch.setattr(estimate, "free_bytes", lambda out: asked.append(str(out)) or 0)
+    assert run("plan", world.recipe(), "--out", "s3://bucket/out").code == 0
+    assert run("plan", "recipe.yaml", "--out", "some/out").code == 0
+    assert asked == [str(world.folder.parent / "cache"), "some/out"]
+
+
 def test_offline_is_an_option(world, run, file_server, monkeypatch):
     monkeypatch.delenv("MERGEWISE_OFFLINE")
     support.save_model(file_server.folder / "e1", world.experts[0])

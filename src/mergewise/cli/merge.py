@@ -78,8 +78,10 @@ def merge(
         raise typer.BadParameter("--rank is that of an adapter and goes with --adapter")
     from mergewise.checkpoint import Destination, local_path
     from mergewise.engine import merge
-    from mergewise.engine.finished import holds_merge
+    from mergewise.engine.devices.device import open_device
+    from mergewise.engine.finished import holds_already, holds_merge
     from mergewise.engine.layout import parse_size
+    from mergewise.engine.stages import plan_stages, stage_folders
 
     shard_bytes = parse_size(shard_size, "shard size")
     output = {"rank": rank} if adapter else None
@@ -92,8 +94,13 @@ def merge(
     )
     recipe = resolved(whole, select, survey, access(offline, cache), threads=threads, memory=memory, quiet=json)
     if dry_run:
+        folders = stage_folders(recipe, merge.stages_folder(out, destination) if stages is None else stages)
+        plans = plan_stages(recipe, folders, access(offline, cache))
         place = local_path(out) if destination is None else destination.folder
-        print_plans(recipe, place, threads, memory, access(offline, cache), device, as_json=json)
+        on = None if device is None else open_device(device).record()
+        held = destination is None and holds_already(recipe, plans, folders, place, shard_bytes, on)
+        remarks = [f"{place} holds this merge already; nothing would be done."] if held else []
+        print_plans(recipe, plans, place, threads, memory, device, remarks=remarks, as_json=json)
         return
     with progress_bar("merging", quiet=json) as progress:
         report = merge.merge(

@@ -20,18 +20,17 @@ from mergewise.cli.recipe import (
 )
 
 if TYPE_CHECKING:
-    from mergewise.checkpoint import Access
     from mergewise.engine.devices.layout import DeviceLayout
     from mergewise.engine.jobs import Plan
     from mergewise.engine.layout import Layout
     from mergewise.recipe import Stage
 
-__all__ = ["plan", "print_plan", "print_plans"]
+__all__ = ["plan", "print_plans"]
 
 
 def plan(
     recipe: Annotated[Path, typer.Argument(help="The recipe.")],
-    out: Annotated[Path, typer.Option(help="Where the result would go, to check that it fits the disk.")] = Path(),
+    out: Annotated[str, typer.Option(help="Where the result would go, to check that it fits the disk.")] = ".",
     threads: ThreadsOption = None,
     memory: MemoryOption = "1GiB",
     device: DeviceOption = None,
@@ -43,40 +42,74 @@ def plan(
 ) -> None:
     """Check a recipe and say what merging it takes, from headers alone (and a survey, if it chooses its experts)."""
     stages = resolved(recipe, select, survey, access(offline, cache), threads=threads, memory=memory, quiet=json)
-    print_plans(stages, out, threads, memory, access(offline, cache), device, as_json=json)
+    from mergewise.cache import cache_folder
+    from mergewise.checkpoint import is_url, local_path
+    from mergewise.engine.stages import plan_stages, stage_folders
+
+    # what goes to another machine is finished in the cache folder first
+    place = cache_folder() if is_url(out) and not out.startswith("file://") else local_path(out)
+    plans = plan_stages(stages, stage_folders(stages, ""), access(offline, cache))
+    print_plans(stages, plans, place, threads, memory, device, as_json=json)
 
 
 def print_plans(
     stages: "Sequence[Stage]",
+    plans: "Sequence[Plan]",
     out: Path,
     threads: int | None,
     memory: str,
-    access: "Access",
     device: str | None = None,
     *,
+    remarks: Sequence[str] = (),
     as_json: bool,
 ) -> None:
-    """Print the plan of a recipe, or of the last of several stages with a note on those before."""
-    from mergewise.engine.stages import plan_stages, stage_folders
+    """Print the plan of a recipe and how it would be carried out; of several stages the last, with figures of all.
 
-    plans = plan_stages(stages, stage_folders(stages, ""), access)
-    if len(stages) > 1:
-        names = ", ".join(str(stage.name) for stage in stages[:-1])
-        shown = "the last" if len(plans) == len(stages) else "the last that can be planned before its models are made"
-        print_remarks([f"{len(stages) - 1} stages come before the last one: {names}; this is the plan of {shown}."])
-    print_plan(plans[-1], out, threads, memory, device, as_json=as_json)
-
-
-def print_plan(
-    planned: "Plan", out: Path, threads: int | None, memory: str, device: str | None = None, *, as_json: bool
-) -> None:
-    """Print a plan and how it would be carried out."""
+    Args:
+        stages: The recipe's.
+        plans: Those of the stages, as far as they can be planned yet.
+        out: Where the result would go, on this machine.
+        threads: As for a merge.
+        memory: As for a merge.
+        device: As for a merge.
+        remarks: What else a user should know, a sentence each.
+        as_json: Whether to print JSON.
+    """
     from mergewise.engine import estimate
     from mergewise.engine.carry_out import lay_out_for
     from mergewise.engine.devices.device import open_device
+    from mergewise.engine.open_files import allow_open_files
+
+    on = None if device is None else open_device(device)
+    layouts = [lay_out_for(planned, on, threads, memory) for planned in plans]
+    for planned in plans:
+        allow_open_files(planned.sources)
+    each = [_figures(planned, layout) for planned, layout in zip(plans, layouts, strict=True)]
+    free = estimate.free_bytes(out)
+    written = sum(one["bytes_out"] for one in each)
+    summary = each[-1] | {
+        "bytes_in": sum(one["bytes_in"] for one in each),
+        "bytes_out": written,
+        "peak_memory": max(one["peak_memory"] for one in each),
+        "estimated_seconds": round(sum(one["estimated_seconds"] for one in each), 1),
+        "free_disk": free,
+        "fits_disk": written < free,
+        "remarks": [*_remarks(stages, plans), *remarks],
+    }
+    if as_json:
+        names = [stage.name for stage in stages[: len(plans)]]
+        listed = [{"stage": name} | one for name, one in zip(names, each, strict=True)]
+        print_json(summary | ({"stages": listed} if len(stages) > 1 else {}))
+        return
+    print_remarks(summary["remarks"])
+    _print(plans[-1], layouts[-1], summary)
+
+
+def _figures(planned: "Plan", layout: "Layout | DeviceLayout") -> dict[str, Any]:
+    """Return the figures of one plan as plain data."""
+    from mergewise.engine import estimate
     from mergewise.engine.devices.layout import DeviceLayout
 
-    layout = lay_out_for(planned, None if device is None else open_device(device), threads, memory)
     there = {}
     if isinstance(layout, DeviceLayout):
         there = {
@@ -84,33 +117,43 @@ def print_plan(
             "device": layout.device.record(),
             "device_memory": layout.device_bytes(planned),
         }
-    free = estimate.free_bytes(out)
-    summary = planned.summary() | {
+    return planned.summary() | {
         "threads": layout.threads,
         "peak_memory": layout.peak_bytes(planned),
         "estimated_seconds": round(estimate.seconds(planned, layout), 1),
-        "free_disk": free,
-        "fits_disk": planned.bytes_out < free,
         **there,
     }
-    if as_json:
-        print_json(summary)
-        return
+
+
+def _remarks(stages: "Sequence[Stage]", plans: "Sequence[Plan]") -> list[str]:
+    """Return the remarks of all plans, and which of the stages they are of."""
+    if len(stages) == 1:
+        return list(plans[0].remarks)
+    names = ", ".join(str(stage.name) for stage in stages[:-1])
+    shown = "the last" if len(plans) == len(stages) else "the last that can be planned before its models are made"
+    found = [f"{len(stages) - 1} stages come before the last one: {names}; this is the plan of {shown}."]
+    for stage, planned in zip(stages, plans, strict=False):  # some may not be planned yet
+        before = f"Stage '{stage.name}': " if stage is not stages[-1] else ""
+        found += [f"{before}{remark}" for remark in planned.remarks]
+    return found
+
+
+def _print(planned: "Plan", layout: "Layout | DeviceLayout", summary: Mapping[str, Any]) -> None:
+    """Print a plan for people."""
+    from mergewise.engine import estimate
+
     about = "at least" if "device" in summary else "about"
     rate = estimate.DISK_BYTES_PER_SECOND
-    print_remarks(planned.remarks)
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in summary["dtypes"].items())
+    room = f"{size(summary['free_disk'])} free{'' if summary['fits_disk'] else ': too little'}"
     print_pairs(
         [
             ("method", planned.recipe.method),
             ("models", ", ".join(_models(planned))),
             ("tensors", f"{len(planned.outputs)} ({dtypes}; {figure(planned.parameters)} parameters)"),
             ("passes", ", then ".join(summary["passes"])),
-            ("reads", size(planned.bytes_in)),
-            (
-                "writes",
-                f"{size(planned.bytes_out)} ({size(free)} free{'' if summary['fits_disk'] else ': too little'})",
-            ),
+            ("reads", size(summary["bytes_in"])),
+            ("writes", f"{size(summary['bytes_out'])} ({room})"),
             *_memory(layout, summary),
             ("time", f"{about} {summary['estimated_seconds']:.0f} s, if files are read at {size(rate)} a second"),
         ]
