@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mergewise as mw
 import support
 from mergewise.checkpoint import ArrayCheckpoint, DequantisedCheckpoint, open_source
 from mergewise.errors import CheckpointError
@@ -134,3 +135,12 @@ def test_a_folder_with_eight_bit_weights_is_opened_so(tmp_path):
     assert {name: info.dtype for name, info in source.tensors.items()} == {"w": "F32", "b": "F32"}
     assert source.config() == support.CONFIG
     np.testing.assert_array_equal(whole(source, "w"), weight.astype("f4") * 2)
+
+
+def test_the_plan_counts_the_bytes_that_are_stored_and_no_more(tmp_path):
+    arrays = {"w": stored((256, 256)), "w_scale_inv": np.ones((2, 2), np.float32), "norm": np.ones(4, np.float32)}
+    eight = support.save_model(tmp_path / "eight", arrays)
+    prefixed = {f"model.{name}": array for name, array in arrays.items()}  # which is read under other names
+    other = support.save_model(tmp_path / "other", prefixed)
+    recipe = mw.Recipe(method="linear", experts=[eight, other])
+    assert mw.plan(recipe).bytes_in == 2 * (256 * 256 + 16 + 16)

@@ -1,6 +1,6 @@
 """Checkpoints on disk and in memory: validated headers, byte-range reads, atomic writes."""
 
-from mergewise.checkpoint.adapted import AdaptedCheckpoint, natural_dtype, tokenizer_folder
+from mergewise.checkpoint.adapted import AdaptedCheckpoint, natural_dtype, stored_bytes, tokenizer_folder
 from mergewise.checkpoint.adapter import ADAPTER_PREFIX, ADAPTER_WEIGHTS, Adapter, LowRank, is_adapter, open_adapter
 from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG
 from mergewise.checkpoint.aligned import AlignedCheckpoint, location_of
@@ -82,6 +82,7 @@ __all__ = [
     "require_free",
     "reserved_bytes",
     "sha256_of",
+    "stored_bytes",
     "take_back",
     "text_bytes",
     "tokenizer_folder",

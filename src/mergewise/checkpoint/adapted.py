@@ -10,6 +10,7 @@ from mergewise.checkpoint.adapter import Adapter, LowRank
 from mergewise.checkpoint.aligned import AlignedCheckpoint
 from mergewise.checkpoint.dtypes import STORAGE_DTYPES
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint
+from mergewise.checkpoint.gathered import GatheredCheckpoint
 from mergewise.checkpoint.gguf import GgufCheckpoint
 from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.place import Place
@@ -18,7 +19,15 @@ from mergewise.checkpoint.tokens import with_tensors
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.errors import CheckpointError, did_you_mean
 
-__all__ = ["SCRATCH_BYTES", "AdaptedCheckpoint", "natural_dtype", "places", "reads_an_adapter", "tokenizer_folder"]
+__all__ = [
+    "SCRATCH_BYTES",
+    "AdaptedCheckpoint",
+    "natural_dtype",
+    "places",
+    "reads_an_adapter",
+    "stored_bytes",
+    "tokenizer_folder",
+]
 
 SCRATCH_BYTES = 16 << 20
 """Working memory of one read: a run of the base, and as much of either factor as it needs, in float64."""
@@ -119,7 +128,7 @@ class AdaptedCheckpoint(WrappedCheckpoint):
     def read_bytes(self, name: str) -> int:
         """Return the bytes that reading a tensor takes from the files of the base and of the adapter."""
         factors = self._changed[name][0] if name in self._changed else None
-        return self._under.tensors[name].nbytes + (factors.a.nbytes + factors.b.nbytes if factors else 0)
+        return stored_bytes(self._under, name) + (factors.a.nbytes + factors.b.nbytes if factors else 0)
 
     def _read_run(self, name: str, first: int, out: NDArray[np.uint8]) -> None:
         """Fill a buffer with the elements of a changed tensor from one on."""
@@ -224,6 +233,22 @@ def tokenizer_folder(source: Source) -> Place | None:
     if isinstance(source, AdaptedCheckpoint) and (source.adapter.path / "tokenizer.json").is_file():
         return source.adapter.path
     return tokenizer_folder(source.own) if isinstance(source, WrappedCheckpoint) else source.folder
+
+
+def stored_bytes(source: Source, name: str) -> int:
+    """Return the bytes that reading a tensor takes from the files of a source, however wide it is shown."""
+    match source:
+        case AlignedCheckpoint():
+            own, info = source.place(name)
+            return stored_bytes(own, info.name)
+        case AdaptedCheckpoint():
+            return source.read_bytes(name)
+        case DequantisedCheckpoint() | GgufCheckpoint():
+            return source.stored_bytes(name)
+        case GatheredCheckpoint() if not source.gathers(name):
+            return stored_bytes(source.own, name)
+        case _:
+            return source.tensors[name].nbytes
 
 
 def reads_an_adapter(source: Source) -> bool:

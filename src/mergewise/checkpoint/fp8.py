@@ -60,6 +60,11 @@ class DequantisedCheckpoint(WrappedCheckpoint):
             if name not in hidden
         }
 
+    def stored_bytes(self, name: str) -> int:
+        """Return the bytes of a tensor as it is stored, with its scale."""
+        scale = self._scales.get(name)
+        return self.own.tensors[name].nbytes + (scale[0].nbytes if scale else 0)
+
     def config(self) -> dict[str, Any]:
         """Return the configuration, without what it says of quantisation."""
         return {key: value for key, value in super().config().items() if key != "quantization_config"}

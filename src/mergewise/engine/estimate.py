@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from mergewise.checkpoint import AdaptedCheckpoint
+from mergewise.checkpoint import AdaptedCheckpoint, Source
+from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.engine.devices.layout import DeviceLayout
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
@@ -49,10 +50,17 @@ def free_bytes(out: Path) -> int:
 
 
 def _adapter_seconds(plan: Plan) -> float:
-    adapted = [source for source in plan.sources if isinstance(source, AdaptedCheckpoint)]
-    products = sum(source.products for source in adapted)
+    adapted = {id(found): found for source in plan.sources for found in _adapted(source)}
+    products = sum(source.products for source in adapted.values())
     modules = plan.adapter.space.modules.values() if plan.adapter else ()
     return products / _ADAPTING + sum((m.outputs + m.inputs) * m.vectors**2 for m in modules) / _FACTORING
+
+
+def _adapted(source: Source) -> list[AdaptedCheckpoint]:
+    """Return the bases with an adapter that a source shows."""
+    if isinstance(source, AdaptedCheckpoint):
+        return [source]
+    return [found for part in source.parts for found in _adapted(part)] if isinstance(source, WrappedCheckpoint) else []
 
 
 def _compute_seconds(job: TensorJob) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mergewise.checkpoint import AdaptedCheckpoint, OutputTensor, Source, TensorInfo
+from mergewise.checkpoint import OutputTensor, Source, TensorInfo, stored_bytes
 from mergewise.engine.adapters.core_checkpoints import CoreCheckpoint
 from mergewise.engine.adapters.output import AdapterMerge
 from mergewise.engine.compose import Member
@@ -112,9 +112,9 @@ class Plan:
 
     @property
     def bytes_in(self) -> int:
-        """Bytes of all inputs, each once."""
+        """Bytes of all inputs as they are stored, each once."""
         return sum(
-            source.read_bytes(info.name) if isinstance(source, AdaptedCheckpoint | CoreCheckpoint) else info.nbytes
+            source.read_bytes(info.name) if isinstance(source, CoreCheckpoint) else stored_bytes(source, info.name)
             for job in self.jobs
             for source, info in zip(self.sources, job.inputs, strict=False)  # slices may have fewer inputs
         )

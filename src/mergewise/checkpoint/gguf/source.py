@@ -105,6 +105,14 @@ class GgufCheckpoint:
                 f"{self.location}: its metadata does not make a configuration ({error!r}); put config.json beside it."
             ) from error
 
+    def stored_dtype(self, name: str) -> str:
+        """Return what llama.cpp calls the storage type of a tensor."""
+        return str(self._kinds[self._stored[name].kind].name)
+
+    def stored_bytes(self, name: str) -> int:
+        """Return the bytes of a tensor as it is stored."""
+        return self._stored[name].nbytes
+
     def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
         """Begin to fetch the blocks that will be read soon; a fault that this meets will be met again by the read."""
         stored, heads = self._stored[tensor.name], self._heads[tensor.name]
