@@ -9,7 +9,7 @@ import pytest
 
 import mergewise as mw
 import support
-from mergewise.checkpoint import Connections, open_source
+from mergewise.checkpoint import Connections, open_source, stored_bytes
 from mergewise.errors import CheckpointError
 
 gguf = pytest.importorskip("gguf")
@@ -334,3 +334,12 @@ class TestWhatIsRefused:
             (tmp_path / "damaged.gguf").write_bytes(damaged)
             with contextlib.suppress(CheckpointError):  # anything else fails the test
                 open_source(tmp_path / "damaged.gguf").config()
+
+
+def test_the_bytes_and_types_that_are_stored_are_known(tmp_path):
+    arrays = model()
+    source = open_source(write(tmp_path / "m.gguf", arrays, TYPES.Q8_0))
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert (source.tensors[name].dtype, source.stored_dtype(name)) == ("F32", "Q8_0")
+    assert stored_bytes(source, name) == arrays[name].size // 32 * 34
+    assert stored_bytes(source, "model.norm.weight") == 4 * WIDTH

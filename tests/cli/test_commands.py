@@ -292,6 +292,14 @@ class TestForPeople:
         listed = run("inspect", path, "--tensors").out
         assert all(name in listed for name in world.base)
 
+    def test_inspect_says_what_is_stored_of_eight_bit_weights(self, world, run):
+        support.save_model(
+            world.folder / "eight", {"w": np.ones((4, 4), "float8_e4m3fn"), "w_scale": np.ones((), "f4")}
+        )
+        found = run("inspect", "eight", "--json").json
+        assert found["dtypes"] == {"F8_E4M3": 1, "F32": 1}
+        assert found["bytes"] == 20
+
     @pytest.mark.parametrize("config", [{}, {"architectures": None}, {"architectures": []}, {"architectures": "Odd"}])
     def test_inspect_does_without_a_usual_configuration(self, config, world, run):
         (world.folder / "base" / "config.json").write_text(json.dumps(config))

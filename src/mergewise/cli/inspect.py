@@ -18,10 +18,15 @@ def inspect(
     cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what a checkpoint holds, from its headers alone."""
-    from mergewise.checkpoint import Connections, open_checkpoint
+    """Say what a checkpoint holds, as it is stored, from its headers alone."""
+    from mergewise.checkpoint import Connections, DequantisedCheckpoint, GgufCheckpoint, open_source, stored_bytes
 
-    opened = open_checkpoint(Connections(access(offline, cache)).place(checkpoint))
+    opened = open_source(checkpoint, Connections(access(offline, cache)))
+    if isinstance(opened, DequantisedCheckpoint):
+        opened = opened.own
+    gguf = opened if isinstance(opened, GgufCheckpoint) else None
+    dtypes = {name: gguf.stored_dtype(name) if gguf else info.dtype for name, info in opened.tensors.items()}
+    nbytes = {name: stored_bytes(opened, name) for name in opened.tensors}
     infos = sorted(opened.tensors.values(), key=lambda info: info.name.encode())
     config = opened.config()
     summary: dict[str, Any] = {
@@ -30,11 +35,11 @@ def inspect(
         "files": [file.name for file in opened.files],
         "tensors": len(infos),
         "parameters": sum(info.numel for info in infos),
-        "bytes": sum(info.nbytes for info in infos),
-        "dtypes": dict(Counter(info.dtype for info in infos)),
+        "bytes": sum(nbytes.values()),
+        "dtypes": dict(Counter(dtypes[info.name] for info in infos)),
     }
     rows: list[dict[str, Any]] = [
-        {"name": info.name, "dtype": info.dtype, "shape": list(info.shape), "bytes": info.nbytes,
+        {"name": info.name, "dtype": dtypes[info.name], "shape": list(info.shape), "bytes": nbytes[info.name],
          "file": opened.files[info.file].name}
         for info in infos
     ]  # fmt: skip

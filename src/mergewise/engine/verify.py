@@ -24,6 +24,7 @@ from mergewise.checkpoint import (
     TensorInfo,
     numpy_dtype,
     open_checkpoint,
+    open_source,
 )
 from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.source import Writable
@@ -68,10 +69,11 @@ class TensorDifference:
 
     Attributes:
         name: Its name.
-        kind: ``equal``, ``values``, ``dtype`` (the values are equal), ``shape``, ``only in A`` or ``only in B``.
+        kind: ``equal``, ``values``, ``dtype`` or ``bytes`` (the values are equal, but for the signs of zeros, say),
+            ``shape``, ``only in A`` or ``only in B``.
         differing: Elements whose values differ.
         largest: Largest absolute difference.
-        relative: L2 norm of the difference over the L2 norm of A's tensor.
+        relative: L2 norm of the difference over the L2 norm of A's tensor; infinite where that is zero.
     """
 
     name: str
@@ -148,7 +150,7 @@ def verify(
 def diff(
     a: str | os.PathLike[str], b: str | os.PathLike[str], *, access: Access | None = None
 ) -> Iterator[TensorDifference]:
-    """Compare two checkpoints tensor by tensor, in byte order of the names.
+    """Compare two checkpoints tensor by tensor, in byte order of the names; quantised ones as they would be merged.
 
     Args:
         a: A folder or file, a URL, or a model on the Hub.
@@ -159,7 +161,7 @@ def diff(
         CheckpointError: One of them cannot be read.
     """
     connections = Connections(access)
-    first, second = (open_checkpoint(connections.place(given)) for given in (a, b))
+    first, second = (open_source(given, connections) for given in (a, b))
     for name in sorted(first.tensors.keys() | second.tensors.keys(), key=str.encode):
         if name not in second.tensors:
             yield TensorDifference(name, "only in A")
@@ -293,9 +295,12 @@ def _places(values: NDArray[Any]) -> NDArray[np.float64]:
 def _difference(first: Source, second: Source, name: str) -> TensorDifference:
     a, b = first.tensors[name], second.tensors[name]
     differing, largest, squares, norm = 0, 0.0, 0.0, 0.0
+    same = True
     for start in range(0, a.numel, _CHUNK_ELEMENTS):
         count = min(_CHUNK_ELEMENTS, a.numel - start)
-        x, y = _values(first, a, start, count), _values(second, b, start, count)
+        raw_x, raw_y = _raw(first, a, start, count), _raw(second, b, start, count)
+        same = same and np.array_equal(raw_x, raw_y)
+        x, y = _values(raw_x, a), _values(raw_y, b)
         unequal = ~np.equal(x, y)
         if x.dtype.kind in "fc" and y.dtype.kind in "fc":
             unequal &= ~(np.isnan(x) & np.isnan(y))
@@ -309,8 +314,8 @@ def _difference(first: Source, second: Source, name: str) -> TensorDifference:
             largest = max(largest, float(gap.max()))
             squares += float(np.sum(gap**2))
     with np.errstate(invalid="ignore"):
-        ratio = float(np.sqrt(np.float64(squares) / norm)) if norm else float(differing > 0)
-    kind = "values" if differing else "equal" if a.dtype == b.dtype else "dtype"
+        ratio = float(np.sqrt(np.float64(squares) / norm)) if norm else math.inf if differing else 0.0
+    kind = "values" if differing else "dtype" if a.dtype != b.dtype else "equal" if same else "bytes"
     return TensorDifference(name, kind, differing, largest, math.inf if math.isnan(ratio) else ratio)
 
 
@@ -319,7 +324,8 @@ def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
 
 
-def _values(source: Source, info: TensorInfo, start: int, count: int) -> NDArray[Any]:
+def _raw(source: Source, info: TensorInfo, start: int, count: int) -> NDArray[np.uint8]:
+    """Return the bytes of a run of elements."""
     dtype = STORAGE_DTYPES[info.dtype]
     if not dtype.numpy_name:
         raise CheckpointError(
@@ -328,6 +334,11 @@ def _values(source: Source, info: TensorInfo, start: int, count: int) -> NDArray
     width = dtype.bits // 8
     raw = np.empty(count * width, np.uint8)
     source.read_into(info, start * width, raw)
+    return raw
+
+
+def _values(raw: NDArray[np.uint8], info: TensorInfo) -> NDArray[Any]:
+    """Return stored elements, floating ones in float64."""
     found = raw.view(numpy_dtype(info.dtype))
-    exact = dtype.kind == "exact" or found.dtype.kind == "c"
+    exact = STORAGE_DTYPES[info.dtype].kind == "exact" or found.dtype.kind == "c"
     return found if exact else found.astype(np.float64)
