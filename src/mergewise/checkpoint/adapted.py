@@ -16,6 +16,7 @@ from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.source import Source, Writable
 from mergewise.checkpoint.tokens import with_tensors
+from mergewise.checkpoint.torch_bin import TORCH_BYTES, TorchCheckpoint
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.errors import CheckpointError, did_you_mean
 
@@ -24,13 +25,15 @@ __all__ = [
     "AdaptedCheckpoint",
     "natural_dtype",
     "places",
-    "reads_an_adapter",
+    "resident_bytes",
+    "scratch_bytes",
     "stored_bytes",
     "tokenizer_folder",
 ]
 
 SCRATCH_BYTES = 16 << 20
-"""Working memory of one read: a run of the base, and as much of either factor as it needs, in float64."""
+"""Working memory of one read: a run of the base, and as much of either factor as it needs, in float64; or a run of
+codes, what decoding makes of it, and where its scales are."""
 
 _RUN_ELEMENTS = 1 << 18
 
@@ -251,11 +254,22 @@ def stored_bytes(source: Source, name: str) -> int:
             return source.tensors[name].nbytes
 
 
-def reads_an_adapter(source: Source) -> bool:
-    """Whether reading a source takes ``SCRATCH_BYTES``."""
-    if isinstance(source, AdaptedCheckpoint):
-        return True
-    return isinstance(source, WrappedCheckpoint) and any(map(reads_an_adapter, source.parts))
+def scratch_bytes(source: Source) -> int:
+    """Return the working memory of one read of a source: to add an adapter, or to decode what is quantised."""
+    own = SCRATCH_BYTES if isinstance(source, AdaptedCheckpoint | DequantisedCheckpoint | GgufCheckpoint) else 0
+    return own + max(map(scratch_bytes, source.parts if isinstance(source, WrappedCheckpoint) else ()), default=0)
+
+
+def resident_bytes(sources: Iterable[Source]) -> int:
+    """Return the memory that sources take for as long as they are open: torch, and what it could not map."""
+    found: dict[int, TorchCheckpoint] = {}
+    pending = list(sources)
+    while pending:
+        source = pending.pop()
+        if isinstance(source, TorchCheckpoint):
+            found[id(source)] = source
+        pending += source.parts if isinstance(source, WrappedCheckpoint) else ()
+    return sum(source.held_bytes for source in found.values()) + (TORCH_BYTES if found else 0)
 
 
 def places(modules: Iterable[str], names: Iterable[str]) -> Mapping[str, str]:

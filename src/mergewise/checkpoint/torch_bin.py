@@ -11,10 +11,13 @@ from mergewise.checkpoint.place import Place, local_copy
 from mergewise.checkpoint.source import Writable
 from mergewise.errors import CheckpointError
 
-__all__ = ["TORCH_INDEX", "TORCH_SINGLE", "TorchCheckpoint", "open_torch"]
+__all__ = ["TORCH_BYTES", "TORCH_INDEX", "TORCH_SINGLE", "TorchCheckpoint", "open_torch"]
 
 TORCH_SINGLE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
+
+TORCH_BYTES = 256 << 20
+"""What the library takes."""
 
 _NAMES = {
     "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
@@ -32,6 +35,7 @@ class TorchCheckpoint:
         arrays: Tensors by name, contiguous, with the index of their file.
         config: The model's configuration.
         location: What messages call it, if not by its path.
+        held_bytes: Of the arrays that are in memory rather than mapped into it.
     """
 
     costly = False
@@ -43,7 +47,9 @@ class TorchCheckpoint:
         arrays: Mapping[str, tuple[Any, int]],
         config: dict[str, Any],
         location: str = "",
+        held_bytes: int = 0,
     ) -> None:
+        self.held_bytes = held_bytes
         self.path = path
         self.files = tuple(files)
         self.location = location or str(path)
@@ -92,8 +98,10 @@ def open_torch(path: Place, files: Sequence[Place], location: str = "") -> Torch
             f"{path}: reading .bin files needs torch; install 'mergewise[torch]', or convert the model to safetensors."
         ) from None
     arrays: dict[str, tuple[Any, int]] = {}
+    held = 0
     for number, file in enumerate(files):
-        for name, tensor in _load(torch, local_copy(file)).items():
+        content, mapped = _load(torch, local_copy(file))
+        for name, tensor in content.items():
             at = f"{file}: tensor '{name}'"
             if not _is_text(name):
                 raise CheckpointError(f"{file}: expected tensors under names, found one under {name!r}.")
@@ -108,20 +116,22 @@ def open_torch(path: Place, files: Sequence[Place], location: str = "") -> Torch
                 raise CheckpointError(
                     f"{at} is of a kind that cannot be merged ({kind}); convert it to a dense tensor."
                 )
+            held += 0 if mapped and tensor.is_contiguous() else tensor.numel() * tensor.element_size()
             arrays[name] = (tensor.detach().contiguous(), number)
     if not arrays:
         raise CheckpointError(f"{path}: expected at least one tensor, found none.")
     config = (path if path.is_dir() else path.parent) / "config.json"
-    return TorchCheckpoint(path, files, arrays, read_json(config) if config.is_file() else {}, location)
+    return TorchCheckpoint(path, files, arrays, read_json(config) if config.is_file() else {}, location, held)
 
 
-def _load(torch: Any, file: Path) -> dict[Any, Any]:
-    """Return what a file maps names to; files of before torch 1.6 cannot be memory-mapped and are read."""
+def _load(torch: Any, file: Path) -> tuple[dict[Any, Any], bool]:
+    """Return what a file maps names to, and whether it is memory-mapped; files of before torch 1.6 are read."""
+    mapped = True
     try:
         try:
             content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
         except RuntimeError:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content, mapped = torch.load(file, map_location="cpu", weights_only=True), False
     except Exception as error:
         raise CheckpointError(
             f"{file}: expected a PyTorch file of nothing but tensors, found something that is damaged or unsafe to "
@@ -130,7 +140,7 @@ def _load(torch: Any, file: Path) -> dict[Any, Any]:
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: expected tensors by name, found {type(content).__name__}.")
-    return content
+    return content, mapped
 
 
 def _is_text(name: Any) -> bool:

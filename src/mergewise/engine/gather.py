@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, bins_per_rank, sum_elements
+from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, bins_per_rank, sample_size, sum_elements
 from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.pieces import Piece, Runner, Workspace
 from mergewise.engine.ties import TieShares
@@ -32,7 +32,6 @@ __all__ = [
 
 M = TypeVar("M", MagnitudeCounts, MagnitudeKeys)
 
-_LEAST_SAMPLE, _LARGEST_SAMPLE = 1 << 16, 1 << 21  # elements of one expert, and of all together
 _SHORT_RUN, _LONG_RUN = 1 << 11, 1 << 13  # of elements that are sampled together; a tensor is more alike than a model
 
 
@@ -157,6 +156,7 @@ def _search(ranks: Sequence[tuple[int, int]], pieces: Sequence[Piece], runner: R
         search.settle(sample)
         return search
     search.bracket(sample)
+    del sample  # whose room the counts take
 
     def collect(workspace: Workspace, keys: MagnitudeKeys, piece: Piece) -> None:
         raw, codes = workspace.rows(piece)
@@ -188,8 +188,7 @@ def sample_magnitudes(experts: int, pieces: Sequence[Piece], runner: Runner, run
         run: Elements that are sampled together.
     """
     total = sum(piece.count for piece in pieces)
-    size = min(total, max(_LEAST_SAMPLE, min(_LARGEST_SAMPLE // experts, total >> 6)))
-    return _sample(experts, pieces, runner, total // size, run)
+    return _sample(experts, pieces, runner, total // sample_size(total, experts), run)
 
 
 def _combined(parts: list[M]) -> M:

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from mergewise.checkpoint import STORAGE_DTYPES, reserved_bytes
-from mergewise.checkpoint.adapted import SCRATCH_BYTES, reads_an_adapter
+from mergewise.checkpoint.adapted import resident_bytes, scratch_bytes
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.errors import RecipeError
 from mergewise.kernels.constants import PADDING, TILE
@@ -18,9 +18,10 @@ __all__ = [
     "bins_per_rank",
     "bytes_per_element",
     "default_threads",
-    "fetching_bytes",
     "lay_out",
+    "opened_bytes",
     "parse_size",
+    "sample_size",
     "sum_elements",
 ]
 
@@ -32,6 +33,8 @@ FIXED_BYTES = 192 << 20
 
 COLLECT_MOST, COLLECT_SHARE = 1 << 24, 16
 """Up to so many elements the keys that a sample leaves in doubt are collected, at most one of so many, …"""
+
+_LEAST_SAMPLE, _LARGEST_SAMPLE = 1 << 16, 1 << 21  # elements of one expert, and of all together
 
 COUNT_BINS = 1 << 20
 """… and in larger scopes they are counted in so many bins, the fewer for each rank the more ranks there are."""
@@ -82,7 +85,7 @@ class Layout:
     def peak_bytes(self, plan: Plan) -> int:
         """Return the most memory that the process takes, in bytes."""
         largest = max(map(self._held_bytes, plan.jobs), default=0)
-        return FIXED_BYTES + fetching_bytes(plan) + self.threads * (largest + _beside_the_rows(plan))
+        return FIXED_BYTES + opened_bytes(plan) + self.threads * (largest + _beside_the_rows(plan))
 
     def holds(self, job: TensorJob) -> bool:
         """Return whether a worker keeps the stored bytes of a matrix in memory, rather than read them every time."""
@@ -128,7 +131,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int, extra: int = 0, 
     beside = _beside_the_rows(plan) + extra
     largest = max(plan.jobs, key=_least_bytes, default=None)
     least = (_least_bytes(largest) if largest else 0) + beside
-    fixed = FIXED_BYTES + fetching_bytes(plan)
+    fixed = FIXED_BYTES + opened_bytes(plan)
     room = budget - fixed
     if room < least:
         raise RecipeError(
@@ -145,9 +148,15 @@ def bins_per_rank(ranks: int) -> int:
     return 1 << max(_LEAST_BITS, (COUNT_BINS // ranks).bit_length() - 1)
 
 
-def fetching_bytes(plan: Plan) -> int:
-    """Return what reading from other machines takes, for all workers together."""
-    return reserved_bytes(file for source in plan.sources for file in source.files)
+def sample_size(total: int, experts: int) -> int:
+    """Return how many elements of each expert are sampled before the magnitudes of a scope are ranked."""
+    return min(total, max(_LEAST_SAMPLE, min(_LARGEST_SAMPLE // experts, total >> 6)))
+
+
+def opened_bytes(plan: Plan) -> int:
+    """Return what open sources take for all workers together: fetching from other machines, and torch's files."""
+    fetching = reserved_bytes(file for source in plan.sources for file in source.files)
+    return fetching + resident_bytes(plan.sources)
 
 
 def bytes_per_element(job: TensorJob) -> int:
@@ -252,7 +261,7 @@ def parse_size(size: str | int, name: str) -> int:
 def _beside_the_rows(plan: Plan) -> int:
     """Return what a worker needs beside the rows of a piece: for histograms, for adapters, for factoring."""
     factoring = plan.adapter.space.working_bytes if plan.adapter else 0
-    return _counting_bytes(plan) + factoring + (SCRATCH_BYTES if any(map(reads_an_adapter, plan.sources)) else 0)
+    return _counting_bytes(plan) + factoring + max(map(scratch_bytes, plan.sources), default=0)
 
 
 def _counting_bytes(plan: Plan) -> int:
@@ -267,4 +276,7 @@ def _counting_bytes(plan: Plan) -> int:
             # a collection that finds more than it has room for is followed by a count
             ranks = len(program.weights) + len(program.outliers)
             most = max(most, ranks * (collected + bins_per_rank(ranks) * 8))
+            # before that, a sample: its parts, and all of it
+            experts = len(program.weights)
+            most = max(most, 2 * experts * sample_size(scope, experts) * 4)
     return most

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from mergewise.checkpoint.adapted import SCRATCH_BYTES, reads_an_adapter
+from mergewise.checkpoint.adapted import resident_bytes, scratch_bytes
+from mergewise.checkpoint.torch_bin import TORCH_BYTES
 from mergewise.engine.devices.device import Device
 from mergewise.engine.jobs import Plan, TensorJob
-from mergewise.engine.layout import BLOCK, FIXED_BYTES, fetching_bytes, parse_size
+from mergewise.engine.layout import BLOCK, FIXED_BYTES, opened_bytes, parse_size
 from mergewise.errors import RecipeError
 from mergewise.method import (
     ElementwiseProgram,
@@ -22,7 +23,6 @@ __all__ = ["CHUNK_ELEMENTS", "DeviceLayout", "lay_out_on"]
 CHUNK_ELEMENTS = 1 << 20
 """Elements that are on their way to a device, or back from it, at once."""
 
-_TORCH_BYTES = 256 << 20  # of the library; drivers take memory of their own, which nobody can tell beforehand
 _CHUNK_BYTES = CHUNK_ELEMENTS * (8 + 8 + 8)  # as stored, as a result, and as stored again
 _PIECE_ELEMENTS = 1 << 22
 _RANKING_BYTES = 48  # of one element: a magnitude, its order, what sorting makes of these, its rank, a mask
@@ -54,7 +54,10 @@ class DeviceLayout:
         """Return the most memory that the process takes on the host, without drivers."""
         beside = max((_host_bytes(job, self.piece_elements(job)) for job in plan.jobs), default=0)
         shared = self.device_bytes(plan) if self.device.free_bytes is None else 0
-        return FIXED_BYTES + _TORCH_BYTES + fetching_bytes(plan) + _scratch_bytes(plan) + _CHUNK_BYTES + beside + shared
+        # of torch, unless a source has it open; drivers take memory of their own, which nobody can tell beforehand
+        library = 0 if resident_bytes(plan.sources) else TORCH_BYTES
+        scratch = max(map(scratch_bytes, plan.sources), default=0)
+        return FIXED_BYTES + library + opened_bytes(plan) + scratch + _CHUNK_BYTES + beside + shared
 
 
 def lay_out_on(plan: Plan, device: Device, threads: int | None, memory: str | int) -> DeviceLayout:
@@ -162,7 +165,3 @@ def _host_bytes(job: TensorJob, elements: int) -> int:
         return elements * (9 if program.sparsify == "row_rank" else 1)
     drawn = isinstance(program, WholeProgram | ElementwiseProgram) and "seed" in program.settings
     return elements * 9 if drawn else 0
-
-
-def _scratch_bytes(plan: Plan) -> int:
-    return SCRATCH_BYTES if any(map(reads_an_adapter, plan.sources)) else 0

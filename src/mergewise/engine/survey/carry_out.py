@@ -11,9 +11,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mergewise._version import __version__
-from mergewise.checkpoint import reserved_bytes
 from mergewise.engine.jobs import Plan, TensorJob
-from mergewise.engine.layout import BLOCK, FIXED_BYTES, Layout, bytes_per_element, lay_out, parse_size
+from mergewise.engine.layout import BLOCK, FIXED_BYTES, Layout, bytes_per_element, lay_out, opened_bytes, parse_size
 from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.survey.file import VERSION
@@ -210,7 +209,7 @@ def _cut(job: TensorJob, layout: Layout) -> list[Piece]:
 def _spectral_room(planned: Plan, matrices: Sequence[TensorJob], memory: str | int) -> int:
     """Return the bytes that all workers of the spectral part may take."""
     budget = parse_size(memory, "memory budget")
-    room = budget - FIXED_BYTES - reserved_bytes(file for source in planned.sources for file in source.files)
+    room = budget - FIXED_BYTES - opened_bytes(planned)
     largest = max(matrices, key=matrix_bytes, default=None)
     if largest is not None and room < matrix_bytes(largest):
         least = matrix_bytes(largest) + budget - room

@@ -1,0 +1,50 @@
+"""What sources take beside the rows of pieces is part of what a plan says of its memory."""
+
+import numpy as np
+import pytest
+
+import mergewise as mw
+from mergewise.engine.layout import lay_out
+from support import expert_of, model_arrays, save_model
+
+MIB = 1 << 20
+
+
+def peak(folder, expert):
+    base = save_model(folder / "base", model_arrays(0)) if not (folder / "base").exists() else folder / "base"
+    planned = mw.plan(mw.Recipe(method="task_arithmetic", base=base, experts=[expert]))
+    return lay_out(planned, 1, "2GiB").peak_bytes(planned)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    return peak(tmp_path, save_model(tmp_path / "plain", expert_of(model_arrays(0), 1)))
+
+
+def test_decoding_eight_bit_weights_is_counted_also_under_other_names(plain, tmp_path):
+    codes = {name: array.astype("float8_e4m3fn") for name, array in model_arrays(0).items()}
+    eight = save_model(tmp_path / "eight", codes)
+    renamed = save_model(tmp_path / "renamed", {f"wrapped.{name}": array for name, array in codes.items()})
+    assert peak(tmp_path, eight) == peak(tmp_path, renamed) >= plain + 15 * MIB
+
+
+def test_torch_and_what_it_cannot_map_are_counted(plain, tmp_path):
+    torch = pytest.importorskip("torch")
+    big = {"big": np.zeros((2048, 1024), np.float32)}
+    for name in ("base", "plain"):
+        save_model(tmp_path / name, model_arrays(0) | big)
+    tensors = {name: torch.tensor(array) for name, array in (model_arrays(0) | big).items()}
+    (tmp_path / "mapped").mkdir()
+    torch.save(tensors, tmp_path / "mapped" / "pytorch_model.bin")
+    (tmp_path / "turned").mkdir()
+    torch.save(tensors | {"big": tensors["big"].t().contiguous().t()}, tmp_path / "turned" / "pytorch_model.bin")
+    assert peak(tmp_path, tmp_path / "mapped") == peak(tmp_path, tmp_path / "plain") + 256 * MIB
+    assert peak(tmp_path, tmp_path / "turned") == peak(tmp_path, tmp_path / "mapped") + 8 * MIB
+
+
+def test_the_sample_of_a_large_scope_is_counted():
+    from mergewise.engine.layout import sample_size
+
+    assert sample_size(1000, 4) == 1000
+    assert sample_size(1 << 30, 4) == 1 << 19
+    assert sample_size(1 << 30, 64) == 1 << 16
