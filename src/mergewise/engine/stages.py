@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from mergewise.checkpoint import Access, Connections, Source
 from mergewise.engine.jobs import Plan
-from mergewise.engine.plan import plan_over, wanted_models
+from mergewise.engine.plan import plan_over
 from mergewise.engine.planned import PlannedCheckpoint
 from mergewise.errors import MergewiseError
-from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed
+from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed, references
 
 __all__ = ["as_stages", "noted", "plan_stages", "stage_folders"]
 
@@ -60,9 +60,8 @@ def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str], access: Acc
         recipe = placed(stage.recipe, folders)
         try:
             check_parameters(recipe)
-            wanted = wanted_models(recipe)
             waits = recipe.tokenizer is not None or recipe.chat_template is not None
-            if waits and not made.keys().isdisjoint(wanted):
+            if waits and not made.keys().isdisjoint(references(recipe)):
                 return plans
             planned = noted(plan_over(recipe, Connections(access, commits), made), stage)
         except MergewiseError as fault:

@@ -24,7 +24,7 @@ from mergewise.recipe.resolve import (
 )
 from mergewise.recipe.schema import Recipe
 from mergewise.recipe.sections import Section
-from mergewise.recipe.stages import Stage, order_stages, placed
+from mergewise.recipe.stages import Stage, order_stages, placed, references
 
 __all__ = [
     "AdapterOutput",
@@ -50,6 +50,7 @@ __all__ = [
     "parse_recipe",
     "placed",
     "read_yaml",
+    "references",
     "setting_origins",
     "tensor_settings",
     "unmatched_filters",

@@ -8,7 +8,7 @@ from mergewise.errors import RecipeError, did_you_mean
 from mergewise.recipe.reference import ModelReference
 from mergewise.recipe.schema import Recipe
 
-__all__ = ["Stage", "order_stages", "placed"]
+__all__ = ["Stage", "order_stages", "placed", "references"]
 
 
 _REFERENCES = ("base", "base_model", "model", "source")
