@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.engine.align import is_embedding
+from mergewise.checkpoint.tokens import is_embedding
 from mergewise.engine.survey.record import TensorRecord
 from mergewise.theory.groups import kind_of, layer_of
 
