@@ -104,7 +104,8 @@ def holds_already(
     """
     if not holds_merge(out):
         return False
-    stages, before = folders.values(), None
+    stages = folders.values()
+    before: Mapping[str, str] | None = None
     same = tells_of(placed(steps[-1].recipe, folders), out, stages)
     if same and stages:
         if len(plans) < len(steps) or "stages" not in _record(out):
