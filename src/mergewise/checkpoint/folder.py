@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a safetensors file, or a folder of one, or of several with an index."""
+"""Checkpoints on disk: a safetensors file, or a folder of them with or without an index."""
 
 import contextlib
 import json
@@ -105,8 +105,6 @@ class Checkpoint:
 def open_checkpoint(path: str | os.PathLike[str] | Place, location: str = "") -> Checkpoint:
     """Open a safetensors file, or a folder with ``model.safetensors``, an index of shards, or one other such file.
 
-    Of these the first that is there counts, as for ``transformers``.
-
     Args:
         path: Where it is.
         location: What messages and provenance call it, if not by its path.
@@ -123,9 +121,10 @@ def open_checkpoint(path: str | os.PathLike[str] | Place, location: str = "") ->
 def _open_place(path: Place) -> Checkpoint:
     if not path.is_dir():
         return _open_files(path, (path,))
-    single, index = path / SINGLE_NAME, path / INDEX_NAME
-    if not single.is_file() and index.is_file():
+    index = path / INDEX_NAME
+    if index.is_file():
         return _open_index(path, index)
+    single = path / SINGLE_NAME
     found = [single] if single.is_file() else files_ending(path, ".safetensors")
     if len(found) == 1:
         return _open_files(path, (found[0],))

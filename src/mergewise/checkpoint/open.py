@@ -39,14 +39,14 @@ def _open_place(place: Place, location: str) -> Source:
     if place.suffix in {".bin", ".pt", ".pth"} and not place.is_dir():
         return open_torch(place, (place,), location)
     if place.is_dir() and not _has_safetensors(place):
-        if (place / TORCH_SINGLE).is_file():
-            return open_torch(place, (place / TORCH_SINGLE,), location)
         if (place / TORCH_INDEX).is_file():
             weight_map, files = indexed_files(place, place / TORCH_INDEX)
             source = open_torch(place, files, location)
             for name in weight_map.keys() ^ source.tensors.keys():
                 raise CheckpointError(f"{location}: tensor '{name}' is in the index or in a shard, but not in both.")
             return source
+        if (place / TORCH_SINGLE).is_file():
+            return open_torch(place, (place / TORCH_SINGLE,), location)
         single = files_ending(place, ".gguf")
         if len(single) == 1:
             return open_gguf(single[0], location)
