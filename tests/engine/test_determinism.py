@@ -90,7 +90,7 @@ def test_the_cut_into_pieces_does_not_change_a_byte(case, blocks, models, undist
 @pytest.mark.parametrize("sample", [1, 5000, 100_000])
 def test_the_size_of_the_sample_does_not_change_a_byte(case, sample, models, undisturbed, monkeypatch):
     for name in ("_LEAST_SAMPLE", "_LARGEST_SAMPLE"):
-        monkeypatch.setattr(gather, name, sample)
+        monkeypatch.setattr(layout, name, sample)
     for run in ("_SHORT_RUN", "_LONG_RUN"):
         monkeypatch.setattr(gather, run, max(1, sample // 10))
     assert_identical(merge(case, models, threads=2), undisturbed(case))
@@ -104,7 +104,7 @@ def test_the_size_of_the_sample_does_not_change_a_byte(case, sample, models, und
 def test_the_number_of_bins_does_not_change_a_byte(case, bins, models, undisturbed, monkeypatch):
     monkeypatch.setattr(layout, "COUNT_BINS", bins)
     monkeypatch.setattr(gather, "COLLECT_MOST", 0)
-    monkeypatch.setattr(gather, "_LEAST_SAMPLE", 100)
+    monkeypatch.setattr(layout, "_LEAST_SAMPLE", 100)
     assert_identical(merge(case, models, threads=2, memory=smallest_budget(case, models)), undisturbed(case))
 
 
@@ -186,7 +186,7 @@ GOLDEN = {
     "rht over the model": "cf925c214b7dd5148f6c0a48271d18072bd14e5131135128e7e5e23bfc8d93d4",
     "nuslerp by slices": "b2413658d8bd533d7d70c09868ea1dbf9266c5d24d54aba186c88cefde2e8a6a",
     "nuslerp across slices": "51b10702ed4398fe92904e5d1cbd63a28d26a757e252dfd11eaa11bdb231c694",
-    "model_stock by filters": "0f6946fa6ff40ed57369c5d99bd401720568e1862e72885faf20405667787d39",
+    "model_stock by filters": "3c491bac7d821a4c1d9ba0a437f603ad816ef62f62961b7c79137add0e5bf098",
 }
 
 

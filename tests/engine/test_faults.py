@@ -177,7 +177,7 @@ def test_an_unforeseen_fault_of_a_worker_reaches_the_caller_and_stops_the_others
     (tmp_path / "out").mkdir()
     with pytest.raises(Broken):
         mw.merge(recipe, tmp_path / "out" / "merged", threads=threads)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out" / "merged").exists()
     assert own_threads() == []
     assert len(calls) <= after + threads  # nobody began another piece
     monkeypatch.undo()

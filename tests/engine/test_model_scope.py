@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 import mergewise as mw
 import reference
 from engine.models import BLOCK
-from mergewise.engine import gather
+from mergewise.engine import layout
 from mergewise.engine.layout import Layout
 from reference import assert_rounded_once, round_once
 from support import save_model
@@ -61,7 +61,7 @@ def tied_family(seed, experts, dtype):
 @pytest.mark.parametrize("blocks", [1, 2, 100])
 def test_ties_across_pieces_and_tensors_go_to_the_lowest_positions(method, densities, dtype, blocks, monkeypatch):
     monkeypatch.setattr(Layout, "piece_elements", lambda self, job: blocks * BLOCK)
-    monkeypatch.setattr(gather, "_LEAST_SAMPLE", 4096)
+    monkeypatch.setattr(layout, "_LEAST_SAMPLE", 4096)
     base, experts = tied_family(1, 2, dtype)
     check(method, base, experts, density=list(densities), scope="model")
 
@@ -103,7 +103,7 @@ def test_integer_tensors_take_no_part_in_the_ranking():
 
 
 def test_magnitudes_far_apart_are_ranked_together(monkeypatch):
-    monkeypatch.setattr(gather, "_LEAST_SAMPLE", 1000)
+    monkeypatch.setattr(layout, "_LEAST_SAMPLE", 1000)
     rng = np.random.default_rng(4)
     scales = {"tiny": 1e-30, "small": 1e-3, "large": 1e10}
     base = {k: np.zeros(40_000, np.float32) for k in scales}

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a safetensors file, or a folder of them with or without an index."""
+"""Checkpoints on disk: a safetensors file, a folder of one, or a folder of several with an index."""
 
 import contextlib
 import json

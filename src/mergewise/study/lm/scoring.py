@@ -106,13 +106,15 @@ def _put(model: torch.nn.Module, given: Mapping[str, torch.Tensor]) -> dict[str,
 
 def _as_loaded(model: PreTrainedModel, given: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """Return weights under the names that transformers gives them when it loads a checkpoint."""
+    load: Any = type(model).from_pretrained  # whose annotations leave out what it returns when asked for more
     try:
-        loaded, about = type(model).from_pretrained(
+        loaded, about = load(
             None, config=model.config, state_dict=dict(given), dtype=model.dtype, output_loading_info=True
         )
     except (RuntimeError, ValueError):
         return given
-    return given if about["missing_keys"] or about["mismatched_keys"] else loaded.state_dict()
+    renamed: Mapping[str, torch.Tensor] = loaded.state_dict()
+    return given if about["missing_keys"] or about["mismatched_keys"] else renamed
 
 
 def _torch(array: NDArray[Any]) -> torch.Tensor:
