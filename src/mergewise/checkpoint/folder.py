@@ -13,8 +13,16 @@ from mergewise.checkpoint.remote.path import reserved_bytes
 from mergewise.checkpoint.source import Writable
 from mergewise.errors import CheckpointError
 
-__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint", "existing", "files_ending", "indexed_files", "open_checkpoint"]
-__all__ += ["read_json"]
+__all__ = [
+    "INDEX_NAME",
+    "SINGLE_NAME",
+    "Checkpoint",
+    "existing",
+    "files_ending",
+    "indexed_files",
+    "open_checkpoint",
+    "read_json",
+]
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"

@@ -11,8 +11,18 @@ from typing import Any, Protocol, Self
 
 from mergewise.errors import CheckpointError
 
-__all__ = ["LocalRanges", "Place", "Ranges", "copy_file", "file_facts", "file_identity", "local_copy", "open_ranges"]
-__all__ += ["file_size", "sha256_of"]
+__all__ = [
+    "LocalRanges",
+    "Place",
+    "Ranges",
+    "copy_file",
+    "file_facts",
+    "file_identity",
+    "file_size",
+    "local_copy",
+    "open_ranges",
+    "sha256_of",
+]
 
 _COPY_BYTES = 4 << 20
 _HASH_BYTES = 1 << 20

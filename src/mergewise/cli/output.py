@@ -9,8 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["JsonOption", "figure", "print_json", "print_pairs", "print_remarks", "print_table", "progress_bar"]
-__all__ += ["refuse_given", "size"]
+__all__ = [
+    "JsonOption",
+    "figure",
+    "print_json",
+    "print_pairs",
+    "print_remarks",
+    "print_table",
+    "progress_bar",
+    "refuse_given",
+    "size",
+]
 
 _FILE_WIDTH = 160  # columns where there is no terminal to ask
 

@@ -13,20 +13,25 @@ if TYPE_CHECKING:
     from mergewise.recipe import Recipe, Stage
 
 __all__ = [
+    "CHECKPOINT_HELP",
     "AdapterOption",
     "BaseOption",
+    "CacheOption",
     "DeviceOption",
     "DtypeOption",
     "ExpertOption",
     "MemoryOption",
     "MethodOption",
+    "OfflineOption",
     "ParameterOption",
     "RankOption",
     "SelectOption",
     "SurveyOption",
     "ThreadsOption",
+    "access",
+    "quick_recipe",
+    "resolved",
 ]
-__all__ += ["CHECKPOINT_HELP", "CacheOption", "OfflineOption", "access", "quick_recipe", "resolved"]
 
 MethodOption = Annotated[str | None, typer.Option(help="Quick form: the merge method, instead of a recipe file.")]
 BaseOption = Annotated[str | None, typer.Option(help="Quick form: the base checkpoint.")]
