@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import support
-from mergewise.checkpoint import Connections, open_source
+from mergewise.checkpoint import Connections, StoppedError, open_source
 from mergewise.checkpoint.remote.access import BLOCK_BYTES, READ_AHEAD_BYTES
 from mergewise.checkpoint.remote.blocks import BlockCache
 from mergewise.errors import CheckpointError
@@ -322,3 +322,18 @@ class TestBlocks:
         assert least <= cache.block_bytes <= BLOCK_BYTES
         assert cache.block_bytes == least or 2 * models * readers * cache.block_bytes <= READ_AHEAD_BYTES
         cache.close()
+
+
+def test_what_is_asked_for_while_reading_is_stopped_is_no_fault_of_its_own(url, quick, monkeypatch):
+    source = opened(url, quick)
+    info = next(iter(source.tensors.values()))
+    begin = BlockCache.block
+
+    def stopped_just_before(self, *arguments):
+        source.files[0].connections.close()
+        return begin(self, *arguments)
+
+    monkeypatch.setattr(BlockCache, "block", stopped_just_before)
+    source.will_read(info, 0, info.nbytes)
+    with pytest.raises(StoppedError):
+        read(source, info.name)

@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mergewise.checkpoint.remote.access import BLOCK_BYTES, READ_AHEAD_BYTES
@@ -102,8 +103,13 @@ class RemoteRanges:
         Raises:
             StoppedError: Nothing more is to be read, since something else went wrong.
         """
-        try:
+        with self._unless_stopped():
             return self._read_into(start, view, within)
+
+    @contextmanager
+    def _unless_stopped(self) -> Iterator[None]:
+        try:
+            yield
         except (CancelledError, RuntimeError) as error:  # as a pool that was shut down has it
             if not self._place.connections.closed.is_set():
                 raise
@@ -130,10 +136,15 @@ class RemoteRanges:
         return max(0, end - start)
 
     def expect(self, start: int, nbytes: int, within: _Span) -> None:
-        """Begin to fetch what will be read soon; large reads are parallel by themselves."""
-        if nbytes < self._blocks.block_bytes:
-            for _ in self._begin(start, min(start + nbytes, self.size), within):
-                pass
+        """Begin to fetch what will be read soon; large reads are parallel by themselves.
+
+        Raises:
+            StoppedError: As :meth:`read_into`.
+        """
+        with self._unless_stopped():
+            if nbytes < self._blocks.block_bytes:
+                for _ in self._begin(start, min(start + nbytes, self.size), within):
+                    pass
 
     def close(self) -> None:
         """Do nothing: connections are shared."""
