@@ -61,12 +61,15 @@ clean:  ## Remove the virtual environments and what the tools left
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# pip compiles what it copies, but not what it installs as editable: without bytecode a command starts a third slower
 $(VENV)/study: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[study]'
+	$(BIN)/python -m compileall -q src
 	touch $@
 
 $(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
+	$(BIN)/python -m compileall -q src
 	touch $@ $(VENV)/study
 
 $(VENV)-core/ready: pyproject.toml constraints.txt

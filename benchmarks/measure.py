@@ -52,6 +52,11 @@ class Ratio:
     pairs: int
 
 
+def _surroundings() -> dict[str, str]:
+    """Variables of this process, but let Python keep bytecode: pip compiled the peers, nobody an editable package."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def _nothing() -> None:
     """Do nothing."""
 
@@ -90,7 +95,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None, ti
         began = time.perf_counter()
         try:
             process = subprocess.Popen(
-                list(command), env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL,
+                list(command), env=_surroundings() | dict(environment or {}), stdin=subprocess.DEVNULL,
                 stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
