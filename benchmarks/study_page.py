@@ -9,12 +9,10 @@ from typing import Any
 from mergewise.study.asked import parameter_text
 from mergewise.study.columns import columns
 from mergewise.study.page_tables import ScoreTable, Wins, cost_tables, rests_on, score_tables, wins
-from mergewise.study.paper_figures import QUALITIES, SIDES, Grid, grid_of, paper_figures
+from mergewise.study.paper_figures import PAPER_FIGURES, QUALITIES, SIDES, Grid, grid_of
 from mergewise.study.published import PUBLISHED_NOTE, published_evidence
-from mergewise.study.study_report import QUESTIONS, published_rows, sizes_beside, write_figures
+from mergewise.study.study_report import QUESTIONS, published_rows, sizes_beside, study_figures, write_figures
 from mergewise.study.verdicts import DOES_NOT_HOLD, HOLDS, OPEN
-from mergewise.theory.cells import cells_of
-from mergewise.theory.forecast import forecast
 
 __all__ = ["page", "write_study"]
 
@@ -86,7 +84,7 @@ def page(document: Record, figures: Sequence[str]) -> str:
 
     Args:
         document: as `run_study` gives it.
-        figures: addresses of the figures, in the order of `paper_figures`.
+        figures: addresses of the figures, in the order of `study_figures`.
     """
     grid = grid_of(document)
     tables = document["tables"]
@@ -97,7 +95,7 @@ def page(document: Record, figures: Sequence[str]) -> str:
         *published_section(grid),
         *score_section(grid),
         *pair_section(wins(grid, tables["comparisons"]), grid),
-        *law_section(document["tables"]["tasks"], grid),
+        *law_section(grid),
         *cost_section(grid),
     ]
     return "\n".join(parts).rstrip() + "\n"
@@ -192,8 +190,10 @@ def so_far(verdict: Record) -> str:
 def figure_section(grid: Grid, addresses: Sequence[str]) -> Iterator[str]:
     """Show the figures with their captions."""
     yield from ("", "## Figures")
-    for number, (figure, address) in enumerate(zip(paper_figures(grid), addresses, strict=True), 1):
-        name = "Beyond the paper: what a merge costs" if figure.name == "cost" else f"Figure {number}. {figure.title}"
+    for number, (figure, address) in enumerate(zip(study_figures(grid), addresses, strict=True), 1):
+        title = figure.title
+        beyond = f"Beyond the paper: {title[0].lower()}{title[1:]}"
+        name = beyond if number > PAPER_FIGURES else f"Figure {number}. {title}"
         line = f" Dashed: {figure.line[1]}." if figure.line else ""
         missing = len(figure.missing)
         lacks = f" {missing} of {len(list(figure.points()))} points are missing, marked ×." if missing else ""
@@ -266,7 +266,7 @@ def pair_section(found: Sequence[Wins], grid: Grid) -> Iterator[str]:
         )
 
 
-def law_section(tasks: Sequence[Record], grid: Grid) -> Iterator[str]:
+def law_section(grid: Grid) -> Iterator[str]:
     """Fit the floor and the tail to the held-out scores of every method and base over the number of experts."""
     yield from ("", "## A floor and a tail", "", LAW)
     laws = []
@@ -274,21 +274,17 @@ def law_section(tasks: Sequence[Record], grid: Grid) -> Iterator[str]:
     for method, label in grid.methods.items():
         cells = []
         for base in grid.bases:
-            merges = [
-                row for row in tasks
-                if (row["method"], row["base"], row["held_in"]) == (method, base["name"], False)
-            ]  # fmt: skip
-            if len({row["k"] for row in merges}) < 3:
+            found = grid.forecasts.get((base["name"], method))
+            if found is None or found["law_r_squared"] is None:
                 cells.append("missing")
                 continue
-            found = forecast(cells_of(merges), replicates=0)
             laws.append(found)
-            cells.append(f"{found.law.tail:+.3f}, R² {found.r_squared:.2f}".replace("-", "−"))
+            cells.append(f"{found['law_tail']:+.3f}, R² {found['law_r_squared']:.2f}".replace("-", "−"))
         rows.append((label, *cells))
     if not laws:
         yield "Nothing could be fitted: the law takes at least three numbers of experts."
         return
-    well = [one.law.tail for one in laws if one.r_squared >= WELL]
+    well = [one["law_tail"] for one in laws if one["law_r_squared"] >= WELL]
     yield (
         f"The law explains {len(well)} of {len(laws)} curves well (R² of {WELL} or more), with A above 0 in "
         f"{sum(tail > 0 for tail in well)} of these. It has three parameters and here {len(grid.counts)} numbers of "

@@ -6,7 +6,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-FIGURES = {"1-headline", "2-multitask", "3-base", "4-size", "5-held-out", "6-count", "7-methods", "8-cost"}
+FIGURES = {
+    "1-headline",
+    "2-multitask",
+    "3-base",
+    "4-size",
+    "5-held-out",
+    "6-count",
+    "7-methods",
+    "8-cost",
+    "9-fit",
+    "10-law",
+}
 
 
 @pytest.fixture

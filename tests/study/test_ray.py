@@ -44,7 +44,7 @@ def test_a_study_goes_on_where_another_engine_stopped(run, cluster):
     run(study(TINY, methods={"average": None}), "first")
     done = run(study(TINY), "second", engine=ray_engine())
     assert {tally.kind: tally.computed for tally in done.progress.tallies} == {
-        "models": 0, "references": 0, "tuning": 12, "merges": 6
+        "models": 0, "limits": 0, "references": 0, "tuning": 12, "merges": 6
     }  # fmt: skip
 
 

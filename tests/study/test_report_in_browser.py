@@ -61,9 +61,9 @@ def shown(page, selector):
 
 def test_every_chart_renders(opened):
     page = opened()
-    assert shown(page, "figure") == 8
-    assert shown(page, "svg.panel") == 22
-    for name in ("headline", "multitask", "base", "size", "held-out", "count", "methods", "cost"):
+    assert shown(page, "figure") == 10
+    assert shown(page, "svg.panel") == 28
+    for name in ("headline", "multitask", "base", "size", "held-out", "count", "methods", "cost", "fit", "law"):
         assert shown(page, f"#figure-{name} .point path") > 0
     inside = page.eval_on_selector_all(
         "svg.panel",
@@ -104,6 +104,10 @@ def test_the_number_of_experts_and_the_method_of_figures_can_be_chosen(opened):
     page.select_option("select[name=focus]", "rht")
     found = page.query_selector_all("#figure-count .point")
     assert {node.get_attribute("aria-label")[:4] for node in found if node.is_visible()} == {"RHT,"}
+    knees = page.query_selector_all("#figure-fit .point[aria-label*='measured knee']")
+    assert len(knees) == 4 * 5
+    assert all("measured knee of RHT" in one.get_attribute("aria-label") for one in knees if one.is_visible())
+    assert sum(node.is_visible() for node in knees) == 4
 
 
 def test_what_score_tables_show_can_be_chosen(opened):
@@ -178,7 +182,7 @@ def test_tables_are_downloaded(opened):
 def test_a_phone_shows_all_without_scrolling_sideways(opened, scheme):
     page = opened(width=360, height=740, scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert shown(page, "svg.panel") == 22
+    assert shown(page, "svg.panel") == 28
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     ink = page.evaluate("getComputedStyle(document.querySelector('svg.panel text')).fill")
     bright = [sum(map(int, colour[4:-1].split(","))) > 380 for colour in (background, ink)]

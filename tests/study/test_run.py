@@ -118,14 +118,20 @@ def test_only_what_changed_is_computed_again(run):
     run(study(TINY))
     more = study(TINY, methods={**TINY["methods"], "ties": None})
     found = {tally.kind: tally.computed for tally in run(more, "more").progress.tallies}
-    assert found == {"models": 0, "references": 0, "tuning": 0, "merges": 3}  # two sets of two, one of three
+    assert found == {
+        "models": 0,
+        "limits": 0,
+        "references": 0,
+        "tuning": 0,
+        "merges": 3,
+    }  # two sets of two, one of three
 
 
 def test_other_items_make_other_cells_but_no_other_models(run):
     run(study(TINY))
     done = run(study(TINY, {"items": " other"}), "other").progress
     assert {tally.kind: tally.computed for tally in done.tallies} | {"merges": 0} == {
-        "models": 0, "references": 7, "tuning": 12, "merges": 0
+        "models": 0, "limits": 0, "references": 7, "tuning": 12, "merges": 0
     }  # fmt: skip
 
 
@@ -159,10 +165,10 @@ def test_a_cell_whose_scores_were_changed_is_noticed(run, tmp_path):
 def test_a_model_whose_file_was_changed_is_trained_again(run, tmp_path):
     first = run(study(TINY))
     weights = next((tmp_path / "cache" / "models").glob("*/model.safetensors"))
-    text = weights.read_text()
-    weights.write_text("x" * len(text))
+    content = weights.read_bytes()
+    weights.write_bytes(b"x" * len(content))
     second = run(study(TINY), "again")
-    assert weights.read_text() == text
+    assert weights.read_bytes() == content
     assert {t.kind: t.computed for t in second.progress.tallies}["models"] == 1
     assert lasting(second) == lasting(first)
 
@@ -216,14 +222,14 @@ def test_a_cell_that_always_kills_its_worker_fails_and_the_others_go_on(run):
 
 def test_status_tells_what_is_done_and_what_is_left(run, tmp_path):
     before = study_status(study(TINY), tmp_path / "cache")
-    assert (before.done, before.cells) == (0, 3 + 7 + 12 + 12)
+    assert (before.done, before.cells) == (0, 3 + 1 + 7 + 12 + 12)
     assert before.seconds_left > 30
     run(study(TINY))
     after = study_status(study(TINY), tmp_path / "cache")
     assert (after.done, after.seconds_left) == (after.cells, 0)
     wider = study_status(study(TINY, methods={**TINY["methods"], "ties": None}), tmp_path / "cache")
     assert {tally.kind: tally.cells - tally.done for tally in wider.tallies} == {
-        "models": 0, "references": 0, "tuning": 0, "merges": 4
+        "models": 0, "limits": 0, "references": 0, "tuning": 0, "merges": 4
     }  # fmt: skip
 
 

@@ -141,6 +141,7 @@ def test_a_dry_run_counts_cells_by_kind_and_merges_by_method():
     assert found.merges == dict.fromkeys(["average", "task_arithmetic", "ties", "dare_ties", "rht"], 4 * 4 * 3)
     assert found.cells == {
         "models": 4 * 9,
+        "limits": 4,
         "references": 4 * (1 + 8 + 1 + 8),
         "tuning": 4 * 18 * 10,
         "merges": 4 * 5 * 4 * 3,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mergewise.study.paper_figures import grid_of, paper_figures
+from mergewise.study.paper_figures import grid_of
+from mergewise.study.study_report import study_figures
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -38,11 +39,11 @@ def cells(text, section, first):
 
 def test_all_figures_are_shown_and_are_pictures(grids, write, tmp_path):
     (tmp_path / "docs" / "study").mkdir(parents=True)
-    (tmp_path / "docs" / "study" / "9-old.svg").touch()
+    (tmp_path / "docs" / "study" / "11-old.svg").touch()
     text = write(grids["whole"])
-    files = sorted((tmp_path / "docs" / "study").iterdir())
-    assert len(files) == 8
-    for path, figure in zip(files, paper_figures(grid_of(grids["whole"])), strict=True):
+    files = sorted((tmp_path / "docs" / "study").iterdir(), key=lambda path: int(path.name.partition("-")[0]))
+    assert len(files) == 10
+    for path, figure in zip(files, study_figures(grid_of(grids["whole"])), strict=True):
         assert ET.parse(path).getroot().tag.endswith("svg")
         assert f"![{figure.title}](study/{path.name})" in text
 
@@ -89,14 +90,14 @@ def test_the_law_is_fitted_to_held_out_scores(grids, write):
     text = write(grids["whole"])
     assert re.search(r"The law explains \d+ of 20 curves well", text)
     small = deepcopy(grids["whole"])
-    small["tables"]["tasks"] = [row for row in small["tables"]["tasks"] if row["k"] != 4]
+    for row in small["tables"]["forecasts"]:
+        row["law_r_squared"] = None
     assert "Nothing could be fitted: the law takes at least three numbers of experts." in write(small)
-    lawful = deepcopy(grids["whole"])
-    for row in lawful["tables"]["tasks"]:  # losses that follow the law with A = 0.3, L = 0.2, b = 1
-        if row["method"] == "ties" and not row["held_in"]:
-            row["score"] = 0.8 - 0.3 / (row["k"] + 1)
-    ties = cells(write(lawful), "## A floor and a tail", "TIES")[0]
-    assert ties[1:] == ["+0.300, R² 1.00"] * 4
+    rows = {(row["base"], row["method"]): row for row in grids["whole"]["tables"]["forecasts"]}
+    shown = [rows[base["name"], "ties"] for base in grids["whole"]["bases"]]
+    assert cells(text, "## A floor and a tail", "TIES")[0][1:] == [
+        f"{row['law_tail']:+.3f}, R² {row['law_r_squared']:.2f}".replace("-", "−") for row in shown
+    ]
 
 
 def test_what_is_missing_is_said(grids, write):

@@ -12,13 +12,13 @@ from page import Page
 from study_fakes import TINY, study
 
 from mergewise.study.errors import StudyError
-from mergewise.study.paper_figures import grid_of, paper_figures, shown_first
+from mergewise.study.paper_figures import grid_of, shown_first
 from mergewise.study.published import published_evidence
 from mergewise.study.run import study_report
-from mergewise.study.study_report import render_study, write_report
+from mergewise.study.study_report import render_study, study_figures, write_report
 from mergewise.study.tables import csv_of
 
-NAMES = ["headline", "multitask", "base", "size", "held-out", "count", "methods", "cost"]
+NAMES = ["headline", "multitask", "base", "size", "held-out", "count", "methods", "cost", "fit", "law"]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def pages(grids):
 
 
 def figures(document):
-    return {figure.name: figure for figure in paper_figures(grid_of(document))}
+    return {figure.name: figure for figure in study_figures(grid_of(document))}
 
 
 def test_nothing_is_loaded_from_anywhere(pages):
@@ -39,11 +39,12 @@ def test_nothing_is_loaded_from_anywhere(pages):
     assert re.search(r'Content-Security-Policy" content="default-src \'none\';', pages["whole"])
 
 
-def test_there_are_the_seven_figures_and_the_cost(grids):
+def test_there_are_the_seven_figures_and_ours(grids):
     found = figures(grids["whole"])
     assert list(found) == NAMES
     assert {name: len(figure.panels) for name, figure in found.items()} == {
         "headline": 4, "multitask": 2, "base": 2, "size": 2, "held-out": 2, "count": 4, "methods": 2, "cost": 4,
+        "fit": 2, "law": 4,
     }  # fmt: skip
     assert not any(figure.missing for figure in found.values())
 
@@ -132,9 +133,10 @@ def test_every_verdict_is_told_under_its_question(grids, pages):
 
 def test_charts_can_be_read_without_seeing_them(pages):
     charts = re.findall(r'<svg class="panel"[^>]*>', pages["whole"])
-    assert len(charts) == 22
+    assert len(charts) == 22 + 2 + 4
     assert all('aria-label="' in chart and 'tabindex="0"' in chart for chart in charts)
-    assert len(re.findall(r'<g class="point" role="img" aria-label="[^"]+', pages["whole"])) == 516
+    points = 516 + 4 * (3 + 5) + 4 * 5 * 2 * 3  # those of the paper and the cost, of what fits, and of laws
+    assert len(re.findall(r'<g class="point" role="img" aria-label="[^"]+', pages["whole"])) == points
     assert 'role="status" aria-live="polite"' in pages["whole"]
 
 

@@ -166,8 +166,20 @@ def _print_result(done: "StudyResult") -> None:
             f"{verdict['question']}. {verdict['claim']} – {verdict['verdict']}. {verdict['evidence']} "
             f"{rests_on(verdict, labels)}"
         )
+    print()
+    fits = ("base", "k_safe", "k*", "k_full", "recommended", "method", "knee", "[95%]")
+    print_table(fits, [_fit(row) for row in tables["forecasts"]], numeric=(*fits[1:5], *fits[6:]))
     print(f"\ntables: {done.out}")
     _print_failures(done.progress)
+
+
+def _fit(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return how many experts fit, foreseen and measured; a knee beyond the most that were merged is 'none'."""
+    foreseen = (
+        "–" if row[name] is None else f"{row[name]:g}" for name in ("k_safe", "k_star", "k_full", "recommended")
+    )
+    knee, low, high = ("none" if row[f"knee{end}"] is None else str(row[f"knee{end}"]) for end in ("", "_low", "_high"))
+    return (row["base"], *foreseen, row["label"], knee, f"{low} to {high}")
 
 
 _SHOWN = (("held_in", "normalised"), ("held_in", "raw"), ("held_out", "normalised"), ("held_out", "raw"))

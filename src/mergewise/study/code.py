@@ -1,11 +1,12 @@
 """Which code cells depend on: what merges and scores, as the imports of the family's bench tell, and nothing else.
 
-The rest of the package – theory, reports, training, the command line – may change without a cell losing its name.
+The rest of the package – reports, training, the command line – may change without a cell losing its name. What the
+limits of a base are computed by is told in the same way, and apart: merges do not depend on it.
 """
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +14,15 @@ from pathlib import Path
 from mergewise.study.cells import digest
 from mergewise.study.errors import StudyError
 
-__all__ = ["LIBRARIES", "code_digest", "sources_of"]
+__all__ = ["LIBRARIES", "code_digest", "limits_digest", "sources_of"]
 
 LIBRARIES = ("numpy", "scipy", "numba", "torch", "transformers", "tokenizers")
 """What merging and scoring compute with beside this package."""
+_ARRAYS = LIBRARIES[:3]  # of which surveys are made
 
 _ROOT = Path(__file__).parents[1]
 _CELLS = ("mergewise.study.cells", "mergewise.study.sweep")  # what runs a bench
+_LIMITS = "mergewise.study.limits_cell"
 
 
 def code_digest(workshop: object) -> str:
@@ -28,24 +31,33 @@ def code_digest(workshop: object) -> str:
     Args:
         workshop: of the family; the module that it names as its `bench_module`, or else its own, brings the bench.
     """
-    parts = [f"{library} {version(library)}".encode() for library in LIBRARIES]
-    for name, path in sources_of(getattr(workshop, "bench_module", type(workshop).__module__)).items():
+    return _digest(LIBRARIES, getattr(workshop, "bench_module", type(workshop).__module__), *_CELLS)
+
+
+def limits_digest() -> str:
+    """Return the digest of the code that surveys experts and finds their limits, with the versions of its libraries."""
+    return _digest(_ARRAYS, _LIMITS)
+
+
+def _digest(libraries: Sequence[str], *modules: str) -> str:
+    parts = [f"{library} {version(library)}".encode() for library in libraries]
+    for name, path in sources_of(*modules).items():
         parts += [name.encode(), path.read_bytes()]
     return digest(parts)
 
 
 @lru_cache
-def sources_of(module: str) -> Mapping[str, Path]:
-    """Return the source of a module, and of all modules of this package that it imports directly or indirectly.
+def sources_of(*modules: str) -> Mapping[str, Path]:
+    """Return the source of modules, and of all modules of this package that they import directly or indirectly.
 
     Imports inside functions count, those for type checkers only do not. A name that a package's `__init__` merely
     re-exports leads to the module that defines it. A module that imports by computed names counts with its package.
 
     Raises:
-        StudyError: the module has no source file.
+        StudyError: one of the modules has no source file.
     """
     found: dict[str, Path] = {}
-    waiting = [module, *_CELLS]
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
         path = _path(name)
@@ -56,8 +68,11 @@ def sources_of(module: str) -> Mapping[str, Path]:
         waiting += _imported(tree)
         if any(isinstance(node, ast.Name) and node.id == "import_module" for node in ast.walk(tree)):
             waiting += [_name(one) for one in sorted(path.parent.rglob("*.py"))] if _ROOT in path.parents else []
-    if module not in found:
-        raise StudyError(f"Expected the source of '{module}', which merges and scores; found none. Keep it in a file.")
+    for module in modules:
+        if module not in found:
+            raise StudyError(
+                f"Expected the source of '{module}', which cells depend on; found none. Keep it in a file."
+            )
     return dict(sorted(found.items()))
 
 

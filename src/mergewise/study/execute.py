@@ -7,12 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mergewise.errors import MergewiseError
-from mergewise.study.cells import Model, Result
+from mergewise.study.cells import CellSpec, Model, Result
 from mergewise.study.engines import Engine
 from mergewise.study.family import Training
 from mergewise.study.grid import Grid, Known, Node
+from mergewise.study.limits_cell import LimitsSpec
 from mergewise.study.store import CellStore, Failure
-from mergewise.study.work import Outcome, Site, SweepWork, TrainWork, Work, describe_fault, ready_model
+from mergewise.study.work import (
+    LimitsWork,
+    Outcome,
+    Site,
+    SweepWork,
+    TrainWork,
+    Work,
+    describe_fault,
+    ready_model,
+)
 
 __all__ = ["Execution", "Progress", "Tally", "duration", "line_of"]
 
@@ -222,12 +232,12 @@ class Execution:
             self._count(node.id, [self._store.load(node.source.key) or {}], computed=False)
             return None
         assert node.specs is not None
-        specs = node.specs(self.known)
+        specs: Sequence[CellSpec | LimitsSpec] = node.specs(self.known)
         found = [self._store.load(spec.key) for spec in specs]
         self._found[node.id] = dict(zip((spec.key for spec in specs), found, strict=True))
         self._count(node.id, [result for result in found if result is not None], computed=False)
         missing = tuple(spec for spec, result in zip(specs, found, strict=True) if result is None)
-        return SweepWork(node.id, missing) if missing else None
+        return _work(node.id, missing) if missing else None
 
     def _take(self, id_: str, outcome: Outcome) -> None:
         """Take over what a worker has done."""
@@ -280,8 +290,17 @@ class Execution:
                 reached += self._dependents[dependent]
 
 
+def _work(name: str, specs: Sequence[CellSpec | LimitsSpec]) -> Work:
+    first = specs[0]
+    if isinstance(first, LimitsSpec):
+        return LimitsWork(name, first)
+    return SweepWork(name, tuple(spec for spec in specs if isinstance(spec, CellSpec)))
+
+
 def _keys(work: Work) -> list[str]:
-    return [work.training.key] if isinstance(work, TrainWork) else [spec.key for spec in work.specs]
+    if isinstance(work, TrainWork):
+        return [work.training.key]
+    return [work.spec.key] if isinstance(work, LimitsWork) else [spec.key for spec in work.specs]
 
 
 def line_of(progress: Progress) -> str:

@@ -1,6 +1,7 @@
 """The grid of a study: every model to train and every sweep of merges to score, and what each has to wait for.
 
     base ──► experts, multitask ──► references ──► tuning (validation) ──► merges (test)
+                    └──► limits (from the weights alone)
 
 A node is one piece of work for one worker. It is known beforehand how many cells it has; what they are, and so their
 keys, is known once the nodes that it needs are done: merges depend on the bytes of the experts, and the final ones on
@@ -14,13 +15,14 @@ from typing import Literal
 from mergewise.method import find_method
 from mergewise.study.cells import CellSpec, Model, Result, Split, TaskItems, model, scores_of
 from mergewise.study.family import Base, Training, Workshop
+from mergewise.study.limits_cell import LimitsSpec
 from mergewise.study.protocol import Method, Pick, Value
 from mergewise.study.spec import Study
 from mergewise.study.tuning import Trial, Tuned, choose, validation_score
 
 __all__ = ["Grid", "Known", "Node", "NodeKind", "Opened", "build_grid", "tuned"]
 
-NodeKind = Literal["models", "references", "tuning", "merges"]
+NodeKind = Literal["models", "limits", "references", "tuning", "merges"]
 
 # Bytes of weights, of the base and all experts, that one core merges in a second, by the kind of method; then bytes of
 # one model: of a change that settings share, kept in float64, and of the base plus such a change times λ. Measured by
@@ -28,14 +30,16 @@ NodeKind = Literal["models", "references", "tuning", "merges"]
 SPEED = {"linear": 2.7e9, "voting": 8e8, "geometric": 6e8, "spectral": 1.3e8, "custom": 2e8}
 KEPT = 2.4e8
 SCALED = 1.6e9
+SURVEYED = 2.5e7  # bytes of base and experts that one core surveys in a second, with the spectra of small matrices
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What the grid asks a workshop for, with the digest of the code that merges and scores."""
+    """What the grid asks a workshop for, with the digests of the code that merges and scores, and of that of limits."""
 
     workshop: Workshop
     code: str
+    limits_code: str
 
 
 @dataclass
@@ -59,7 +63,7 @@ class Node:
         seconds: estimated for all its cells, on one core.
         nbytes: what it leaves on disk, about.
         source: the model that a node of kind `models` stands for.
-        specs: the cells of other nodes, once what they need is known; they differ in parameters only.
+        specs: the cells of other nodes, once what they need is known; merges differ in parameters only, limits are one.
         method: name of the method, for merges that are not references.
     """
 
@@ -71,7 +75,7 @@ class Node:
     seconds: float
     nbytes: int = 0
     source: Training | Model | None = None
-    specs: Callable[[Known], tuple[CellSpec, ...]] | None = None
+    specs: Callable[[Known], tuple[CellSpec, ...] | tuple[LimitsSpec]] | None = None
     method: str = ""
 
 
@@ -88,7 +92,7 @@ def build_grid(study: Study, opened: Opened | None) -> Grid:
     """
     nodes = [node for base in study.bases for node in _BaseGrid(study, opened, base).nodes()]
     by_id: dict[str, Node] = {}
-    for kind in ("models", "references", "tuning", "merges"):
+    for kind in ("models", "limits", "references", "tuning", "merges"):
         mine = [node for node in nodes if node.kind == kind]
         if kind == "models":  # the slowest first, so that no core idles at the end
             mine.sort(key=lambda node: -node.seconds)
@@ -141,6 +145,8 @@ class _BaseGrid:
         """Yield all nodes."""
         self._add_models()
         yield from self._models.values()
+        if self._study.spec.limits and len(self._study.names) > 1:
+            yield self._limits()
         yield from self._references()
         for count in sorted(self._protocol.counts, reverse=True):  # the longest first
             for method in self._protocol.methods:
@@ -211,13 +217,15 @@ class _BaseGrid:
         limit: int | None,
     ) -> CellSpec:
         assert self._opened is not None
-        models = []
-        for name in experts:
-            found = known.models[self._model_id(name)]
-            models.append(replace(found, name=name))
+        models = tuple(self._model(known, name) for name in experts)
         items = tuple(self._items(task, split) for task in tasks)
-        base = replace(known.models[self._model_id("base")], name=self._base.name)
-        return CellSpec(base, method, tuple(models), items, split, limit, self._opened.code, dict(parameters))
+        base = self._model(known, "base")
+        return CellSpec(base, method, models, items, split, limit, self._opened.code, dict(parameters))
+
+    def _model(self, known: Known, name: str) -> Model:
+        """Return a model of this base that was made, called by its category, the base by its name."""
+        found = known.models[self._model_id(name)]
+        return replace(found, name=self._base.name if name == "base" else name)
 
     def _items(self, task: str, split: Split) -> TaskItems:
         assert self._opened is not None
@@ -245,6 +253,18 @@ class _BaseGrid:
         for name in self._study.names:
             own = self._study.categories[name].tasks
             yield self._reference(f"validation/{self._base.name}/{name}", name, own, "validation", longest)
+
+    def _limits(self) -> Node:
+        names = self._study.names
+
+        def specs(known: Known) -> tuple[LimitsSpec]:
+            assert self._opened is not None
+            base, *experts = (self._model(known, name) for name in ("base", *names))
+            return (LimitsSpec(base, tuple(experts), self._opened.limits_code),)
+
+        needs = tuple(self._model_id(name) for name in ("base", *names))
+        seconds = (len(names) + 1) * self._base.nbytes / SURVEYED
+        return Node(f"limits/{self._base.name}", "limits", self._base.name, needs, 1, seconds, specs=specs)
 
     def _reference(self, id_: str, name: str, tasks: Sequence[str], split: Split, limit: int | None) -> Node:
         def specs(known: Known) -> tuple[CellSpec, ...]:

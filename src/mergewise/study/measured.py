@@ -1,7 +1,8 @@
-"""What a study found for one base: the scores of models and merges, as far as their cells are there."""
+"""What a study found for one base: scores of models and merges, and limits, as far as their cells are there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mergewise.study.cells import Scores, scores_of
 from mergewise.study.family import Base
@@ -49,6 +50,7 @@ class Measured:
         merges: scores of the merged models, by method and number of experts, one per draw.
         costs: seconds, by method and number of experts.
         digests: of the bytes of base, experts (by category) and multitask model.
+        limits: what the weights of the experts say, see `limits_cell`; None if that is not known.
     """
 
     base: Scores
@@ -58,6 +60,7 @@ class Measured:
     merges: Mapping[tuple[str, int], tuple[Draw, ...]]
     costs: Mapping[tuple[str, int], Cost]
     digests: Mapping[str, str]
+    limits: Mapping[str, Any] | None = None
 
 
 def measure(study: Study, base: Base, known: Known) -> Measured | None:
@@ -99,4 +102,6 @@ def measure(study: Study, base: Base, known: Known) -> Measured | None:
             )
     models = {name: known.models.get(f"model/{base.name}/{name}") for name in ("base", *study.names, "multitask")}
     digests = {name: model.digest for name, model in models.items() if model is not None}
-    return Measured(own, experts, reference("multitask"), chosen, merges, costs, digests)
+    found_limits = known.results.get(f"limits/{base.name}")
+    limits = found_limits[0]["limits"] if found_limits else None
+    return Measured(own, experts, reference("multitask"), chosen, merges, costs, digests, limits)

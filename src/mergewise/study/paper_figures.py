@@ -11,7 +11,18 @@ from typing import Any
 from mergewise.study.chart import Axis, Figure, Panel, Point, Series, axis, log_axis
 from mergewise.study.spec import LABELS
 
-__all__ = ["QUALITIES", "SIDES", "Grid", "grid_of", "paper_figures", "shown_first"]
+__all__ = [
+    "PAPER_FIGURES",
+    "QUALITIES",
+    "SIDES",
+    "Grid",
+    "base_name",
+    "base_tags",
+    "count_panel",
+    "grid_of",
+    "paper_figures",
+    "shown_first",
+]
 
 Record = Mapping[str, Any]
 
@@ -20,6 +31,8 @@ SIDES = {"held_in": "held-in", "held_out": "held-out"}
 MEANING = {"held_in": "each task's own expert = 1", "held_out": "base = 1"}
 RATIO = {"held_in": "normalised held-in", "held_out": "normalised held-out"}
 EXPERTS = "experts merged"
+PAPER_FIGURES = 7
+"""How many of the figures are the paper's; what comes after them is ours."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class Grid:
         multitask: whether there should be multitask models.
         scores: rows of the table of scores, by base, method and number of experts.
         costs: the same of the table of costs.
+        forecasts: rows of the table of forecasts, by base and method.
     """
 
     bases: tuple[Record, ...]
@@ -41,6 +55,7 @@ class Grid:
     multitask: bool
     scores: Mapping[tuple[str, str, int], Record]
     costs: Mapping[tuple[str, str, int], Record]
+    forecasts: Mapping[tuple[str, str], Record]
 
     @property
     def qualities(self) -> list[str]:
@@ -82,6 +97,7 @@ def grid_of(document: Record) -> Grid:
         multitask=spec["multitask"],
         scores=rows("scores"),
         costs=rows("costs"),
+        forecasts={(row["base"], row["method"]): row for row in document["tables"]["forecasts"]},
     )
 
 
@@ -106,7 +122,9 @@ def paper_figures(grid: Grid) -> list[Figure]:
 
 
 def _headline(grid: Grid) -> Figure:
-    panels = [_panel(grid, _name(base), _all_methods(grid, base, "held_in"), _tags(base)) for base in grid.bases]
+    panels = [
+        count_panel(grid, base_name(base), _all_methods(grid, base, "held_in"), base_tags(base)) for base in grid.bases
+    ]
     return _scores(
         "headline", "What merges keep of their experts", "held_in", panels,
         "Normalised held-in score by base, size, method and number of experts; a model trained on all tasks is dotted.",
@@ -115,7 +133,7 @@ def _headline(grid: Grid) -> Figure:
 
 def _against_multitask(grid: Grid) -> Figure:
     panels = [
-        _panel(grid, _name(base), _all_methods(grid, base, "held_out"), _tags(base))
+        count_panel(grid, base_name(base), _all_methods(grid, base, "held_out"), base_tags(base))
         for base in grid.strong or grid.bases
     ]
     which = "Strong (instruction-tuned) bases only."
@@ -139,7 +157,7 @@ def _base_quality(grid: Grid) -> Figure:
             if base
             for method in grid.methods
         ]
-        panels.append(_panel(grid, size, series, {"size": size}))
+        panels.append(count_panel(grid, size, series, {"size": size}))
     return _scores(
         "base", "Pretrained against instruction-tuned bases", "held_in", panels,
         "Normalised held-in score of one method, chosen above.",
@@ -176,7 +194,7 @@ def _held_out_by_size(grid: Grid) -> Figure:
             if grid.multitask:
                 name = f"Multitask, {size}"
                 series.append(_over_count(grid, base, "multitask", "held_out", name, slot, reference=True))
-        panels.append(_panel(grid, QUALITIES.get(quality, quality), series, {"quality": quality}))
+        panels.append(count_panel(grid, QUALITIES.get(quality, quality), series, {"quality": quality}))
     return _scores(
         "held-out", "Held-out over the number of experts, by size", "held_out", panels,
         "Normalised held-out score of one method, chosen above. Dotted: the multitask model of the same size.",
@@ -206,9 +224,9 @@ def _count_by_size(grid: Grid) -> Figure:
 
 def _methods_at_scale(grid: Grid) -> Figure:
     base, which = grid.largest, "largest strong base" if grid.strong else "largest base"
-    panels = [_panel(grid, SIDES[side], _all_methods(grid, base, side), {}) for side in SIDES]
+    panels = [count_panel(grid, SIDES[side], _all_methods(grid, base, side), {}) for side in SIDES]
     return Figure(
-        "methods", f"The methods at the {which} ({_name(base)})",
+        "methods", f"The methods at the {which} ({base_name(base)})",
         "Held-in is against each task's own expert, held-out against the base; a model trained on all tasks is dotted.",
         "normalised score", axis(panels, 1), tuple(panels), (1.0, "expert or base = 1"),
     )  # fmt: skip
@@ -222,14 +240,14 @@ def _cost(grid: Grid) -> Figure:
             points = []
             for index, count in enumerate(grid.counts):
                 row = grid.costs.get((base["name"], method, count))
-                where = f"{label}, {_name(base)}, {count} experts"
+                where = f"{label}, {base_name(base)}, {count} experts"
                 seconds = row["merge_seconds"] if row else None
                 text = f"{where}: missing"
                 if row and seconds:
                     text = f"{where}: {seconds:.3g} s on one core, {row['bytes_in'] / 1e6:.4g} MB read"
                 points.append(Point(index, seconds or None, None, None, text))
             series.append(Series(label, slot, tuple(points), {"method": method}))
-        panels.append(_panel(grid, _name(base), series, _tags(base)))
+        panels.append(count_panel(grid, base_name(base), series, base_tags(base)))
     scale: Axis = log_axis(panels)
     return Figure(
         "cost", "What a merge costs", "Mean seconds on one core for one merge in memory; not in the paper.",
@@ -245,16 +263,19 @@ def _nothing(name: str, title: str, lacks: str) -> Figure:
     return Figure(name, title, "", "", axis([]), (), None, lacks)
 
 
-def _panel(grid: Grid, title: str, series: Iterable[Series], tags: Mapping[str, str]) -> Panel:
+def count_panel(grid: Grid, title: str, series: Iterable[Series], tags: Mapping[str, str]) -> Panel:
+    """Return a panel over the numbers of experts."""
     return Panel(title, tuple(str(count) for count in grid.counts), EXPERTS, tuple(series), tags)
 
 
-def _name(base: Record) -> str:
+def base_name(base: Record) -> str:
+    """Return a base's name for readers: its quality and its size."""
     quality = QUALITIES.get(base["quality"], base["quality"])
     return f"{quality}, {base['size']}"
 
 
-def _tags(base: Record) -> dict[str, str]:
+def base_tags(base: Record) -> dict[str, str]:
+    """Return what readers choose a base by."""
     return {"quality": base["quality"], "size": base["size"]}
 
 
@@ -280,7 +301,7 @@ def _over_count(
 ) -> Series:
     """Return a score over the number of experts."""
     points = tuple(_point(grid, base, method, count, side, index) for index, count in enumerate(grid.counts))
-    tags = _tags(base) if reference else {**_tags(base), "focus" if focus else "method": method}
+    tags = base_tags(base) if reference else {**base_tags(base), "focus" if focus else "method": method}
     return Series(name, slot, points, tags, reference)
 
 
@@ -310,7 +331,7 @@ def _point(
     grid: Grid, base: Record, method: str, count: int, side: str, x: float, tags: Mapping[str, str] | None = None
 ) -> Point:
     label = "Multitask" if method == "multitask" else grid.methods[method]
-    where = f"{label}, {_name(base)}, {count} experts"
+    where = f"{label}, {base_name(base)}, {count} experts"
     row = grid.scores.get((base["name"], method, count))
     if row is None or row[f"{side}_normalised"] is None:
         return Point(x, None, None, None, f"{where}: {SIDES[side]} missing", tags or {})

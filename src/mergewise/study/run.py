@@ -14,7 +14,7 @@ from typing import Any
 
 from mergewise._version import __version__
 from mergewise.cache import cache_folder
-from mergewise.study.code import code_digest
+from mergewise.study.code import code_digest, limits_digest
 from mergewise.study.engines import Engine, EngineMaker, InProcess, LocalProcesses
 from mergewise.study.errors import StudyError
 from mergewise.study.execute import Execution, Progress, duration, line_of
@@ -219,7 +219,7 @@ def _prepare(study: Study, cache: Path, say: Say) -> tuple[Execution, Site, Cell
             workshop.items(task, "test")
             if category.held_in:
                 workshop.items(task, "validation")
-    grid = build_grid(study, Opened(workshop, code_digest(workshop)))
+    grid = build_grid(study, Opened(workshop, code_digest(workshop), limits_digest()))
     site = Site(workshop, cache / "cells", cache)
     store = CellStore(site.cells)
     return Execution(grid, site, store, say), site, store

@@ -16,6 +16,7 @@ k: [2, 4]
 draws: 3
 seed: 0
 scoring: {validation_items: 240, tuning_draws: 2, test_items: 240, replicates: 2000}
+limits: true                         # also survey the experts of every base: how many fit, by their weights alone
 """
 
 import types
@@ -132,6 +133,7 @@ class Spec(_Part):
     draws: Annotated[int, Field(ge=1, le=100)] = 3
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     scoring: Scoring = Scoring()
+    limits: bool = True
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,23 @@ from markupsafe import Markup
 from mergewise.study.asked import parameter_text
 from mergewise.study.chart import Figure
 from mergewise.study.figures import PALETTE
+from mergewise.study.forecast_figures import forecast_figures
 from mergewise.study.page_tables import cost_tables, rests_on, score_tables, wins
-from mergewise.study.paper_figures import QUALITIES, SIDES, Grid, grid_of, paper_figures, shown_first
+from mergewise.study.paper_figures import PAPER_FIGURES, QUALITIES, SIDES, Grid, grid_of, paper_figures, shown_first
 from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE, arrow, published_evidence
 from mergewise.study.svg import figure_svg, key_svg, panel_svg
 from mergewise.study.tables import csv_of
 from mergewise.study.template import page_environment
 
-__all__ = ["QUESTIONS", "published_rows", "render_study", "sizes_beside", "write_figures", "write_report"]
+__all__ = [
+    "QUESTIONS",
+    "published_rows",
+    "render_study",
+    "sizes_beside",
+    "study_figures",
+    "write_figures",
+    "write_report",
+]
 
 Record = Mapping[str, Any]
 
@@ -50,6 +59,7 @@ TABLES = {
     "comparisons": "paired comparisons of methods",
     "verdicts": "verdicts",
     "tuning": "tuning",
+    "forecasts": "how many experts fit, foreseen and measured",
     "costs": "costs",
 }
 
@@ -81,12 +91,17 @@ def write_report(document: Record, out: Path, progress: Callable[[str], None] | 
     return page
 
 
+def study_figures(grid: Grid) -> list[Figure]:
+    """Return all figures of a report in order: those of the paper first."""
+    return [*paper_figures(grid), *forecast_figures(grid)]
+
+
 def write_figures(document: Record, folder: Path) -> list[Path]:
     """Write every figure as `NUMBER-NAME.svg` into a folder that exists, and return the files in order."""
     grid = grid_of(document)
     shown = shown_first(grid)
     written = []
-    for number, figure in enumerate(paper_figures(grid), 1):
+    for number, figure in enumerate(study_figures(grid), 1):
         path = folder / f"{number}-{figure.name}.svg"
         _put(path, figure_svg(figure, shown, number, _note(figure, grid, shown)).encode())
         written.append(path)
@@ -113,7 +128,7 @@ def render_study(document: Record) -> str:
         qualities=QUALITIES,
         shown=shown,
         questions=[(QUESTIONS[verdict["question"][0]], verdict) for verdict in tables["verdicts"]],
-        figures=[_drawn(figure, number, grid, shown) for number, figure in enumerate(paper_figures(grid), 1)],
+        figures=[_drawn(figure, number, grid, shown) for number, figure in enumerate(study_figures(grid), 1)],
         scores=score_tables(grid),
         costs=cost_tables(grid),
         wins=wins(grid, tables["comparisons"]),
@@ -143,6 +158,7 @@ def _drawn(figure: Figure, number: int, grid: Grid, shown: Mapping[str, str]) ->
         "caption": figure.caption,
         "line": figure.line,
         "lacks": figure.lacks,
+        "beyond": number > PAPER_FIGURES,
         "missing": [point.text for point in figure.missing],
         "points": len(list(figure.points())),
         "across": 4 if figure.panels and len(figure.panels) % 4 == 0 else 2,

@@ -13,6 +13,7 @@ import numpy as np
 from mergewise.study.cells import Scores
 from mergewise.study.columns import TABLES, columns
 from mergewise.study.family import Base
+from mergewise.study.forecasts import forecast_columns
 from mergewise.study.intervals import interval
 from mergewise.study.measured import Measured
 from mergewise.study.scores import Floats
@@ -86,6 +87,7 @@ def study_tables(
                         "at_edge": ", ".join(found.at_edge) if chosen else "",
                     }
 
+    tasks = [record for base, one in measured.items() for record in _tasks(study, bases[base], one, which)]
     tables = {
         "scores": [
             which(*key)
@@ -94,7 +96,7 @@ def study_tables(
             | _side("held_out", row.held_out)
             for key, row in rows.items()
         ],
-        "tasks": [record for base, one in measured.items() for record in _tasks(study, bases[base], one, which)],
+        "tasks": tasks,
         "comparisons": list(_comparisons(study, rows, which)),
         "verdicts": [
             {"question": v.question, "claim": v.claim, "measure": v.measure}
@@ -111,6 +113,7 @@ def study_tables(
             for v in verdicts
         ],
         "tuning": list(tuning()),
+        "forecasts": list(_forecasts(study, measured, rows, tasks, which)),
         "costs": list(costs()),
     }
     return {name: [_ordered(record, name) for record in tables[name]] for name in TABLES}
@@ -171,6 +174,23 @@ def _tasks(study: Study, base: Base, measured: Measured, which: Callable[..., Re
     for (method, count), draws in measured.merges.items():
         for index, draw in enumerate(draws):
             yield from records(draw.answers, draw.experts, method, count, index)
+
+
+def _forecasts(
+    study: Study, measured: Mapping[str, Measured], rows: Rows, tasks: Sequence[Record], which: Callable[..., Record]
+) -> Iterator[Record]:
+    """Yield what limits foresaw of every base, beside what the merges of every method were worth."""
+    held_out: dict[tuple[str, str], list[Record]] = {}
+    for task in tasks:
+        if not task["held_in"]:
+            held_out.setdefault((task["base"], task["method"]), []).append(task)
+    for base, one in measured.items():
+        for method in study.protocol.methods:
+            pair = base, method.name
+            held_in = {count: row.held_in for (*other, count), row in rows.items() if tuple(other) == pair}
+            if held_in:
+                named = {name: value for name, value in which(*pair).items() if name != "k"}
+                yield named | forecast_columns(held_in, held_out.get(pair, ()), one.limits, study.names)
 
 
 def _comparisons(study: Study, rows: Rows, which: Callable[..., Record]) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""What workers do: train a model into its folder, or merge and score the cells of a sweep, and keep the cells.
+"""What workers do: train a model, merge and score the cells of a sweep, or survey experts; they keep the cells.
 
 A worker writes its cells itself and sends back what JSON can hold, so that nothing is lost with the driver, and no
 tensor ever travels.
@@ -15,13 +15,24 @@ from uuid import uuid4
 
 from mergewise.errors import MergewiseError
 from mergewise.study.cells import Bench, CellSpec, Model, Result, digest_of_files, run_sweep
-from mergewise.study.code import code_digest
+from mergewise.study.code import code_digest, limits_digest
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Training, Workshop
+from mergewise.study.limits_cell import LimitsSpec, run_limits
 from mergewise.study.store import CellStore, Failure
 from mergewise.zoo.store import is_whole, make_entry, manifest_of
 
-__all__ = ["Outcome", "Site", "SweepWork", "TrainWork", "Work", "describe_fault", "ready_model", "run_work"]
+__all__ = [
+    "LimitsWork",
+    "Outcome",
+    "Site",
+    "SweepWork",
+    "TrainWork",
+    "Work",
+    "describe_fault",
+    "ready_model",
+    "run_work",
+]
 
 _BENCHES: OrderedDict[tuple[str, str], Bench] = OrderedDict()  # of this process, by site and base
 _MOST_BENCHES = 2
@@ -61,7 +72,15 @@ class SweepWork:
     specs: tuple[CellSpec, ...]
 
 
-Work = TrainWork | SweepWork
+@dataclass(frozen=True)
+class LimitsWork:
+    """The limits of one base's experts to find."""
+
+    name: str
+    spec: LimitsSpec
+
+
+Work = TrainWork | SweepWork | LimitsWork
 
 
 @dataclass(frozen=True)
@@ -75,14 +94,17 @@ class Outcome:
 def run_work(site: Site, work: Work) -> Outcome:
     """Do a piece of work and keep its cells; faults become failures."""
     store = CellStore(site.cells)
-    if isinstance(work, TrainWork):
-        try:
-            result = _train(site, work)
-        except Exception as fault:  # whatever it is, it must not stop the other cells
-            return _failed(store, [], Failure(work.training.key, work.name, *describe_fault(fault)))
-        store.save(result)
-        return Outcome((result,))
-    return _sweep(site, store, work)
+    if isinstance(work, SweepWork):
+        return _sweep(site, store, work)
+    key = work.training.key if isinstance(work, TrainWork) else work.spec.key
+    try:
+        result = _train(site, work) if isinstance(work, TrainWork) else _limits(work.spec)
+    except Exception as fault:  # whatever it is, it must not stop the other cells
+        failure = Failure(key, work.name, *describe_fault(fault))
+        store.fail(failure)
+        return Outcome((), (failure,))
+    store.save(result)
+    return Outcome((result,))
 
 
 def _sweep(site: Site, store: CellStore, work: SweepWork) -> Outcome:
@@ -106,11 +128,6 @@ def _sweep(site: Site, store: CellStore, work: SweepWork) -> Outcome:
     return Outcome(tuple(results), tuple(failures))
 
 
-def _failed(store: CellStore, results: Sequence[Result], failure: Failure) -> Outcome:
-    store.fail(failure)
-    return Outcome(tuple(results), (failure,))
-
-
 def describe_fault(fault: BaseException) -> tuple[str, str]:
     """Return a fault as a sentence, and where it happened unless it is one that is meant for users."""
     if isinstance(fault, MergewiseError):
@@ -128,16 +145,26 @@ def _bench(site: Site, spec: CellSpec) -> Bench:
     base = spec.base
     key = (site.token, base.digest)
     if key not in _BENCHES:
-        if code_digest(site.workshop) != spec.code:
-            raise StudyError(
-                "This worker runs other code, or other versions of libraries, than the study began with; run it again, "
-                "with the same versions on all machines."
-            )
+        _require(code_digest(site.workshop), spec.code)
         while len(_BENCHES) >= _MOST_BENCHES:
             _BENCHES.popitem(last=False)
         _BENCHES[key] = site.workshop.bench(base)
     _BENCHES.move_to_end(key)
     return _BENCHES[key]
+
+
+def _limits(spec: LimitsSpec) -> Result:
+    _require(limits_digest(), spec.code)
+    return run_limits(spec)
+
+
+def _require(own: str, wanted: str) -> None:
+    """Raise a `StudyError` unless the code here is that which a cell is named by."""
+    if own != wanted:
+        raise StudyError(
+            "This worker runs other code, or other versions of libraries, than the study began with; run it again, "
+            "with the same versions on all machines."
+        )
 
 
 def _train(site: Site, work: TrainWork) -> Result:

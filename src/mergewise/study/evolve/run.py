@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mergewise.cache import cache_folder
 from mergewise.study.cells import CellSpec, Model, Result, Scores, scores_of
-from mergewise.study.code import code_digest
+from mergewise.study.code import code_digest, limits_digest
 from mergewise.study.engines import Engine, EngineMaker
 from mergewise.study.errors import StudyError
 from mergewise.study.evolve.candidates import Candidate, Nursery
@@ -109,7 +109,7 @@ def run_evolve(
     store = CellStore(site.cells)
     workers: Engine = (engine or local_engine(default_jobs()))(site)
     with closing(workers), scratch_folder(cache / "evolved") as folder:
-        known = _found_models(search, Opened(workshop, code), site, store, workers, say)
+        known = _found_models(search, Opened(workshop, code, limits_digest()), site, store, workers, say)
         run = _Run(search, known, workshop, code, folder, store, workers, say)
         found = {name: run.strategy(name, settings) for name, settings in search.strategies.items()}
     document = summed_up(search, run.measured, found, code)

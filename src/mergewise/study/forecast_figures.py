@@ -1,0 +1,103 @@
+"""Figures beyond the paper: how many experts fit, as foreseen and as measured, and the law through held-out scores."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mergewise.study.chart import Figure, Panel, Point, Series, axis
+from mergewise.study.paper_figures import QUALITIES, Grid, base_name, base_tags, count_panel
+
+__all__ = ["forecast_figures"]
+
+Record = Mapping[str, Any]
+
+FORESEEN = {
+    "k_safe": ("k_safe, by weights", "experts that fit with hardly any collision, says the survey of the weights"),
+    "k_star": ("k*, by weights", "experts that fit before collisions set in, says the survey of the weights"),
+    "recommended": ("recommended by limits", "experts that limits recommends to merge"),
+}
+KNEE = "measured knee"
+
+
+def forecast_figures(grid: Grid) -> list[Figure]:
+    """Return the figures in order; without a survey or a knee their points are missing ones."""
+    return [_numbers(grid), _laws(grid)]
+
+
+def _numbers(grid: Grid) -> Figure:
+    panels = []
+    for quality in grid.qualities:
+        series = [
+            Series(label, slot, _by_size(grid, quality, next(iter(grid.methods)), name, meaning))
+            for slot, (name, (label, meaning)) in enumerate(FORESEEN.items(), 1)
+        ]
+        for method, label in grid.methods.items():
+            points = _by_size(grid, quality, method, "knee", f"{KNEE} of {label}")
+            series.append(Series(KNEE, 0, points, {"focus": method}))
+        panels.append(
+            Panel(QUALITIES.get(quality, quality), tuple(grid.sizes), "size", tuple(series), {"quality": quality})
+        )
+    most = max((row["experts"] for row in grid.forecasts.values()), default=None)
+    return Figure(
+        "fit", "How many experts fit: foreseen from weights, and measured",
+        "The knee is the smallest number of experts after which each more brings less than 2 % of what all could gain "
+        "over the base, for one method, chosen above; "
+        "where the most that were merged are not past it, it is drawn at all experts. "
+        "Foreseen numbers are medians over matrices, k_safe before the first collisions, k* before many.",
+        "experts", axis(panels, 0), tuple(panels), None if most is None else (float(most), "all experts"),
+    )  # fmt: skip
+
+
+def _by_size(grid: Grid, quality: str, method: str, column: str, meaning: str) -> tuple[Point, ...]:
+    points = []
+    for x, size in enumerate(grid.sizes):
+        base = grid.base(quality, size)
+        if base is None:
+            continue
+        row = grid.forecasts.get((base["name"], method))
+        value = row[column] if row else None
+        if row is not None and column == "knee" and value is None and len(json.loads(row["gains"])) > 1:
+            text = f"{base_name(base)}: {meaning}: not reached, {grid.counts[-1]} experts are not past it"
+            points.append(Point(x, row["experts"], None, None, text))
+            continue
+        if row is None or value is None:
+            points.append(Point(x, None, None, None, f"{base_name(base)}: {meaning}: missing"))
+            continue
+        ends = tuple(row.get(f"{column}_{end}") for end in ("low", "high"))
+        low, high = ends if None not in ends else (None, None)
+        around = f" [{ends[0]}, {ends[1]}]" if low is not None else ""
+        if f"{column}_lower" in row:
+            around = f" (quartiles over matrices {row[f'{column}_lower']:g} and {row[f'{column}_upper']:g})"
+        points.append(Point(x, value, low, high, f"{base_name(base)}: {meaning}: {value:g}{around}"))
+    return tuple(points)
+
+
+def _laws(grid: Grid) -> Figure:
+    panels = [
+        count_panel(grid, base_name(base), [one for m in grid.methods for one in _law(grid, base, m)], base_tags(base))
+        for base in grid.bases
+    ]
+    return Figure(
+        "law", "A floor and a tail through held-out scores",
+        "Mean score on the held-out tasks, and 1 − floor − A/(k + b) fitted to it (dotted; at least three numbers of "
+        "experts), for one method, chosen above. mergewise forecast has the same law, and its rules for when to stop.",
+        "held-out score", axis(panels), tuple(panels),
+    )  # fmt: skip
+
+
+def _law(grid: Grid, base: Record, method: str) -> tuple[Series, Series]:
+    row = grid.forecasts.get((base["name"], method))
+    measured, fitted = [], []
+    for x, count in enumerate(grid.counts):
+        where = f"{grid.methods[method]}, {base_name(base)}, {count} experts"
+        scores = grid.scores.get((base["name"], method, count))
+        raw = scores["held_out_raw"] if scores else None
+        said = f"held-out {raw:.3f}" if raw is not None else "held-out missing"
+        measured.append(Point(x, raw, None, None, f"{where}: {said}"))
+        if row is not None and row["law_ceiling"] is not None:
+            value = row["law_ceiling"] - row["law_tail"] / (count + row["law_shift"])
+            tail = f"{row['law_tail']:+.3f}".replace("-", "−")
+            text = f"{where}: {value:.3f} by the law, A {tail}, R² {row['law_r_squared'] or 0.0:.2f}"
+            fitted.append(Point(x, value, None, None, text))
+    tags = {**base_tags(base), "focus": method}
+    return Series("measured", 0, tuple(measured), tags), Series("law", None, tuple(fitted), tags, reference=True)
