@@ -30,7 +30,7 @@ NodeKind = Literal["models", "limits", "references", "tuning", "merges"]
 SPEED = {"linear": 2.7e9, "voting": 8e8, "geometric": 6e8, "spectral": 1.3e8, "custom": 2e8}
 KEPT = 2.4e8
 SCALED = 1.6e9
-SURVEYED = 8e7  # bytes of base and experts that one core surveys in a second, spectra included, on the smallest of the zoo
+SURVEYED = 8e7  # bytes of base and experts that one core surveys in a second with spectra, on the smallest of the zoo
 
 
 @dataclass(frozen=True)
