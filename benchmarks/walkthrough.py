@@ -13,19 +13,23 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from mergewise import forecast, subset_plan
 from mergewise.theory.cells import read_cells
+from mergewise.theory.forecast import Point
 from mergewise.zoo.build import default_cache
 from mergewise.zoo.family import HELD_IN
 from selection import Set, Store, open_family, right, tuned
 
 NAMES = tuple(name.replace(" ", "-") for name in HELD_IN)
 COUNTS = (1, 2, 4)
+TARGET = 0.95
 LINES = 14
 
 
@@ -55,8 +59,8 @@ def main() -> None:
 PAGE = """# From eight experts to one model
 
 Made by `python benchmarks/walkthrough.py`, which ran every command here on the zoo's *{base}* and its eight experts.
-Scores are accuracies divided by those of each task's own expert, averaged over all eight tasks, also those whose expert
-is not merged. λ is 1, the best of the values that `benchmarks/selection.py` tries on validation items.
+Scores are accuracies divided by those of each task's own expert, averaged over the tasks of the experts that are
+merged: what a merge *keeps*. λ is 1, the best of the values that `benchmarks/selection.py` tries on validation items.
 
 ## 1. Read the weights once
 
@@ -70,7 +74,8 @@ Order and number come from the weights alone. What they are worth was measured: 
 
 ## 3. Measure a few small merges, and forecast
 
-`measured.csv` holds merges of {counts} experts, scored on validation items.
+`measured.csv` holds what merges of {counts} experts keep on validation items. A merge of more keeps less, so the
+question is how many still keep enough.
 
 {law}
 
@@ -82,17 +87,16 @@ Order and number come from the weights alone. What they are worth was measured: 
 
 ## 5. What came out
 
-On test items the merge scores {outcome}. The
-table has the mean over all sets of k experts on test items, beside what the forecast makes of validation items.
+Expected were {expected}, and on test items the merge keeps {outcome}.
+The table has the means over all sets of k experts on test items, beside what the forecast makes of validation items;
+the last column is over all eight tasks, also those whose expert is not merged.
 
-| k | all sets: mean (least to largest) | law |
-|---|---|---|
+| k | kept, all sets: mean (least to largest) | forecast | on all eight tasks |
+|---|---|---|---|
 {rows}
 
-The law is furthest from the mean at k = {furthest}, by {miss:+.3f}. It is a law of losses of means,
-with weights that sum to one ([forecast.md](forecast.md)); these merges are sums at full length, in which each expert
-adds its own task's gain. It says when to stop for a mean; for a sum of experts that hardly collide, go by the
-measured column.
+The forecast is furthest from the mean at k = {furthest}, by {miss:+.3f}; how far off it is elsewhere stands in
+[forecast.md](forecast.md).
 """
 
 
@@ -103,16 +107,19 @@ def page(base: str, store: Store) -> str:
     survey = run(f"mergewise survey --base base {names} -o eight.survey")
     advice = run("mergewise limits eight.survey", LINES)
     write_cells(store, Path("measured.csv"))
-    law = run(f"mergewise forecast measured.csv --scores --experts {experts} --stop 0.02")
-    found = forecast(read_cells("measured.csv", scores=True), stop=0.02, experts=experts)
-    laws = {point.k: found.value(point.loss) for point in found.curve}
+    law = run(f"mergewise forecast measured.csv --scores --experts {experts} --target {TARGET}")
+    found = forecast(read_cells("measured.csv", scores=True), target=TARGET, experts=experts)
+    lines = {point.k: found.value(point.loss) for point in found.curve}
     merged = run(
         f"mergewise merge --method task_arithmetic --base base {names} --select auto --survey eight.survey merged"
     )
     recipe = Path("merged/mergewise_recipe.yaml").read_text("utf-8")
     chosen = [entry["model"] for entry in yaml.safe_load(recipe)["models"]]
-    rows = [f"| {k} | {all_sets(store, k)} | {laws[k]:.3f} |" for k in range(1, experts + 1)]
-    misses = {k: laws[k] - float(np.mean(scores_of_all(store, k))) for k in laws if k <= experts}
+    rows = [
+        f"| {k} | {in_words(kept_by_all(store, k))} | {lines[k]:.3f} | {in_words(scores_of_all(store, k))} |"
+        for k in range(1, experts + 1)
+    ]
+    misses = {k: lines[k] - float(np.mean(kept_by_all(store, k))) for k in range(1, experts + 1)}
     furthest = max(misses, key=lambda k: abs(misses[k]))
     return PAGE.format(
         base=base,
@@ -122,6 +129,7 @@ def page(base: str, store: Store) -> str:
         law=law,
         merged=merged,
         checked=run("mergewise verify merged"),
+        expected=expected(found.curve[len(chosen) - 1]),
         outcome=outcome(store, tuple(sorted(NAMES.index(name) for name in chosen))),
         rows="\n".join(rows),
         furthest=furthest,
@@ -146,37 +154,54 @@ def write_cells(store: Store, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["k", "subset", "score"])
-        for k, sets in subset_plan(experts, COUNTS).items():
-            for chosen in sets:
-                rows.writerow([k, "+".join(NAMES[i] for i in chosen), f"{score(store, chosen, 'validation'):.6f}"])
+        for k, planned in subset_plan(experts, COUNTS).items():
+            for chosen in planned:
+                rows.writerow([k, "+".join(NAMES[i] for i in chosen), f"{kept(store, chosen, 'validation'):.6f}"])
 
 
-def score(store: Store, chosen: Set, split: str) -> float:
-    """Return the normalised score of a measured merge on all tasks."""
+def shares(store: Store, chosen: Set, split: str) -> NDArray[np.float64]:
+    """Return a measured merge's normalised scores, task by task."""
     experts = len(NAMES)
     alone = np.array([right(store.known[(i,), 1.0][split]).mean(axis=1)[i] for i in range(experts)])
     answers = store.known[chosen, tuned(store, experts, len(chosen))][split]
-    return float((right(answers).mean(axis=1) / alone).mean())
+    return np.asarray(right(answers).mean(axis=1) / alone, np.float64)
+
+
+def kept(store: Store, chosen: Set, split: str) -> float:
+    """Return what a measured merge keeps on the tasks of its experts."""
+    return float(shares(store, chosen, split)[list(chosen)].mean())
+
+
+def sets(k: int) -> Iterator[Set]:
+    """Return all sets of k experts."""
+    return itertools.combinations(range(len(NAMES)), k)
+
+
+def kept_by_all(store: Store, k: int) -> list[float]:
+    """Return what the merges of all sets of k experts keep on test items."""
+    return [kept(store, chosen, "test") for chosen in sets(k)]
 
 
 def scores_of_all(store: Store, k: int) -> list[float]:
-    """Return the scores of all sets of k experts on test items."""
-    return [score(store, chosen, "test") for chosen in itertools.combinations(range(len(NAMES)), k)]
+    """Return their scores on all tasks."""
+    return [float(shares(store, chosen, "test").mean()) for chosen in sets(k)]
 
 
-def all_sets(store: Store, k: int) -> str:
-    """Return the same in words."""
-    found = scores_of_all(store, k)
+def in_words(found: Sequence[float]) -> str:
+    """Return a mean with the least and the largest."""
     return f"{np.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})"
 
 
+def expected(point: Point) -> str:
+    """Return what the forecast says of a number of experts, in words."""
+    ends = "" if point.low is None or point.high is None else f" ({1 - point.high:.3f} to {1 - point.low:.3f})"
+    return f"{1 - point.loss:.3f}{ends}"
+
+
 def outcome(store: Store, chosen: Set) -> str:
-    """Return what the chosen experts' merge scores, in words."""
-    experts = len(NAMES)
-    alone = np.array([right(store.known[(i,), 1.0]["test"]).mean(axis=1)[i] for i in range(experts)])
-    shares = right(store.known[chosen, tuned(store, experts, len(chosen))]["test"]).mean(axis=1) / alone
-    own = shares[list(chosen)].mean()
-    return f"{shares.mean():.3f} on all eight tasks, and {own:.3f} on those of its {len(chosen)} experts"
+    """Return what the chosen experts' merge keeps, in words."""
+    whole = shares(store, chosen, "test").mean()
+    return f"{kept(store, chosen, 'test'):.3f} of its {len(chosen)} experts ({whole:.3f} on all eight tasks)"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Forecasts: intervals, rules, recommendations and warnings."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import strategies as st
 
 import mergewise as mw
 from mergewise.theory.cells import Cells
+from mergewise.theory.decline import Decline
 from mergewise.theory.errors import ForecastError
 from mergewise.theory.tail_law import Law
 
 LLAMA = Law(0.7137, 0.0783, 0.6875)
 EXACT = {k: [LLAMA.loss(k)] for k in (1, 2, 4, 8)}
+KEPT = {1: [0.0, 0.0], 2: [0.01, 0.014], 4: [0.02, 0.028]}  # 1 − score; each doubling costs .012
 
 
 def noisy(seed: int, law: Law = LLAMA, noise: float = 0.004, counts=(1, 2, 4, 8)) -> dict[int, list[float]]:
@@ -138,6 +141,49 @@ def test_losses_that_rise_are_no_case_for_the_law():
     assert any("rises from 1 to 2 experts" in warning for warning in found.warnings)
     assert found.experts == 1
     assert found.sentence.startswith("The law says nothing here, and 1 is best of the numbers measured (loss 0.1)")
+
+
+class TestDecline:
+    """Where losses rise, as what merges keep of their experts falls, a line in ln k says what to expect."""
+
+    def test_it_is_the_least_squares_line(self):
+        found = mw.forecast(KEPT, experts=8)
+        assert found.decline.first == pytest.approx(0.0, abs=1e-12)
+        assert found.decline.rate * np.log(2) == pytest.approx(0.012)
+        assert [point.k for point in found.curve] == list(range(1, 9))
+        assert found.curve[7].loss == pytest.approx(0.036)
+        assert found.curve[7].low < 0.036 < found.curve[7].high
+        assert found.curve[3].gain == pytest.approx(-0.012 * np.log2(5 / 4))
+
+    def test_a_target_is_met_by_as_many_as_keep_it(self):
+        k = np.array([n for n, losses in KEPT.items() for _ in losses])
+        cells = Cells(k, np.concatenate(list(KEPT.values())), scores=True)
+        found = mw.forecast(cells, target=0.97, experts=8)
+        assert found.experts == 5  # .012 · log₂ 5 = .0279, .012 · log₂ 6 = .0310
+        assert found.sentence.startswith("Merge 5 experts and expect a score of 0.9721 (")
+        assert found.sentence.endswith("): one more would miss the target.")
+        assert found.summary()["decline"] == {"first": pytest.approx(1.0), "rate": pytest.approx(found.decline.rate)}
+        all_of_them = mw.forecast(cells, target=0.9, experts=8)
+        assert (all_of_them.experts, all_of_them.reason) == (8, "there are no more experts")
+        paid = mw.forecast(cells, target=0.9, budget=3)
+        assert (paid.experts, paid.reason) == (3, "the budget of 3 pays for no more")
+        none = mw.forecast(cells, target=1.1, experts=8)
+        assert "No number of experts meets the target: not even one alone does." in none.warnings
+
+    def test_without_a_target_it_says_what_to_expect_of_all(self):
+        sentence = mw.forecast(KEPT, experts=8).sentence
+        assert sentence.startswith("The law says nothing here, and 1 is best of the numbers measured (loss 0): ")
+        assert re.search(r"the loss rises with every expert; with 8 expect 0.036 \(0.03\d* to 0.04\d*\)\.$", sentence)
+
+    @given(st.floats(0.0, 1.0), st.floats(1e-4, 1.0), st.integers(1, 500))
+    def test_most_is_the_inverse_of_loss(self, first, rate, k):
+        line = Decline(first, rate)
+        assert line.most(line.loss(k)) == k
+        assert line.most(line.first - 1e-6 * rate) is None
+
+    def test_there_is_none_where_losses_fall_or_over_sizes(self):
+        assert mw.forecast(EXACT).decline is None
+        assert mw.forecast(of_sizes(), replicates=0).decline is None
 
 
 def test_a_curve_that_the_law_does_not_explain_is_said_to_be():

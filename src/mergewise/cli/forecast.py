@@ -1,5 +1,6 @@
 """``mergewise forecast``."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,9 +56,11 @@ def _print(found: "Forecast") -> None:
         print(f"- {warning}")
     print()
     name = "score" if found.scores else "loss"
-    columns = ("k", "subsets", f"measured {name}", f"law's {name}", "95% interval", "gain of one more")
+    said = "law's" if found.decline is None else "line's"
+    columns = ("k", "subsets", f"measured {name}", f"{said} {name}", "95% interval", "gain of one more")
     rows = []
-    for point in found.curve[: max(found.experts + 1, *(p.k for p in found.curve if p.subsets), 1)]:
+    shown = max(found.experts + 1, *(p.k for p in found.curve if p.subsets), 1)
+    for point in found.curve if found.decline else found.curve[:shown]:
         ends = sorted(found.value(end) for end in (point.low, point.high) if end is not None)
         measured = "" if point.measured is None else f"{found.value(point.measured):.4f}"
         interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
@@ -66,6 +69,11 @@ def _print(found: "Forecast") -> None:
         )
     print_table(columns, rows, numeric=columns)
     print()
+    if found.decline is not None:
+        lost = found.decline.rate * math.log(2.0)
+        one = f"{found.value(found.decline.first):.4f}"
+        print_pairs([(f"{name} of one", one), ("cost of twice as many", f"{lost:.4f}")])
+        return
     floor = "ceiling of the score" if found.scores else "floor L_∞"
     laws = [law for law in (found.low, found.high) if law is not None]
     values = [(found.value(law.floor), law.tail, law.shift) for law in laws]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.theory.cells import Cells, read_cells
+from mergewise.theory.decline import Decline, fit_declines
 from mergewise.theory.errors import ForecastError
 from mergewise.theory.size_law import SizeLaw, fit_size_law, laws_at_size
 from mergewise.theory.tail_law import LARGEST_SHIFT, Law, fit_laws, r_squared
@@ -22,6 +23,9 @@ LEAST_R_SQUARED = 0.95
 MOST_EXPERTS = 1000
 _PARAMETERS, _PARAMETERS_OVER_SIZES = 3, 6
 _ROUNDING = 1e-12  # of the largest mean loss
+_STAYS = "the loss does not fall with the number of experts"
+_RISES = "the loss rises with every expert"
+_NO_FALL = (_STAYS, _RISES)
 WORTH = 0.05
 """Without a rule: stop where one more expert brings less than this share of all that experts beyond the first can."""
 
@@ -34,7 +38,7 @@ class Point:
         k: the number.
         measured: mean over the measured subsets; None where there are none.
         subsets: how many were measured.
-        loss: what the law says.
+        loss: what the law says, or the line where losses rise.
         low: lower end of its 95 % interval, low ≤ loss; None without replicates.
         high: upper end.
         gain: what expert k + 1 brings.
@@ -58,6 +62,7 @@ class Forecast:
         low: the lower ends of their 95 % intervals; None without replicates.
         high: the upper ends.
         r_squared: weighted, of the mean losses; NaN where these are all the same.
+        decline: the line that stands in for the law where losses rise with k; None where they do not, or over sizes.
         sizes: the law over sizes; None where one size was measured.
         size: parameters of the base that ``law`` and ``curve`` are for; None where one size was measured.
         scores: whether scores were measured; losses are then 1 − score.
@@ -72,6 +77,7 @@ class Forecast:
     low: Law | None
     high: Law | None
     r_squared: float
+    decline: Decline | None
     sizes: SizeLaw | None
     size: float | None
     scores: bool
@@ -86,15 +92,19 @@ class Forecast:
         """The recommendation in one sentence."""
         name = "score" if self.scores else "loss"
         point = self.curve[self.experts - 1]
-        if self.law.tail <= 0.0:
+        if self.law.tail <= 0.0 and self.reason in _NO_FALL:
             if point.measured is None:
                 return f"The law says nothing here: {self.reason}."
             best = f"{self.experts} is best of the numbers measured ({name} {self.value(point.measured):.4g})"
-            return f"The law says nothing here, and {best}: {self.reason}."
-        ends = sorted(self.value(end) for end in (point.low, point.high) if end is not None)
-        interval = f" ({ends[0]:.4g} to {ends[1]:.4g})" if ends else ""
+            last = self.curve[-1]
+            more = f"; with {last.k} expect {self._expected(last)}" if self.decline and last.k > self.experts else ""
+            return f"The law says nothing here, and {best}: {self.reason}{more}."
         merge = "Merge 1 expert" if self.experts == 1 else f"Merge {self.experts} experts"
-        return f"{merge} and expect a {name} of {self.value(point.loss):.4g}{interval}: {self.reason}."
+        return f"{merge} and expect a {name} of {self._expected(point)}: {self.reason}."
+
+    def _expected(self, point: Point) -> str:
+        ends = sorted(self.value(end) for end in (point.low, point.high) if end is not None)
+        return f"{self.value(point.loss):.4g}" + (f" ({ends[0]:.4g} to {ends[1]:.4g})" if ends else "")
 
     def value(self, loss: float) -> float:
         """Return a loss as it was measured: itself, or the score."""
@@ -125,7 +135,8 @@ def forecast(
         cells: losses of merged subsets by k, cells, or a file for `read_cells`.
         stop: merge no more once one more expert lowers the loss by no more than this. Without ``stop`` and ``target``
             that is 5 % of what all experts beyond the first can bring.
-        target: a loss (a score where scores were measured) that is good enough.
+        target: a loss (a score where scores were measured) that is good enough: the fewest experts that meet it, or,
+            where losses rise with k, the most.
         budget: what all experts together may cost.
         cost: what one expert costs, in the same unit.
         experts: how many there are at most.
@@ -147,6 +158,9 @@ def forecast(
     means, resamples = _means(cells.losses, index.reshape(-1), replicates, seed)
     law, over_sizes, at, size = _fit(cells, sizes, k, means, size)
     warnings = _warnings(law, at, sizes, k, means)
+    decline, declines = None, None
+    if law.tail < 0.0 and over_sizes is None:
+        decline, declines = _decline(k, means, resamples)
     laws = None
     if len(resamples):
         laws = fit_laws(k, resamples) if over_sizes is None else laws_at_size(sizes, k, resamples, float(size or 0))
@@ -160,13 +174,17 @@ def forecast(
              enumerate(zip(sizes, k, means, strict=True)) if over_sizes is None or s == size}  # fmt: skip
     if target is not None and cells.scores:
         target = 1.0 - target
-    chosen, reason = _recommended(law, known, stop, target, budget, cost, experts, warnings)
+    chosen, reason = _recommended(law, decline, known, stop, target, budget, cost, experts, warnings)
     last = max(int(cells.k.max()), chosen + 1) if experts is None else max(experts, int(cells.k.max()))
-    curve = tuple(_point(law, laws, n, known.get(n)) for n in range(1, last + 1))
+    if decline is None:
+        curve = tuple(_point(law, _losses(laws, n), n, known.get(n)) for n in range(1, last + 1))
+    else:
+        curve = tuple(_point(decline, _on_lines(declines, n), n, known.get(n)) for n in range(1, last + 1))
     low, high = (None, None) if laws is None else _ends(laws, np.array([law.floor, law.tail, law.shift]))
     return Forecast(
         law, None if low is None else Law(*map(float, low)), None if high is None else Law(*map(float, high)),
-        r_squared(means, at, k), over_sizes, size, cells.scores, curve, chosen, reason, tuple(warnings), cells.remarks,
+        r_squared(means, at, k), decline, over_sizes, size, cells.scores, curve, chosen, reason, tuple(warnings),
+        cells.remarks,
     )  # fmt: skip
 
 
@@ -181,6 +199,7 @@ def _in_scores(found: dict[str, Any]) -> dict[str, Any]:
             return None
         return {"ceiling": score(floor["floor"])} | {name: value for name, value in one.items() if name != "floor"}
 
+    decline = found["decline"] and {"first": score(found["decline"]["first"]), "rate": found["decline"]["rate"]}
     curve = [
         {
             "k": point["k"], "measured": score(point["measured"]), "subsets": point["subsets"],
@@ -192,6 +211,7 @@ def _in_scores(found: dict[str, Any]) -> dict[str, Any]:
     return found | {
         "law": law(found["law"], found["law"]), "low": law(found["low"], found["high"]),
         "high": law(found["high"], found["low"]), "sizes": law(found["sizes"], found["sizes"]), "curve": curve,
+        "decline": decline,
     }  # fmt: skip
 
 
@@ -272,7 +292,10 @@ def _warnings(law: Law, fitted: Floats, sizes: Floats, k: Floats, means: Floats)
     elif fit < LEAST_R_SQUARED:
         found.append(f"The law explains the measured means badly: R² is {fit:.3f}, below {LEAST_R_SQUARED}.")
     if law.tail < 0.0:
-        found.append("The loss rises with the number of experts (A < 0): the law and its rules do not apply.")
+        found.append(
+            "The loss rises with the number of experts (A < 0): the law does not apply"
+            + (", and a line in ln k stands in for it." if len(np.unique(sizes)) == 1 else ", nor do its rules.")
+        )
     pairs = zip(sizes, sizes[1:], k, k[1:], np.diff(means), strict=False)
     rises = [(int(a), int(b)) for s, t, a, b, step in pairs if s == t and step > 0.0]
     if rises:
@@ -295,8 +318,8 @@ def _warnings(law: Law, fitted: Floats, sizes: Floats, k: Floats, means: Floats)
 
 
 def _recommended(
-    law: Law, known: Mapping[int, tuple[float, int]], stop: float | None, target: float | None, budget: float | None,
-    cost: float, experts: int | None, warnings: list[str],
+    law: Law, decline: Decline | None, known: Mapping[int, tuple[float, int]], stop: float | None,
+    target: float | None, budget: float | None, cost: float, experts: int | None, warnings: list[str],
 ) -> tuple[int, str]:  # fmt: skip
     """Return the least of what the rules allow, with the reason; add to the warnings where a rule cannot be kept."""
     limits = [(MOST_EXPERTS, "a forecast looks no further")]
@@ -305,9 +328,14 @@ def _recommended(
     if budget is not None:
         limits.append((math.floor(budget / cost * (1 + 1e-12)), f"the budget of {budget:g} pays for no more"))
     if law.tail <= 0.0:
+        if decline is not None and target is not None:
+            most = decline.most(target)
+            if most is not None:
+                return min([*limits, (most, "one more would miss the target")], key=lambda limit: limit[0])
+            warnings.append("No number of experts meets the target: not even one alone does.")
         allowed = min(n for n, _ in limits)
         best = min((n for n in known if n <= allowed), key=lambda n: known[n][0], default=1)
-        return best, "the loss does not fall with the number of experts"
+        return best, _RISES if decline is not None else _STAYS
     enough = None if target is None else law.target(target)
     if enough is not None:
         limits.append((enough, "that meets the target"))
@@ -329,9 +357,25 @@ def _recommended(
     return chosen
 
 
-def _point(law: Law, laws: Floats | None, k: int, known: tuple[float, int] | None) -> Point:
+def _decline(k: Floats, means: Floats, resamples: Floats) -> tuple[Decline | None, Floats | None]:
+    """Fit the line to losses that rise, and to their replicates; None where it falls after all."""
+    first, rate = map(float, fit_declines(k, means[None])[0])
+    if not rate > 0.0:
+        return None, None
+    return Decline(first, rate), fit_declines(k, resamples) if len(resamples) else None
+
+
+def _losses(laws: Floats | None, k: int) -> Floats | None:
+    return None if laws is None else laws[:, 0] + laws[:, 1] / (k + laws[:, 2])
+
+
+def _on_lines(lines: Floats | None, k: int) -> Floats | None:
+    return None if lines is None else lines[:, 0] + lines[:, 1] * math.log(k)
+
+
+def _point(law: Law | Decline, replicates: Floats | None, k: int, known: tuple[float, int] | None) -> Point:
     loss = law.loss(k)
-    low, high = (None, None) if laws is None else map(float, _ends(laws[:, 0] + laws[:, 1] / (k + laws[:, 2]), loss))
+    low, high = (None, None) if replicates is None else map(float, _ends(replicates, loss))
     measured, subsets = (None, 0) if known is None else known
     return Point(k, measured, subsets, loss, low, high, law.gain(k))
 
