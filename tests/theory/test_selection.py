@@ -56,3 +56,17 @@ def test_where_all_models_are_of_another_base_there_is_nothing_to_choose(experts
         mw.RecipeError, match=r"found none\. Merge none of these: all of them seem to be of a different"
     ):
         mw.select(recipe)
+
+
+def test_a_kept_survey_serves_recipes_of_the_same_policies_only(experts):
+    """What other recipes do with tensors that some models lack makes another survey."""
+    rng = np.random.default_rng(2)
+    for name in NAMES[:3]:
+        weights = rng.normal(size=(64, 64)).astype(np.float32)
+        extra = {"layers.0.down.weight": weights} if name == "e0" else {}
+        save_model(Path(name), {"layers.0.up.weight": weights, **extra})
+    lenient = mw.Recipe(method="task_arithmetic", base="base", experts=list(NAMES), select=3, extra_tensors="drop")
+    mw.select(lenient)
+    strict = mw.Recipe(method="task_arithmetic", base="base", experts=list(NAMES), select=3)
+    with pytest.raises(mw.MergewiseError, match=r"layers\.0\.down\.weight"):
+        mw.select(strict)

@@ -152,7 +152,7 @@ def _survey_of(
         raise RecipeError("Expected models to choose from, found only the base.")
     asked = Recipe(method="task_arithmetic", base=recipe.base, experts=list(names))
     mine = [without_places(one) for one in identities(open_sources(asked, Connections(access)))]
-    place = _cached(mine) if wanted.survey is None else Path(wanted.survey)
+    place = _cached(mine, recipe) if wanted.survey is None else Path(wanted.survey)
     if place.is_file():
         found = Survey.load(place)
     else:
@@ -168,9 +168,10 @@ def _survey_of(
     return place, found, _matched(found, mine, names, place)
 
 
-def _cached(models: Sequence[Any]) -> Path:
-    """Return where the survey of models is kept, whatever their order."""
-    facts = [__version__, VERSION, DENSITY, models[0], sorted(models[1:], key=repr)]
+def _cached(models: Sequence[Any], recipe: Recipe) -> Path:
+    """Return where the survey of a recipe's models is kept, whatever their order."""
+    policies = [recipe.missing_tensors, recipe.extra_tensors]
+    facts = [__version__, VERSION, DENSITY, policies, models[0], sorted(models[1:], key=repr)]
     return cache_folder() / "surveys" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.survey"
 
 
