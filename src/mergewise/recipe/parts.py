@@ -43,8 +43,15 @@ def _as_reference(value: Any, depth: int = 0) -> Any:
         return os.fspath(value)
     if not isinstance(value, dict) or depth > 2:
         return value
+    if value.get("override_architecture") is not None:
+        raise ValueError(
+            "'override_architecture' has nothing to override, since names and shapes come from the files; leave it out"
+        )
     for part, addition, sign in (("model", "lora", "+"), ("path", "revision", "@")):
-        if part in value and set(value) <= {part, addition}:
+        if part in value:
+            others = [str(key) for key in value if key not in {part, addition, "override_architecture"}]
+            if others:
+                raise ValueError(f"expected '{part}' and '{addition}' in a reference, not '{others[0]}' too")
             found, added = _as_reference(value[part], depth + 1), _as_reference(value.get(addition), depth + 1)
             if added is None:
                 return found
