@@ -80,6 +80,57 @@ def test_a_stored_copy_of_a_tied_head_that_is_merged_with_another_is_a_head_of_i
     assert ("The result has a head of its own" in remarks) == untied
 
 
+@pytest.mark.parametrize("config", [None, {"vocab_size": 20}])
+def test_a_head_that_is_not_said_to_be_tied_is_a_head_of_its_own(merge, tmp_path, config):
+    copy = {"lm_head.weight": BASE["model.embed_tokens.weight"]}
+    save_model(tmp_path / "base", BASE | copy, config={"tie_word_embeddings": True})
+    merged, remarks = merge(save_model(tmp_path / "e", EXPERT, config=config))
+    close(merged, EXPERT)
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"tie_word_embeddings": False}
+    assert "The result has a head of its own" in remarks
+
+
+@pytest.mark.parametrize("place", ["config", "text_config"])
+def test_a_head_that_a_base_ties_is_its_embedding_where_an_expert_has_one_of_its_own(merge, tmp_path, place):
+    config = {"tie_word_embeddings": True} if place == "config" else {place: {"tie_word_embeddings": True}}
+    save_model(tmp_path / "base", {k: v for k, v in BASE.items() if k != "lm_head.weight"}, config=config)
+    merged, remarks = merge(save_model(tmp_path / "e", EXPERT, config={"tie_word_embeddings": False}))
+    close(merged, EXPERT)
+    assert "true" not in (tmp_path / "out" / "config.json").read_text()
+    assert "base ties 'lm_head.weight' to 'model.embed_tokens.weight', which is read in its place" in remarks
+    assert "The result has a head of its own" in remarks
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp", "ties"])
+def test_models_with_and_without_a_tied_head_merge_alike_in_either_order(tmp_path, method):
+    tied = {k: v for k, v in BASE.items() if k != "lm_head.weight"}
+    models = [save_model(tmp_path / "tied", tied, config={"tie_word_embeddings": True})]
+    models += [save_model(tmp_path / "own", EXPERT, config={"tie_word_embeddings": False})]
+    found = []
+    for order in (models, models[::-1]):
+        base = order[0] if method == "slerp" else models[0] if method == "ties" else None
+        recipe = mw.Recipe(method=method, base=base, experts=order[method == "slerp" :])
+        found.append(mw.merge_to_arrays(recipe))
+    close(found[0], found[1])
+
+
+def test_a_head_that_a_model_ties_is_left_out_where_the_base_stores_none(merge, tmp_path):
+    tied = {"tie_word_embeddings": True}
+    save_model(tmp_path / "base", {k: v for k, v in BASE.items() if k != "lm_head.weight"}, config=tied)
+    merged, remarks = merge(save_model(tmp_path / "e", EXPERT, config=tied))
+    assert "lm_head.weight" not in merged
+    assert "e is its embedding by its configuration, and is left out." in remarks
+
+
+def test_a_head_that_only_one_of_two_models_has_is_refused_with_what_to_say_of_a_tied_one(merge, tmp_path):
+    headless = {k: v for k, v in BASE.items() if k != "lm_head.weight"}
+    with pytest.raises(mw.CheckpointError, match=r"true. into the config\.json of .*/e if its head is"):
+        merge(save_model(tmp_path / "e", headless))
+    save_model(tmp_path / "base", headless)
+    with pytest.raises(mw.CheckpointError, match=r"true. into the config\.json of .*/base if its head is"):
+        merge(save_model(tmp_path / "e", BASE))
+
+
 def test_a_missing_tensor_is_refused_unless_the_recipe_says_otherwise(merge, tmp_path):
     path = save_model(tmp_path / "e", {k: v for k, v in EXPERT.items() if "layers.1" not in k})
     with pytest.raises(mw.CheckpointError, match=r"lacks 1 of the tensors .* 'model.layers.1.mlp.weight'"):

@@ -296,6 +296,13 @@ class TestNames:
         assert any("a head of its own" in remark for remark in report.remarks)
         assert constant(support.load_model(models / "out")[HEAD]) == value("A", outside=HEAD)
 
+    @pytest.mark.parametrize("order", ["AC", "CA"])
+    def test_a_tied_head_is_merged_with_one_that_is_none_in_either_order(self, models, order):
+        tied = {name: array for name, array in arrays("C", 4).items() if name != HEAD}
+        support.save_model(models / "C", tied, config=config(4, tie_word_embeddings=True))
+        found = merged("linear", [[source(model, 0, 4, weight=1) for model in order]])
+        assert constant(found[HEAD]) == (value("A", outside=HEAD) + value("C", outside=EMBEDDING)) / 2
+
 
 class TestRefused:
     def test_layers_that_a_model_has_not(self, models):

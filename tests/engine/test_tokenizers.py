@@ -91,6 +91,12 @@ class TestUnion:
         expected = mean(-own("A", "a"), own("B", "a"))
         assert by_token(models / "out", HEAD)["a"] == expected
 
+    def test_a_tied_model_has_its_head_from_its_embedding_also_if_it_comes_first(self, models):
+        save(models / "A", 1, ["a", "b", "c"], head=False)
+        merge(models="AB")
+        assert by_token(models / "out", HEAD)["a"] == mean(own("A", "a"), -own("B", "a"))
+        assert json.loads((models / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+
     def test_slices_have_one_vocabulary_too(self, models):
         slices = [
             {"sources": [{"model": "C", "layer_range": [0, 1]}]},
@@ -243,8 +249,9 @@ class TestAdaptersWithTokens:
         mw.merge(parse_recipe({"merge_method": "passthrough", "models": [{"model": "A+L"}]}), "out")
         assert by_token(models / "out", HEAD)["a"] == -400
         assert json.loads((models / "out" / "config.json").read_text())["tie_word_embeddings"] is False
-        with pytest.raises(mw.CheckpointError, match=r"A lacks 1 of the tensors of L, such as 'lm_head\.weight'"):
-            merge(method="task_arithmetic", models="L", base_model="A", tokenizer_source=None)
+        merge("changed", method="task_arithmetic", models="L", base_model="A", tokenizer_source=None)
+        assert by_token(models / "changed", HEAD)["a"] == -400
+        assert json.loads((models / "changed" / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 class TestOtherSources:

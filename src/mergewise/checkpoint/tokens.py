@@ -6,7 +6,7 @@ from typing import Any
 
 from mergewise.checkpoint.header import TensorInfo
 
-__all__ = ["NESTED", "is_embedding", "is_head", "with_tensors", "with_vocabulary"]
+__all__ = ["NESTED", "is_embedding", "is_head", "ties_head", "untied", "with_tensors", "with_vocabulary"]
 
 _HEAD = re.compile(r"^([^.\d]+\.)?(lm_head|embed_out|output)\.weight$")  # outside the layers: no number before it
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight$")
@@ -27,9 +27,22 @@ def is_head(name: str) -> bool:
 
 def with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
     """Return a configuration with another number of embedding rows."""
-    for holder in (config, *(config[key] for key in NESTED if isinstance(config.get(key), dict))):
+    for holder in _holders(config):
         if "vocab_size" in holder:
             holder["vocab_size"] = rows
+    return config
+
+
+def ties_head(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration says that the head is the embedding; one that says nothing leaves that to the tensors."""
+    return any(holder.get("tie_word_embeddings") for holder in _holders(config))
+
+
+def untied(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a model that has a head of its own."""
+    for holder in _holders(config):
+        if holder.get("tie_word_embeddings"):
+            holder["tie_word_embeddings"] = False
     return config
 
 
@@ -50,3 +63,8 @@ def with_tensors(
     if config.get("tie_word_embeddings") and any(map(is_head, changed)):
         config["tie_word_embeddings"] = False
     return config
+
+
+def _holders(config: Mapping[str, Any]) -> list[Any]:
+    """Return a configuration, and what it holds for its language model."""
+    return [config, *(config[key] for key in NESTED if isinstance(config.get(key), dict))]

@@ -13,11 +13,11 @@ from mergewise.checkpoint import (
     Source,
     TensorInfo,
 )
-from mergewise.checkpoint.tokens import is_embedding, is_head
+from mergewise.checkpoint.tokens import is_embedding, is_head, ties_head, untied
 from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe
 
-__all__ = ["Places", "align", "align_slice", "dequantised", "renamed", "with_own_head"]
+__all__ = ["Places", "align", "align_slice", "dequantised", "renamed", "showing_head", "with_own_head"]
 
 Places = dict[str, tuple[Source, TensorInfo]]
 
@@ -35,10 +35,11 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
     Raises:
         CheckpointError: A tensor is missing, extra or of another shape, and the recipe does not say what to do.
     """
-    reference = sources[0]
+    first = sources[0]
     remarks = dequantised(sources)
-    if isinstance(reference, GgufCheckpoint) and not (reference.folder / "tokenizer.json").is_file():
-        remarks.append(f"The result has no tokenizer, since {reference.location} has it only in its GGUF form.")
+    if isinstance(first, GgufCheckpoint) and not (first.folder / "tokenizer.json").is_file():
+        remarks.append(f"The result has no tokenizer, since {first.location} has it only in its GGUF form.")
+    reference = showing_head(first, sources[1:], remarks)
     aligned: list[Source] = [reference]
     for source in sources[1:]:
         places: Places = {name: (source, info) for name, info in source.tensors.items()}
@@ -54,17 +55,38 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
     return aligned, list(dict.fromkeys(remarks))
 
 
+def showing_head(reference: Source, others: Iterable[Source], remarks: list[str]) -> Source:
+    """Return the reference; with its embedding as its head, too, if it ties the two and another has a head of its own.
+
+    A head that a model stores is its own unless its configuration says otherwise.
+    """
+    embedding = next(filter(is_embedding, reference.tensors), None)
+    if embedding is None or any(map(is_head, reference.tensors)) or not ties_head(reference.config()):
+        return reference
+    columns = reference.tensors[embedding].shape[1:]
+    heads = [info for source in others if _has_own_head(source) for info in source.tensors.values()]
+    head = next((info.name for info in heads if is_head(info.name) and info.shape[1:] == columns), None)
+    if head is None:
+        return reference
+    remarks.append(_read_from(reference, head, embedding))
+    places = {name: (reference, info) for name, info in reference.tensors.items()}
+    return AlignedCheckpoint(reference, places | {head: places[embedding]})
+
+
 def with_own_head(sources: Sequence[Source], remarks: list[str]) -> Source:
-    """Return the first source; untied if its head, stored as a copy of its embedding, is merged with another."""
+    """Return the first source; untied if its head, a copy of its embedding, is merged with one that is none."""
     reference = sources[0]
     config = reference.config()
-    if not config.get("tie_word_embeddings") or not any(map(is_head, reference.tensors)):
-        return reference
-    if all(source.config().get("tie_word_embeddings", True) for source in sources[1:]):
+    if not ties_head(config) or not any(map(_has_own_head, sources[1:])):
         return reference
     remarks.append("The result has a head of its own, so 'tie_word_embeddings' is false in its configuration.")
     places = {name: (reference, info) for name, info in reference.tensors.items()}
-    return AlignedCheckpoint(reference, places, config | {"tie_word_embeddings": False})
+    return AlignedCheckpoint(reference, places, untied(config))
+
+
+def _has_own_head(source: Source) -> bool:
+    """Whether a model stores a head that its configuration does not say to be its embedding."""
+    return any(map(is_head, source.tensors)) and not ties_head(source.config())
 
 
 def dequantised(sources: Iterable[Source]) -> list[str]:
@@ -124,17 +146,21 @@ def _without_prefix(places: Places, source: Source, reference: Source, remarks: 
 def _with_tied_head(places: Places, source: Source, reference: Source, remarks: list[str]) -> Places:
     """Read a head that a model ties to its embedding from there, and drop one that the reference ties."""
     embedding = next((place for name, place in places.items() if is_embedding(name)), None)
-    tied = source.config().get("tie_word_embeddings")
+    tied = ties_head(source.config())
     found = dict(places)
     for name, info in reference.tensors.items():
         if is_head(name) and name not in places and tied and embedding and embedding[1].shape == info.shape:
             found[name] = embedding
-            remarks.append(f"{source.location} ties '{name}' to '{embedding[1].name}', which is read in its place.")
+            remarks.append(_read_from(source, name, embedding[1].name))
     for name in places.keys() - reference.tensors.keys():
         if is_head(name) and tied and embedding and places[name][1].shape == embedding[1].shape:
             del found[name]
-            remarks.append(f"'{name}' of {source.location} is a copy of its embedding (tied) and is left out.")
+            remarks.append(f"'{name}' of {source.location} is its embedding by its configuration, and is left out.")
     return found
+
+
+def _read_from(source: Source, head: str, embedding: str) -> str:
+    return f"{source.location} ties '{head}' to '{embedding}', which is read in its place."
 
 
 def _with_missing(places: Places, source: Source, reference: Source, recipe: Recipe, remarks: list[str]) -> Places:
@@ -145,7 +171,7 @@ def _with_missing(places: Places, source: Source, reference: Source, recipe: Rec
         hint = ", or say 'missing_tensors: base' to count them as unchanged" if recipe.in_delta_space else ""
         raise CheckpointError(
             f"{source.location} lacks {len(missing)} of the tensors of {reference.location}, such as '{missing[0]}'; "
-            f"merge models of one architecture{hint}."
+            f"merge models of one architecture{hint}{_tie_hint(missing, source)}."
         )
     remarks.append(f"{len(missing)} tensors that {source.location} lacks count as unchanged, such as '{missing[0]}'.")
     return places | {name: (reference, reference.tensors[name]) for name in missing}
@@ -159,10 +185,19 @@ def _without_extra(places: Places, reference: Source, recipe: Recipe, remarks: l
     if recipe.extra_tensors == "refuse":
         raise CheckpointError(
             f"{reference.location} lacks {len(extra)} of the tensors of {source.location}, such as '{extra[0]}'; merge "
-            "models of one architecture, or say 'extra_tensors: drop' to leave them out."
+            "models of one architecture, or say 'extra_tensors: drop' to leave them out"
+            f"{_tie_hint(extra, reference)}."
         )
     remarks.append(f"{len(extra)} tensors that only {source.location} has are left out, such as '{extra[0]}'.")
     return {name: place for name, place in places.items() if name in reference.tensors}
+
+
+def _tie_hint(names: Sequence[str], source: Source) -> str:
+    """Return what to do where nothing but a head is lacking."""
+    if not all(map(is_head, names)) or not any(map(is_embedding, source.tensors)):
+        return ""
+    statement = "'\"tie_word_embeddings\": true'"
+    return f", or write {statement} into the config.json of {source.location} if its head is its embedding"
 
 
 def _check_shapes(places: Places, reference: Source) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergewise.checkpoint import Source
-from mergewise.checkpoint.tokens import NESTED
+from mergewise.checkpoint.tokens import NESTED, ties_head, untied
 from mergewise.engine.modules import AUDIO, TEXT, VISION
 from mergewise.errors import CheckpointError
 
@@ -84,8 +84,8 @@ def with_layers(
         if before != len(layers):
             remarks.append(f"The result has {len(layers)} layers where {template.location} has {before}.")
         holder[key] = len(layers)
-    if keeps_head and config.get("tie_word_embeddings"):
-        config["tie_word_embeddings"] = False
+    if keeps_head and ties_head(config):
+        config = untied(config)
         remarks.append("The result has a head of its own, so 'tie_word_embeddings' is false in its configuration.")
     return config
 
