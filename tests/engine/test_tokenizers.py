@@ -282,6 +282,77 @@ class TestOtherSources:
         assert "generation_config.json" in names
 
 
+class TestTokensThatConfigurationsName:
+    """Tokens that config.json and generation_config.json name by number."""
+
+    def set(self, model, name="config.json", **entries):
+        path = self.folder / model / name
+        path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | entries))
+
+    def get(self, name="config.json"):
+        return json.loads((self.folder / "out" / name).read_text())
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, models):
+        self.folder = models
+
+    def test_they_follow_their_texts_to_the_numbers_of_another_tokenizer(self, models):
+        named = {"eos_token_id": 2, "suppress_tokens": [0, 2], "text_config": {"pad_token_id": 2, "vocab_size": 3}}
+        self.set("A", **named)
+        self.set("A", "generation_config.json", eos_token_id=[2], temperature=0.5, pad_token_id=None)
+        report = merge(models="AB", tokenizer_source="C")
+        config = self.get()
+        assert config["eos_token_id"] == 0
+        assert config["suppress_tokens"] == [0]
+        assert config["text_config"] == {"pad_token_id": 0, "vocab_size": 3}
+        expected = {"eos_token_id": [0], "temperature": 0.5, "pad_token_id": None}
+        assert self.get("generation_config.json") == expected
+        assert "'eos_token_id' in config.json was 2 and is 0, as in the tokenizer of the result." in report.remarks
+        assert any("'pad_token_id' in config.json (text_config) was 2 and is 0" in remark for remark in report.remarks)
+        assert mw.verify("out", sample=None).faults == ()
+
+    def test_a_token_that_the_result_lacks_is_named_no_more(self, models):
+        self.set("A", eos_token_id=1, bad_token_ids=[0, 1])
+        report = merge(models="AB", tokenizer_source="C")
+        assert (self.get()["eos_token_id"], self.get()["bad_token_ids"]) == (None, None)
+        assert (
+            "'eos_token_id' in config.json was 1, which is no token of the result, and is left empty." in report.remarks
+        )
+
+    @pytest.mark.parametrize("source", ["base", "union"])
+    def test_a_row_beyond_the_tokens_is_named_no_more_once_it_is_gone_or_taken(self, models, source):
+        self.set("C", pad_token_id=5 if source == "base" else 3)
+        self.set("C", "generation_config.json", pad_token_id=5 if source == "base" else 3)
+        merge(models="CA", tokenizer_source=source)
+        assert self.get()["pad_token_id"] is None
+        assert self.get("generation_config.json")["pad_token_id"] is None
+
+    def test_a_row_beyond_the_tokens_stays_if_it_still_is_one(self, models):
+        self.set("C", pad_token_id=5, eos_token_id=-1)
+        merge(models="CA", tokenizer={"source": "base", "pad_to_multiple_of": 8})
+        assert (self.get()["pad_token_id"], self.get()["eos_token_id"]) == (5, -1)
+
+    def test_the_ones_that_a_chosen_tokenizer_has_a_use_for_take_their_place(self, models):
+        save(models / "C", 3, ["c", "y", "x"], eos_token="y", pad_token={"content": "x"}, bos_token=None)
+        self.set("A", bos_token_id=2, eos_token_id=2, pad_token_id=None)
+        self.set("A", "generation_config.json", eos_token_id=[2, 1])
+        merge(models="AB", tokenizer_source="C")
+        config = self.get()
+        assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (0, 1, None)
+        assert self.get("generation_config.json")["eos_token_id"] == [0, 1]
+
+    @pytest.mark.parametrize("source", ["union", "base", None])
+    def test_files_stay_as_they_are_where_the_tokens_keep_their_numbers(self, models, source):
+        save(models / "A", 1, ["a", "b", "c"], eos_token="a")
+        save(models / "B", 2, ["a", "b", "c"], eos_token="b")
+        self.set("A", eos_token_id=2)
+        (models / "A" / "generation_config.json").write_text('{ "eos_token_id":[2, 1] }')
+        report = merge(models="AB", tokenizer_source=source)
+        assert self.get()["eos_token_id"] == 2
+        assert (models / "out" / "generation_config.json").read_text() == '{ "eos_token_id":[2, 1] }'
+        assert not any("token_id" in remark for remark in report.remarks)
+
+
 class TestRules:
     @pytest.mark.parametrize(
         ("rule", "value"),

@@ -21,8 +21,8 @@ pytestmark = [
 ]
 
 
-def save_model(folder, words, added, seed, *, tied=False):
-    """A tiny Llama with a tokenizer of letters, words put together from them, and added tokens."""
+def save_model(folder, words, added, seed, *, tied=False, spare=0):
+    """A tiny Llama with a tokenizer of letters, words put together from them, and added tokens; spare rows to pad."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -41,8 +41,9 @@ def save_model(folder, words, added, seed, *, tied=False):
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(fast), hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(fast) + spare, hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, tie_word_embeddings=tied, bos_token_id=0, eos_token_id=1, max_position_embeddings=64,
+        pad_token_id=len(fast) + spare - 1 if spare else None,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
 
@@ -112,6 +113,32 @@ def test_every_token_has_its_number_and_its_row(method, source, name, models):
         a, b, c = expected_rows(token, list(vocabularies.values()), vocabularies["A"])
         exact = (a + 0.5 * b + 0.25 * c) / 1.75 if method == "linear" else a + 0.5 * (b - a) + 0.25 * (c - a)
         np.testing.assert_allclose(array[number], exact, rtol=1e-6, atol=1e-7, err_msg=token)
+
+
+@pytest.mark.parametrize("source", ["union", "base", "C"])
+def test_a_padding_row_that_is_gone_is_not_padded_with(source, models):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_model(models / "A", ["abc", "de"], [], 1, spare=5)
+    entries = [{"model": name} for name in "ABC"]
+    mw.merge(parse_recipe({"merge_method": "linear", "models": entries, "tokenizer_source": source}), "out")
+    tokenizer, model = loaded(models / "out")
+    for named in (model.config, model.generation_config):
+        assert (named.bos_token_id, named.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        assert named.pad_token_id is None
+
+
+@pytest.mark.parametrize("order", ["AT", "TA"])
+def test_a_head_that_is_merged_with_a_tied_one_is_loaded(order, models):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_model(models / "T", ["abc", "de"], [], 4, tied=True)
+    entries = [{"model": name} for name in order]
+    mw.merge(parse_recipe({"merge_method": "linear", "models": entries}), "out")
+    _, model = loaded(models / "out")
+    own, embedding = (support.load_model(models / name) for name in "AT")
+    expected = (own["lm_head.weight"] + embedding["model.embed_tokens.weight"]) / 2
+    np.testing.assert_allclose(model.get_output_embeddings().weight.detach().numpy(), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_texts_of_every_model_are_cut_into_its_special_tokens(models):

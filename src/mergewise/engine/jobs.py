@@ -75,7 +75,7 @@ class Plan:
         jobs: One per tensor of the result, in byte order of their names.
         remarks: What a user should know, a sentence each.
         members: Where each tensor comes from.
-        small_files: The files of its tokenizer, where they are not those of the template.
+        small_files: What tells of its tokens, where that is not as in the template.
         adapter: What is written, if the result is an adapter; the jobs are then those of core space.
         revisions: The commit that stood for each reference to the Hub, by reference.
         notes: How the recipe came about, a sentence each; among the remarks too, and recorded with the result.

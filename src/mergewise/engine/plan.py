@@ -134,7 +134,7 @@ def plan_models(recipe: Recipe, models: Mapping[str, Source], statistics: Sequen
         notes = (*check_parameters(recipe), *composed.remarks)
         planned = _plan(recipe, composed.sources, composed.members, notes)
     sources = [models[name] for name in recipe.models if name in models]
-    small_files = tokenizer_files(recipe, planned.template, sources, vocabulary)
+    small_files = tokenizer_files(recipe, planned.template, sources, vocabulary, remarks)
     return replace(planned, remarks=(*planned.remarks, *remarks), small_files=small_files)
 
 

@@ -222,8 +222,8 @@ def method_revision(recipe: Recipe) -> str:
 
 
 def merged_config(plan: Plan) -> dict[str, Any]:
-    """Return the template's configuration, with the dtype that the result has."""
-    config = plan.template.config()
+    """Return the template's configuration, with the dtype and the tokens that the result has."""
+    config = {**plan.template.config(), **plan.small_files.config}
     names = {name: everyday for everyday, name in FLOAT_NAMES.items()}
     dtypes = {job.output.dtype for job in plan.jobs if job.output.dtype in names}
     if config and plan.recipe.result_dtype and len(dtypes) == 1:

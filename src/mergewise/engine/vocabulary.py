@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,14 @@ from mergewise.errors import CheckpointError, RecipeError
 from mergewise.recipe import Recipe, TokenizerRecipe, layer_of
 from mergewise.tokenizer import (
     TOKENIZER_FILES,
+    Renumbering,
     TokenizerFiles,
     Vocabulary,
     chat_template,
     chosen_vocabulary,
     read_tokenizer,
     row_maps,
+    special_tokens,
 )
 
 __all__ = ["SmallFiles", "gathered", "tokenizer_files", "tokenizer_models"]
@@ -30,6 +33,7 @@ _HEAD_BIAS = re.compile(r"(^|\.)(lm_head|embed_out|output|predictions|decoder)\.
 _OTHER_HEAD = re.compile(r"(^|\.)(predictions\.decoder|proj_out)\.weight$")
 _OF_TOKENS = re.compile(r"embed_tokens|(^|\.)final_logits_bias$")
 _KINDS = ("union", "base")
+_GENERATION_NAME = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,13 @@ class SmallFiles:
         texts: Content by name.
         copies: Files to copy.
         left_out: Names of files of the template that are not copied.
+        config: Entries of the configuration that are not the template's.
     """
 
     texts: Mapping[str, str] = field(default_factory=dict)
     copies: tuple[Place, ...] = ()
     left_out: frozenset[str] = frozenset()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tokenizer_models(recipe: Recipe) -> tuple[str, ...]:
@@ -88,8 +94,7 @@ def gathered(
         known.append({token: number for token, number in files[name].ids.items() if number < rows})
     base = names.index(recipe.base) if recipe.base in names else None
     candidates = [names.index(name) for name in merged]
-    multiple = tokenizer.pad_to_multiple_of or 1
-    rows = math.ceil(vocabulary.size / multiple) * multiple
+    rows = _row_count(tokenizer, vocabulary)
     maps, nowhere = row_maps(vocabulary, known, names, base, tokenizer.tokens, rows, candidates)
     if nowhere:
         remarks.append(
@@ -111,9 +116,20 @@ def gathered(
 
 
 def tokenizer_files(
-    recipe: Recipe, template: Source, models: Sequence[Source], vocabulary: Vocabulary | None
+    recipe: Recipe, template: Source, models: Sequence[Source], vocabulary: Vocabulary | None, remarks: list[str]
 ) -> SmallFiles:
-    """Return the files of the tokenizer of the result, where they are not simply those of its template."""
+    """Return the files that tell of the tokens of the result, where they are not simply those of its template.
+
+    Args:
+        recipe: What is merged.
+        template: The model whose files the result takes over.
+        models: The models that are merged.
+        vocabulary: The tokens of the result; ``None`` if they are the template's.
+        remarks: Takes what a user should know.
+
+    Raises:
+        CheckpointError: A file is damaged, or there is none that a chat template could go into.
+    """
     texts: dict[str, str] = {}
     copies: tuple[Place, ...] = ()
     left_out: frozenset[str] = frozenset()
@@ -139,7 +155,33 @@ def tokenizer_files(
             texts["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
             left_out |= {"chat_template.jinja", "chat_template.json"}
             copies = tuple(path for path in copies if path.name not in {"chat_template.jinja", "chat_template.json"})
-    return SmallFiles(texts, copies, left_out)
+    config: dict[str, Any] = {}
+    if recipe.tokenizer is not None and vocabulary is not None:
+        tokens = _renumbering(template, vocabulary, _row_count(recipe.tokenizer, vocabulary))
+        config = tokens.changes(template.config(), "config.json", remarks)
+        path = None if template.folder is None else template.folder / _GENERATION_NAME
+        generation = read_json(path) if path is not None and path.is_file() else {}
+        changed = tokens.changes(generation, _GENERATION_NAME, remarks)
+        if changed:
+            texts[_GENERATION_NAME] = json.dumps(generation | changed, indent=2, ensure_ascii=False) + "\n"
+            left_out |= {_GENERATION_NAME}
+    return SmallFiles(texts, copies, left_out, config)
+
+
+def _renumbering(template: Source, vocabulary: Vocabulary, rows: int) -> Renumbering:
+    """Return how to get from the tokens that the configuration of the template names to those of the result.
+
+    Where these are another model's, so is the choice of those that begin, end and pad a text.
+    """
+    base, own = vocabulary.base, template.folder
+    if own is None or own == base.folder or not (own / "tokenizer.json").is_file():
+        return Renumbering(base.ids, vocabulary.ids, rows)
+    return Renumbering(read_tokenizer(own, keep=False).ids, vocabulary.ids, rows, special_tokens(base.folder))
+
+
+def _row_count(tokenizer: TokenizerRecipe, vocabulary: Vocabulary) -> int:
+    multiple = tokenizer.pad_to_multiple_of or 1
+    return math.ceil(vocabulary.size / multiple) * multiple
 
 
 def _vocabulary(

@@ -2,11 +2,13 @@
 
 from mergewise.tokenizer.chat import chat_template, common_template
 from mergewise.tokenizer.files import TOKENIZER_FILES, TokenizerFiles, read_tokenizer
+from mergewise.tokenizer.named import Renumbering, special_tokens
 from mergewise.tokenizer.rows import row_maps
 from mergewise.tokenizer.union import Vocabulary, chosen_vocabulary
 
 __all__ = [
     "TOKENIZER_FILES",
+    "Renumbering",
     "TokenizerFiles",
     "Vocabulary",
     "chat_template",
@@ -14,4 +16,5 @@ __all__ = [
     "common_template",
     "read_tokenizer",
     "row_maps",
+    "special_tokens",
 ]
