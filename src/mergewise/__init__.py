@@ -12,13 +12,14 @@ from mergewise.errors import CheckpointError, MergeError, MergewiseError, Method
 if TYPE_CHECKING:
     from mergewise.engine.adapters.extract import ExtractReport, extract_lora
     from mergewise.engine.arrays import merge_arrays, merge_to_arrays
+    from mergewise.engine.diff import diff
     from mergewise.engine.explain import Explanation, explain
     from mergewise.engine.jobs import Plan
     from mergewise.engine.merge import MergeReport, merge
     from mergewise.engine.plan import plan
     from mergewise.engine.survey.record import Survey
     from mergewise.engine.survey.run import survey
-    from mergewise.engine.verify import diff, verify
+    from mergewise.engine.verify import verify
     from mergewise.learning.adamerging import AdaMergingReport, adamerging
     from mergewise.learning.agreement import AgreementReport, agreement
     from mergewise.learning.collect import StatisticsReport, collect_statistics
@@ -97,7 +98,7 @@ _HOMES = {
     "agreement": "mergewise.learning.agreement",
     "collect_statistics": "mergewise.learning.collect",
     "Survey": "mergewise.engine.survey.record",
-    "diff": "mergewise.engine.verify",
+    "diff": "mergewise.engine.diff",
     "explain": "mergewise.engine.explain",
     "extract_lora": "mergewise.engine.adapters.extract",
     "forecast": "mergewise.theory.forecast",

@@ -18,9 +18,9 @@ def diff(
     json: JsonOption = False,
 ) -> None:
     """Say which tensors of two checkpoints differ, and by how much."""
-    from mergewise.engine import verify
+    from mergewise.engine import diff
 
-    found = list(verify.diff(a, b, access=access(offline, cache)))
+    found = list(diff.diff(a, b, access=access(offline, cache)))
     unequal = [d for d in found if d.kind != "equal"]
     if json:
         print_json(

@@ -1,12 +1,11 @@
-"""Checking a merged checkpoint against the recipe it records, and comparing two checkpoints, streaming."""
+"""Checking a merged checkpoint against the recipe it records, streaming."""
 
 import hashlib
 import json
-import math
 import os
 import random
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,8 @@ from mergewise.checkpoint import (
     Checkpoint,
     Connections,
     Place,
-    Source,
-    TensorInfo,
     numpy_dtype,
     open_checkpoint,
-    open_source,
 )
 from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.source import Writable
@@ -37,10 +33,7 @@ from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, describe, 
 from mergewise.errors import CheckpointError
 from mergewise.recipe import parse_recipe
 
-__all__ = ["TensorDifference", "Verification", "diff", "verify"]
-
-_CHUNK_ELEMENTS = 1 << 20
-
+__all__ = ["Verification", "verify"]
 
 @dataclass(frozen=True)
 class Verification:
@@ -61,30 +54,6 @@ class Verification:
     def summary(self) -> dict[str, Any]:
         """Return the findings as plain data."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class TensorDifference:
-    """How a tensor differs between two checkpoints.
-
-    Attributes:
-        name: Its name.
-        kind: ``equal``, ``values``, ``dtype`` or ``bytes`` (the values are equal, but for the signs of zeros, say),
-            ``shape``, ``only in A`` or ``only in B``.
-        differing: Elements whose values differ.
-        largest: Largest absolute difference.
-        relative: L2 norm of the difference over the L2 norm of A's tensor; infinite where that is zero.
-    """
-
-    name: str
-    kind: str
-    differing: int = 0
-    largest: float = 0.0
-    relative: float = 0.0
-
-    def summary(self) -> dict[str, Any]:
-        """Return the finding as plain data; JSON has no infinity, so an infinite figure is ``None``."""
-        return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in asdict(self).items()}
 
 
 def verify(
@@ -145,32 +114,6 @@ def verify(
     run(local, lay_out_for(planned, device, threads, memory), target, skip)
     faults += [f"Tensor '{name}' is not what the recipe gives." for name in sorted(comparison.differing & set(chosen))]
     return Verification(len(chosen), len(merged.tensors), len(record["inputs"]), tuple(faults))
-
-
-def diff(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], *, access: Access | None = None
-) -> Iterator[TensorDifference]:
-    """Compare two checkpoints tensor by tensor, in byte order of the names; quantised ones as they would be merged.
-
-    Args:
-        a: A folder or file, a URL, or a model on the Hub.
-        b: Another.
-        access: How other machines may be reached; by default as the environment says.
-
-    Raises:
-        CheckpointError: One of them cannot be read.
-    """
-    connections = Connections(access)
-    first, second = (open_source(given, connections) for given in (a, b))
-    for name in sorted(first.tensors.keys() | second.tensors.keys(), key=str.encode):
-        if name not in second.tensors:
-            yield TensorDifference(name, "only in A")
-        elif name not in first.tensors:
-            yield TensorDifference(name, "only in B")
-        elif first.tensors[name].shape != second.tensors[name].shape:
-            yield TensorDifference(name, "shape")
-        else:
-            yield _difference(first, second, name)
 
 
 def _record(path: Place) -> dict[str, Any]:
@@ -290,55 +233,3 @@ def _places(values: NDArray[Any]) -> NDArray[np.float64]:
     magnitudes = np.abs(values).view(f"u{values.dtype.itemsize}").astype(np.float64)
     signed: NDArray[np.float64] = np.where(np.signbit(values), -magnitudes, magnitudes)
     return signed
-
-
-def _difference(first: Source, second: Source, name: str) -> TensorDifference:
-    a, b = first.tensors[name], second.tensors[name]
-    differing, largest, squares, norm = 0, 0.0, 0.0, 0.0
-    same = True
-    for start in range(0, a.numel, _CHUNK_ELEMENTS):
-        count = min(_CHUNK_ELEMENTS, a.numel - start)
-        raw_x, raw_y = _raw(first, a, start, count), _raw(second, b, start, count)
-        same = same and np.array_equal(raw_x, raw_y)
-        x, y = _values(raw_x, a), _values(raw_y, b)
-        unequal = ~np.equal(x, y)
-        if x.dtype.kind in "fc" and y.dtype.kind in "fc":
-            unequal &= ~(np.isnan(x) & np.isnan(y))
-        wide = x.astype(_wide(x.dtype))
-        norm += float(np.sum(np.abs(wide) ** 2))
-        if unequal.any():
-            with np.errstate(invalid="ignore", over="ignore"):
-                gap = np.abs(wide[unequal] - y[unequal].astype(_wide(y.dtype))).astype(np.float64)
-            gap[np.isnan(gap)] = np.inf
-            differing += int(gap.size)
-            largest = max(largest, float(gap.max()))
-            squares += float(np.sum(gap**2))
-    with np.errstate(invalid="ignore"):
-        ratio = float(np.sqrt(np.float64(squares) / norm)) if norm else math.inf if differing else 0.0
-    kind = "values" if differing else "dtype" if a.dtype != b.dtype else "equal" if same else "bytes"
-    return TensorDifference(name, kind, differing, largest, math.inf if math.isnan(ratio) else ratio)
-
-
-def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return a dtype in which differences of values are taken."""
-    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
-
-
-def _raw(source: Source, info: TensorInfo, start: int, count: int) -> NDArray[np.uint8]:
-    """Return the bytes of a run of elements."""
-    dtype = STORAGE_DTYPES[info.dtype]
-    if not dtype.numpy_name:
-        raise CheckpointError(
-            f"Tensor '{info.name}' in {source.location} has dtype {info.dtype}, which cannot be read."
-        )
-    width = dtype.bits // 8
-    raw = np.empty(count * width, np.uint8)
-    source.read_into(info, start * width, raw)
-    return raw
-
-
-def _values(raw: NDArray[np.uint8], info: TensorInfo) -> NDArray[Any]:
-    """Return stored elements, floating ones in float64."""
-    found = raw.view(numpy_dtype(info.dtype))
-    exact = STORAGE_DTYPES[info.dtype].kind == "exact" or found.dtype.kind == "c"
-    return found if exact else found.astype(np.float64)
