@@ -142,7 +142,7 @@ def test_a_missing_tensor_is_refused_unless_the_recipe_says_otherwise(merge, tmp
 
 def test_an_extra_tensor_is_refused_unless_the_recipe_says_otherwise(merge, tmp_path):
     path = save_model(tmp_path / "e", EXPERT | {"value_head.weight": np.ones(3, np.float32)})
-    with pytest.raises(mw.CheckpointError, match="extra_tensors: drop"):
+    with pytest.raises(mw.CheckpointError, match="extra_tensors: drop' in a recipe"):
         merge(path)
     merged, remarks = merge(path, extra_tensors="drop")
     assert merged.keys() == BASE.keys()

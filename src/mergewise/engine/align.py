@@ -168,7 +168,9 @@ def _with_missing(places: Places, source: Source, reference: Source, recipe: Rec
     if not missing:
         return places
     if recipe.missing_tensors == "refuse":
-        hint = ", or say 'missing_tensors: base' to count them as unchanged" if recipe.in_delta_space else ""
+        hint = (
+            ", or say 'missing_tensors: base' in a recipe to count them as unchanged" if recipe.in_delta_space else ""
+        )
         raise CheckpointError(
             f"{source.location} lacks {len(missing)} of the tensors of {reference.location}, such as '{missing[0]}'; "
             f"merge models of one architecture{hint}{_tie_hint(missing, source)}."
@@ -185,7 +187,7 @@ def _without_extra(places: Places, reference: Source, recipe: Recipe, remarks: l
     if recipe.extra_tensors == "refuse":
         raise CheckpointError(
             f"{reference.location} lacks {len(extra)} of the tensors of {source.location}, such as '{extra[0]}'; merge "
-            "models of one architecture, or say 'extra_tensors: drop' to leave them out"
+            "models of one architecture, or say 'extra_tensors: drop' in a recipe to leave them out"
             f"{_tie_hint(extra, reference)}."
         )
     remarks.append(f"{len(extra)} tensors that only {source.location} has are left out, such as '{extra[0]}'.")
