@@ -19,7 +19,7 @@ import mergewise as mw
 from mergewise.checkpoint import FolderTarget
 from mergewise.checkpoint.journal import JOURNAL_NAME, Journal, fingerprint
 from mergewise.checkpoint.place import sha256_of
-from mergewise.engine import provenance
+from mergewise.engine import intact, provenance
 from mergewise.engine.workers import Crew
 from mergewise.method import registry
 from support import load_model, save_model
@@ -327,6 +327,55 @@ class TestTheSameCommandOnceMore:
             return sum(taus) * 2
 
         with pytest.raises(mw.CheckpointError, match="new or empty"):
+            mw.merge(recipe, out)
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "mergewise_recipe.yaml"])
+    def test_puts_back_a_small_file_that_has_gone(self, tmp_path, models, name):
+        recipe, out = mw.Recipe(**models, method="task_arithmetic"), tmp_path / "out"
+        mw.merge(recipe, out)
+        before = digests(out)
+        weights = (out / "model.safetensors").stat().st_mtime_ns
+        (out / name).unlink()
+        report = mw.merge(recipe, out)
+        assert report.remarks[-1] == f"{out} holds this merge already; {name} had gone and was put back."
+        assert digests(out) == before
+        assert (out / "model.safetensors").stat().st_mtime_ns == weights
+        assert mw.verify(out).faults == ()
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "mergewise_recipe.yaml"])
+    def test_is_refused_where_a_small_file_was_altered_and_puts_it_back_once_it_is_removed(
+        self, tmp_path, models, name
+    ):
+        recipe, out = mw.Recipe(**models, method="task_arithmetic"), tmp_path / "out"
+        mw.merge(recipe, out)
+        before = digests(out)
+        (out / name).write_text('{"model_type": "other"}')
+        with pytest.raises(
+            mw.CheckpointError, match=f"{name}: expected SHA-256 .* undo the change, or remove the file"
+        ):
+            mw.merge(recipe, out)
+        assert (out / name).read_text() == '{"model_type": "other"}'
+        (out / name).unlink()
+        mw.merge(recipe, out)
+        assert digests(out) == before
+
+    def test_is_refused_where_the_index_has_gone_or_was_altered(self, tmp_path, models):
+        recipe, out = mw.Recipe(**models, method="task_arithmetic"), tmp_path / "out"
+        mw.merge(recipe, out, shard_size=3000)
+        index = out / "model.safetensors.index.json"
+        index.write_text(index.read_text() + " ")
+        with pytest.raises(mw.CheckpointError, match=r"index\.json: expected SHA-256"):
+            mw.merge(recipe, out, shard_size=3000)
+        index.unlink()
+        with pytest.raises(mw.CheckpointError, match=r"index\.json is missing; put it back, or remove the folder"):
+            mw.merge(recipe, out, shard_size=3000)
+
+    def test_is_refused_where_a_file_cannot_be_made_as_it_was(self, tmp_path, models, monkeypatch):
+        recipe, out = mw.Recipe(**models, method="task_arithmetic"), tmp_path / "out"
+        mw.merge(recipe, out)
+        (out / "mergewise_recipe.yaml").unlink()
+        monkeypatch.setattr(intact, "recipe_text", json.dumps)  # as another version might write it
+        with pytest.raises(mw.CheckpointError, match=r"mergewise_recipe\.yaml is missing and cannot be made as it was"):
             mw.merge(recipe, out)
 
     def test_is_refused_where_weights_have_gone_or_the_record_is_no_record(self, tmp_path, models):

@@ -10,6 +10,8 @@ import mergewise as mw
 import support
 from adapters import factors, product, save_adapter
 from engine.slices import arrays, config, save
+from mergewise.checkpoint import sha256_of
+from mergewise.engine import provenance
 from mergewise.engine.stages import as_stages, plan_stages, stage_folders
 from mergewise.errors import RecipeError
 from mergewise.recipe import load_stages, order_stages
@@ -23,6 +25,7 @@ merge_method: task_arithmetic
 base_model: A
 models: [{model: half, parameters: {weight: 0.5}}]
 """
+ON_ITS_BASE = TWO.replace("base_model: A", "base_model: half").replace("{model: half, ", "{model: A, ")
 THREE_BACKWARDS = """
 merge_method: slerp
 base_model: left
@@ -45,6 +48,12 @@ def models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MERGEWISE_CACHE", str(tmp_path / "cache"))
     return save(tmp_path)
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 64
+    file.write_bytes(content)
 
 
 def written(models, text):
@@ -92,6 +101,64 @@ class TestMerging:
             mw.merge(path, "out")
         assert not (models / "out").exists()
 
+    @pytest.mark.parametrize("base", ["A", "half"])
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "mergewise_recipe.yaml"])
+    def test_small_files_that_a_stage_or_the_output_has_lost_are_put_back(self, models, base, name):
+        path = written(models, TWO if base == "A" else ON_ITS_BASE)
+        mw.merge(path, "out")
+        whole, stage = support.tree(models / "out"), support.tree(models / "out.stages")
+        shutil.rmtree(models / "out")
+        (models / "out.stages" / "half" / name).unlink()
+        report = mw.merge(path, "out")
+        taken = f"Stage 'half' was taken over from out.stages/half; {name} had gone and was put back."
+        assert taken in report.remarks
+        assert (support.tree(models / "out"), support.tree(models / "out.stages")) == (whole, stage)
+        for left in ("out.stages", None):
+            (models / "out" / name).unlink()
+            report = mw.merge(path, "out")
+            assert report.remarks[-1] == f"out holds this merge already; {name} had gone and was put back."
+            assert (support.tree(models / "out"), support.tree(models / "out.stages")) == (whole, stage)
+            if left:
+                shutil.rmtree(left)
+        assert mw.verify("out").faults == ()
+
+    def test_a_stage_whose_small_files_or_weights_were_altered_is_not_taken_over(self, models):
+        path = written(models, ON_ITS_BASE)
+        mw.merge(path, "out")
+        half = models / "out.stages" / "half"
+        config = (half / "config.json").read_text()
+        shutil.rmtree(models / "out")
+        (half / "config.json").write_text('{"model_type": "other"}')
+        with pytest.raises(mw.CheckpointError, match=r"half/config\.json: expected SHA-256"):
+            mw.merge(path, "out")
+        (half / "config.json").write_text(config)
+        flip(half / "model.safetensors")
+        with pytest.raises(mw.CheckpointError, match=r"expected weights of the SHA-256 .* remove out\.stages/half"):
+            mw.merge(path, "out")
+        assert not (models / "out").exists()
+        flip(half / "model.safetensors")
+        mw.merge(path, "out")
+
+    def test_verify_finds_what_was_altered_in_stages(self, models):
+        text = THREE_BACKWARDS.replace("models: [{model: left}, {model: right}]", "models: [{model: right}]")
+        mw.merge(written(models, text.replace("base_model: left", "base_model: A")), "out")
+        assert mw.verify("out").faults == ()
+        right, left = models / "out.stages" / "right", models / "out.stages" / "left"
+        (right / "config.json").unlink()
+        (left / "tokenizer.json").write_text("{}")
+        flip(left / "model.safetensors")
+        first, second, third = mw.verify("out").faults
+        assert first == "out.stages/right/config.json is missing."
+        assert second.startswith("out.stages/left/tokenizer.json: expected SHA-256 ")
+        assert third.startswith("out.stages/left/model.safetensors: its SHA-256 is not ")
+        assert any(fault.startswith("model.safetensors: its SHA-256 is not ") for fault in mw.verify(left).faults)
+
+    def test_the_weights_of_a_stage_are_hashed_once(self, models, monkeypatch):
+        hashed = []
+        monkeypatch.setattr(provenance, "sha256_of", lambda path, stop=None: hashed.append(path) or sha256_of(path))
+        mw.merge(written(models, TWO), "out")
+        assert not [path for path in hashed if "half" in str(path)]  # but as it was written
+
     def test_an_output_that_holds_it_already_is_left_and_one_that_holds_another_is_refused_at_once(self, models):
         mw.merge(written(models, TWO), "out")
         assert mw.merge("recipe.yaml", "out").remarks[-1] == "out holds this merge already; nothing was done."
@@ -118,7 +185,7 @@ class TestMerging:
 
     @pytest.mark.parametrize("change", ["recipe of a stage", "input of a stage", "file of its base", "size"])
     def test_an_output_of_other_stages_is_refused_before_any_is_merged(self, models, change):
-        text = TWO.replace("base_model: A", "base_model: half").replace("{model: half, ", "{model: A, ")
+        text = ON_ITS_BASE
         mw.merge(written(models, text), "out")
         shutil.rmtree("out.stages")
         if change == "recipe of a stage":

@@ -69,6 +69,17 @@ def test_a_small_file_that_was_edited_or_removed_is_found(merged, name):
     assert mw.verify(merged, sample=1).faults == ()
 
 
+def test_an_index_that_was_edited_is_found(merged, tmp_path):
+    mw.merge(
+        mw.Recipe(method="linear", experts=[tmp_path / "e1", tmp_path / "e2"]), tmp_path / "sharded", shard_size=500
+    )
+    index = tmp_path / "sharded" / "model.safetensors.index.json"
+    assert mw.verify(tmp_path / "sharded", sample=1).faults == ()
+    index.write_text(index.read_text() + " ")
+    (fault,) = mw.verify(tmp_path / "sharded", sample=1).faults
+    assert fault.startswith("model.safetensors.index.json: expected SHA-256 ")
+
+
 def test_a_file_that_the_merge_did_not_write_is_found(merged):
     (merged / ".cache").mkdir()
     (merged / ".gitattributes").write_text("")

@@ -159,6 +159,23 @@ class FolderTarget:
             raise self._fault(error) from error
         return found
 
+    def index(self) -> dict[str, str]:
+        """Return the text of the index of shards by its name; nothing if there is one file."""
+        if len(self._shards) == 1:
+            return {}
+        weight_map = {t.name: name for name, shard in zip(self._names, self._shards, strict=True) for t in shard}
+        total = sum(t.nbytes for shard in self._shards for t in shard)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        return {INDEX_NAME: json.dumps(index, indent=2, ensure_ascii=False) + "\n"}
+
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of the files of weights by name, once everything is written.
+
+        Raises:
+            CheckpointError: One of them cannot be read.
+        """
+        return {name: sha256_of(self._staging.folder / name) for name in self._names}
+
     def commit(self, texts: Mapping[str, str]) -> None:
         """Add the small files and make the folder visible under its name.
 
@@ -170,7 +187,7 @@ class FolderTarget:
         """
         folder = self._staging.folder
         try:
-            for name, text in {**texts, **self._index()}.items():
+            for name, text in {**texts, **self.index()}.items():
                 (folder / name).write_bytes(text_bytes(text))
             self._write_behind.close()
             for descriptor in self._descriptors:
@@ -218,14 +235,6 @@ class FolderTarget:
 
     def _fault(self, error: OSError) -> CheckpointError:
         return cannot_write(self.out, error, self._staging.folder if self._journal.finished else None)
-
-    def _index(self) -> dict[str, str]:
-        if len(self._shards) == 1:
-            return {}
-        weight_map = {t.name: name for name, shard in zip(self._names, self._shards, strict=True) for t in shard}
-        total = sum(t.nbytes for shard in self._shards for t in shard)
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        return {INDEX_NAME: json.dumps(index, indent=2, ensure_ascii=False) + "\n"}
 
     def _close(self) -> None:
         if self._staging.open:

@@ -21,7 +21,10 @@ def verify(
     cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check a merged checkpoint: derive tensors again from its recorded recipe, hash inputs and small files."""
+    """Check a merged checkpoint: derive tensors again from its recorded recipe, hash inputs and small files.
+
+    The model card, which people edit, is not looked at.
+    """
     from mergewise.engine import verify
 
     count = None if all_tensors else sample

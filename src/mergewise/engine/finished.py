@@ -18,7 +18,9 @@ from mergewise.checkpoint import (
     require_free,
     take_back,
 )
+from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
+from mergewise.engine.intact import altered_weights, lost_files, read_record, require_unaltered
 from mergewise.engine.jobs import Plan
 from mergewise.engine.planned import PlannedCheckpoint
 from mergewise.engine.provenance import (
@@ -35,6 +37,9 @@ from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe, Stage, placed
 
 __all__ = ["files_of", "files_written", "holds_already", "holds_merge", "holds_result", "is_finished", "stage_digest"]
+
+_VARYING = (RECIPE_NAME, INDEX_NAME)
+"""Small files that differ between results that are as good: folders may be spelt in other ways, shards be larger."""
 
 
 def files_of(planned: Plan, shard_bytes: int) -> tuple[int, str]:
@@ -69,7 +74,7 @@ def is_finished(
     """Whether a folder holds the result of a stage already, in whatever shards; arguments as of ``holds_result``.
 
     Raises:
-        CheckpointError: It holds something else.
+        CheckpointError: It holds something else, or files of it were altered.
     """
     if not holds_merge(folder):
         return False
@@ -77,6 +82,11 @@ def is_finished(
         raise CheckpointError(
             f"{folder}: expected the result of this stage or nothing, found a merge of something else; remove it, or "
             "choose another folder for stages."
+        )
+    for file in altered_weights(read_record(folder)["weights"], open_checkpoint(folder).files):
+        raise CheckpointError(
+            f"{file}: expected weights of the SHA-256 that this stage recorded, found others; remove {folder} and run "
+            "again, which makes it anew."
         )
     return True
 
@@ -89,7 +99,7 @@ def holds_already(
     shard_bytes: int,
     device: Mapping[str, str] | None = None,
 ) -> bool:
-    """Whether an output holds the result of a recipe, as far as it can be told before any of its stages is merged.
+    """Whether an output holds the whole result of a recipe, as far as it can be told before any stage is merged.
 
     Args:
         steps: The stages of the recipe, in the order of doing.
@@ -100,7 +110,7 @@ def holds_already(
         device: What is recorded of the device that merges; ``None`` for the kernels.
 
     Raises:
-        CheckpointError: It holds another merge, or something else.
+        CheckpointError: It holds another merge, or something else, or small files of it were altered.
     """
     if not holds_merge(out):
         return False
@@ -108,11 +118,11 @@ def holds_already(
     before: Mapping[str, str] | None = None
     same = tells_of(placed(steps[-1].recipe, folders), out, stages)
     if same and stages:
-        if len(plans) < len(steps) or "stages" not in _record(out):
+        if len(plans) < len(steps) or "stages" not in read_record(out):
             return False  # it is known once the stages are there
         before = _planned_stages(steps, plans, folders, device)
     if same and holds_result(plans[-1], out, shard_bytes, device, stages, before):
-        return True
+        return not lost_files(out)  # which are put back once the stages are there
     require_free(out)  # which it is not
     return False
 
@@ -136,17 +146,19 @@ def holds_result(
         before: Digests of the stages that it builds on, by name, if they are not merged yet.
 
     Raises:
-        CheckpointError: Its record, or a file of an input, cannot be read.
+        CheckpointError: Its record, or a file of an input, cannot be read, or small files of it were altered.
     """
     if not tells_of(planned.recipe, folder, stages):
         return False
-    found, expected = _record(folder), _expected(planned, device)
+    found, expected = read_record(folder), _expected(planned, device)
     if before is not None and found.get("stages") != before:
         return False
     made = dict.fromkeys(map(os.path.realpath, stages), "") if before is not None else {}
-    expected["files"][RECIPE_NAME] = found["files"].get(RECIPE_NAME, "")  # it may spell folders in another way
+    expected["files"] |= {name: found["files"][name] for name in _VARYING if name in found["files"]}
     same = all(found.get(key) == expected.get(key) for key in ("mergewise", "device", "method_revision", "files"))
     same = same and _versions(_given(found["inputs"], made)) == _versions(expected["inputs"])
+    if same:
+        require_unaltered(found["files"], folder)
     return same and _holds_tensors(planned, folder, shard_bytes)
 
 
@@ -160,7 +172,7 @@ def stage_digest(folder: Path, before: Mapping[str, str]) -> str:
     Raises:
         CheckpointError: The record cannot be read.
     """
-    return _digest_of(_record(folder), {os.path.realpath(stage): digest for stage, digest in before.items()})
+    return _digest_of(read_record(folder), {os.path.realpath(stage): digest for stage, digest in before.items()})
 
 
 def _planned_stages(
@@ -180,7 +192,7 @@ def _digest_of(record: Mapping[str, Any], made: Mapping[str, str]) -> str:
     facts = [
         record["mergewise"], record.get("device"), record.get("method_revision"), _respelt(record["recipe"], made),
         _versions(_given(record["inputs"], made)),
-        {name: digest for name, digest in record["files"].items() if name != RECIPE_NAME},
+        {name: digest for name, digest in record["files"].items() if name not in _VARYING},
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -234,17 +246,9 @@ def tells_of(recipe: Recipe, folder: Path, stages: Collection[str] = ()) -> bool
         CheckpointError: The record cannot be read.
     """
     own = {os.path.realpath(stage): os.path.realpath(stage) for stage in stages}
-    return bool(_respelt(_record(folder)["recipe"], own) == _respelt(json.loads(json.dumps(recipe.canonical())), own))
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / PROVENANCE_NAME
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        inputs, files = [dict(entry) for entry in record["inputs"]], dict(record.get("files", {}))
-        return {**record, "recipe": record["recipe"], "inputs": inputs, "files": files}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: expected the record of a merge, found something else ({error!r}).") from None
+    return bool(
+        _respelt(read_record(folder)["recipe"], own) == _respelt(json.loads(json.dumps(recipe.canonical())), own)
+    )
 
 
 def _respelt(value: Any, folders: Mapping[str, str]) -> Any:

@@ -33,6 +33,7 @@ from mergewise.engine.finished import (
     is_finished,
     stage_digest,
 )
+from mergewise.engine.intact import put_back
 from mergewise.engine.jobs import Plan
 from mergewise.engine.layout import Layout, parse_size
 from mergewise.engine.open_files import allow_open_files
@@ -44,6 +45,7 @@ from mergewise.engine.provenance import (
     describe,
     file_digests,
     input_identities,
+    keep_digests,
     method_revision,
     provenance_texts,
     record_inputs,
@@ -116,9 +118,9 @@ def merge(
     Args:
         recipe: A recipe, or the file that holds one, or several that build on each other; or such stages, in the order
             of doing.
-        out: The folder to make; it must be new or empty, or hold this very merge, which is then left as it is. It
-            appears complete or not at all, and a merge that was interrupted goes on where it was when it is started
-            again. A URL such as ``s3://bucket/name`` or
+        out: The folder to make; it must be new or empty, or hold this very merge, which is then left as it is
+            but for small files that have gone, which are put back. It appears complete or not at all, and a merge that
+            was interrupted goes on where it was when it is started again. A URL such as ``s3://bucket/name`` or
             ``hf://organisation/name`` is sent to once the merge is complete in the cache folder, what loaders look for
             last.
         threads: Workers; ``None`` for one per available processor.
@@ -164,7 +166,9 @@ def merge(
         planned = noted(plan(placed(step.recipe, folders), access, commits), step)
         try:
             if is_finished(planned, Path(folder), recorded, folders.values()):
-                remarks.append(f"Stage '{step.name}' was taken over from {folder}.")
+                restored = put_back(planned, Path(folder))
+                but = f"; {', '.join(restored)} had gone and was put back" if restored else ""
+                remarks.append(f"Stage '{step.name}' was taken over from {folder}{but}.")
             else:
                 layout = lay_out_for(planned, on, threads, memory)
                 done = _merge(planned, folder, None, layout, shard_bytes, progress, folders)
@@ -210,14 +214,14 @@ def _merge(
         return _sent(destination, planned, place, layout, began)
     there = folders.values()
     if destination is None and holds_merge(place) and holds_result(planned, place, shard_bytes, recorded, there):
-        return _untouched(planned, out, layout, began)
+        return _untouched(planned, out, layout, began, put_back(planned, place))
     with _folder(planned, place, shard_bytes, work) as folder:
         target = merge_target(planned, folder)
         # what is only copied is compared as it is, so it is copied again
         done = folder.resumed - {job.name for job in planned.jobs if job.program is None}
-        with ThreadPoolExecutor(1, "mergewise-hash") as beside:
+        with ThreadPoolExecutor(1, "mergewise-hash") as pool:
             stop = threading.Event()
-            recording = beside.submit(record_inputs, planned.sources, stop)
+            recording = pool.submit(record_inputs, planned.sources, stop)
             try:
                 disagreeing = carry_out(planned, layout, target, progress, done)
                 records = recording.result()
@@ -226,9 +230,11 @@ def _merge(
                 _let_go(planned)
                 raise
         require_unchanged(planned.sources, identities)
-        copied = folder.take_over(companion_files(planned))
+        beside = folder.take_over(companion_files(planned)) | file_digests(folder.index(), {})
         stages = {name: digests[stage] for name, stage in folders.items() if stage in digests}
-        folder.commit(provenance_texts(planned, records, recorded, copied, stages))
+        weights = folder.digests() if out in there else {}  # of a stage, which is hashed as an input of the next anyway
+        folder.commit(provenance_texts(planned, records, recorded, beside, stages, weights))
+    keep_digests(place, weights)
     if destination is not None:
         destination.send(place)
     resumed = [f"{len(done)} tensors were taken over from an interrupted merge."] if done else []
@@ -238,9 +244,16 @@ def _merge(
     return report if device is None else replace(report, device=device.name)
 
 
-def _untouched(planned: Plan, out: str | os.PathLike[str], layout: Layout | DeviceLayout, began: float) -> MergeReport:
-    """Report a merge whose output was there already."""
-    remarks = [*planned.remarks, f"{local_path(out)} holds this merge already; nothing was done."]
+def _untouched(
+    planned: Plan,
+    out: str | os.PathLike[str],
+    layout: Layout | DeviceLayout,
+    began: float,
+    restored: Sequence[str] = (),
+) -> MergeReport:
+    """Report a merge whose output was there already, but for small files that were put back."""
+    done = f"{', '.join(restored)} had gone and was put back" if restored else "nothing was done"
+    remarks = [*planned.remarks, f"{local_path(out)} holds this merge already; {done}."]
     return _report(os.fspath(out), planned, began, layout.threads, remarks, record_inputs(planned.sources))
 
 

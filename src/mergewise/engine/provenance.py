@@ -37,11 +37,14 @@ __all__ = [
     "companion_digests",
     "companion_files",
     "describe",
+    "digest_of",
     "file_digests",
     "input_identities",
+    "keep_digests",
     "merged_config",
     "method_revision",
     "provenance_texts",
+    "recipe_text",
     "record_inputs",
     "require_unchanged",
     "small_texts",
@@ -93,7 +96,7 @@ def record_inputs(sources: Sequence[Source], stop: threading.Event | None = None
     Raises:
         CheckpointError: A file cannot be read, or the record is not needed any more.
     """
-    return {str(place): file_facts(place) or {"sha256": _digest(place, stop)} for place in _input_files(sources)}
+    return {str(place): file_facts(place) or {"sha256": digest_of(place, stop)} for place in _input_files(sources)}
 
 
 def _input_files(sources: Sequence[Source]) -> list[Place]:
@@ -107,16 +110,35 @@ def _identity(place: Place) -> tuple[int | str, ...]:
         raise CheckpointError(f"{place}: cannot be read: {error.strerror}.") from error
 
 
-def _digest(place: Place, stop: threading.Event | None) -> str:
-    name, identity = str(place), _identity(place)
-    key = hashlib.sha256(json.dumps([os.path.realpath(name), identity]).encode()).hexdigest()
-    known = cache_folder() / "sha256" / key
+def digest_of(place: Place, stop: threading.Event | None = None) -> str:
+    """Return the SHA-256 of a local file, which is read only if nobody knows it; arguments as of ``record_inputs``.
+
+    Raises:
+        CheckpointError: It cannot be read, or is not needed any more.
+    """
+    known = _kept(place)
     try:
         return known.read_text("ascii")
     except OSError:
-        found = sha256_of(Path(name), stop)
+        found = sha256_of(Path(str(place)), stop)
         _remember(known, found)
         return found
+
+
+def keep_digests(folder: Path, digests: Mapping[str, str]) -> None:
+    """Keep the SHA-256 of files just written, by name, so that they are not hashed again when they are read.
+
+    Raises:
+        CheckpointError: A file is gone.
+    """
+    for name, digest in digests.items():
+        _remember(_kept(folder / name), digest)
+
+
+def _kept(place: Place) -> Path:
+    """Return where the digest of a file, as it is now, is kept."""
+    key = hashlib.sha256(json.dumps([os.path.realpath(str(place)), _identity(place)]).encode()).hexdigest()
+    return cache_folder() / "sha256" / key
 
 
 def _remember(path: Path, digest: str) -> None:
@@ -155,8 +177,9 @@ def provenance_texts(
     plan: Plan,
     records: Mapping[str, InputRecord],
     device: Mapping[str, str] | None = None,
-    copied: Mapping[str, str] | None = None,
+    beside: Mapping[str, str] | None = None,
     stages: Mapping[str, str] | None = None,
+    weights: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the small files that tell a merged checkpoint's story, by name.
 
@@ -164,8 +187,9 @@ def provenance_texts(
         plan: The merge.
         records: What is recorded of every input file, by its place.
         device: What is recorded of the device that merged; ``None`` for the kernels.
-        copied: SHA-256 of the files that were taken over beside the weights, by name.
+        beside: SHA-256 of the other small files beside the weights, by name.
         stages: Digests of the stages that it builds on, by name.
+        weights: SHA-256 of the files of weights, by name, of a stage: the next one will read them.
     """
     texts = small_texts(plan)
     revision = method_revision(plan.recipe)
@@ -180,7 +204,8 @@ def provenance_texts(
         "tensors": len(plan.outputs),
         "parameters": plan.parameters,
         **({"device": dict(device)} if device else {}),
-        "files": file_digests(texts, copied or {}),
+        "files": file_digests(texts, beside or {}),
+        **({"weights": dict(weights)} if weights else {}),
     }
     card = _card(plan, texts[RECIPE_NAME], records)  # people edit it, so it is not recorded
     return texts | {PROVENANCE_NAME: json.dumps(record, indent=2, ensure_ascii=False) + "\n", "README.md": card}
@@ -188,7 +213,7 @@ def provenance_texts(
 
 def small_texts(plan: Plan) -> dict[str, str]:
     """Return the small files of a result that are written, rather than taken over, by name; without record and card."""
-    texts = {RECIPE_NAME: yaml.safe_dump(plan.recipe.canonical(), sort_keys=False, allow_unicode=True)}
+    texts = {RECIPE_NAME: recipe_text(plan.recipe.canonical())}
     texts |= plan.small_files.texts
     config = merged_config(plan)
     if plan.adapter is not None:
@@ -196,6 +221,11 @@ def small_texts(plan: Plan) -> dict[str, str]:
     elif config:
         texts["config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     return texts
+
+
+def recipe_text(canonical: Mapping[str, Any]) -> str:
+    """Return a recipe as it stands beside a result."""
+    return yaml.safe_dump(dict(canonical), sort_keys=False, allow_unicode=True)
 
 
 def file_digests(texts: Mapping[str, str], copied: Mapping[str, str]) -> dict[str, str]:

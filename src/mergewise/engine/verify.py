@@ -1,11 +1,10 @@
 """Checking a merged checkpoint against the recipe it records, streaming."""
 
-import hashlib
 import json
 import os
 import random
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from mergewise.checkpoint.source import Writable
 from mergewise.engine.adapters.core_target import merge_target
 from mergewise.engine.carry_out import lay_out_for, run
 from mergewise.engine.devices.device import open_device
+from mergewise.engine.intact import altered_files, altered_weights
 from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.plan import plan
 from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, describe, record_inputs
@@ -34,6 +34,7 @@ from mergewise.errors import CheckpointError
 from mergewise.recipe import parse_recipe
 
 __all__ = ["Verification", "verify"]
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -67,8 +68,9 @@ def verify(
 ) -> Verification:
     """Derive tensors of a merged checkpoint again from the recipe and inputs that it records, and compare bytes.
 
-    Its configuration, recipe and tokenizer are hashed, and so are its inputs; files that the merge did not write are
-    reported, but for a model card.
+    Its configuration, recipe, tokenizer and index are hashed, and so are its inputs; where these were made by an
+    earlier stage, by what that stage recorded, too. Files that the merge did not write are reported, but for a model
+    card, which people edit.
 
     What a device merged in float64 is derived by the kernels, and may differ by one rounding step of the stored dtype
     (or by 2⁻³⁰ of the largest value, where sums cancel); what was merged in float32 is derived on such a device.
@@ -90,8 +92,9 @@ def verify(
     recipe = parse_recipe(record["recipe"], str(merged.folder / PROVENANCE_NAME))
     planned = plan(recipe, access, record["revisions"])
     faults = _changed_inputs(record["inputs"], record_inputs(planned.sources))
-    faults += _changed_files(record["files"], merged.folder)
+    faults += _changed_files(record, merged.folder)
     faults += _foreign_files(record["files"], merged)
+    faults += _changed_stages(record["inputs"], record["stages"].keys())
     outputs = {output.name: output for output in planned.outputs}
     names = list(outputs)
     faults += [f"Tensor '{name}' is missing." for name in names if name not in merged.tensors]
@@ -126,10 +129,14 @@ def _record(path: Place) -> dict[str, Any]:
         device = record.get("device")
         if device is not None:
             device = {word: str(device[word]) for word in ("name", "computes_in")}
-        files = {str(name): str(digest) for name, digest in record.get("files", {}).items()}
-        if any("/" in name or name in {"", ".", ".."} for name in files):
-            raise ValueError(f"files of other folders: {sorted(files)}")
-        return {"recipe": record["recipe"], "inputs": inputs, "revisions": revisions, "device": device, "files": files}
+        digests = {
+            word: {str(name): str(digest) for name, digest in record.get(word, {}).items()}
+            for word in ("files", "weights", "stages")
+        }
+        names = [*digests["files"], *digests["weights"]]
+        if any("/" in name or name in {"", ".", ".."} for name in names):
+            raise ValueError(f"files of other folders: {sorted(names)}")
+        return {"recipe": record["recipe"], "inputs": inputs, "revisions": revisions, "device": device, **digests}
     except OSError as error:
         raise CheckpointError(
             f"{path}: expected the record of a merge, but it cannot be read: {error.strerror}."
@@ -160,17 +167,28 @@ def _changed_inputs(recorded: Mapping[str, InputRecord], found: Mapping[str, Inp
     return sorted(faults)
 
 
-def _changed_files(recorded: Mapping[str, str], folder: Place) -> list[str]:
-    """Return a sentence for every small file of a merged checkpoint that is not as it was written."""
+def _changed_files(record: Mapping[str, Any], folder: Place) -> list[str]:
+    """Return a sentence for every file of a merged checkpoint that is not as it was written, as far as is recorded."""
+    small, weights = record["files"], record["weights"] if isinstance(folder, Path) else {}
+    faults = [
+        f"{name}: expected SHA-256 {small[name]} as it was written, found {digest}."
+        if digest
+        else f"{name} is missing."
+        for name, digest in altered_files(small, folder).items()
+    ]
+    altered = altered_weights(weights, [folder / name for name in weights])
+    return faults + [f"{file.name}: its SHA-256 is not {weights[file.name]} as it was written." for file in altered]
+
+
+def _changed_stages(inputs: Iterable[str], stages: Set[str]) -> list[str]:
+    """Return a sentence for every file of stages, among the inputs or before these, that is not as it was written."""
     faults = []
-    for name, digest in recorded.items():
-        if not (folder / name).is_file():
-            faults.append(f"{name} is missing.")
-            continue
-        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        if found != digest:
-            faults.append(f"{name}: expected SHA-256 {digest} as it was written, found {found}.")
-    return faults
+    for folder in dict.fromkeys(Path(file).parent for file in inputs if "://" not in file):
+        if folder.name in stages and (folder / PROVENANCE_NAME).is_file():
+            record = _record(folder / PROVENANCE_NAME)
+            faults += [f"{folder}/{fault}" for fault in _changed_files(record, folder)]
+            faults += _changed_stages(record["inputs"], stages - {folder.name})
+    return list(dict.fromkeys(faults))
 
 
 def _foreign_files(recorded: Mapping[str, str], merged: Checkpoint) -> list[str]:
