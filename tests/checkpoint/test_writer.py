@@ -275,6 +275,24 @@ def stop_after(target, count, fault):
     raise fault
 
 
+@pytest.mark.parametrize("which", ["journal", "lock"])
+def test_an_interruption_just_after_a_file_was_closed_closes_it_only_once(tmp_path, monkeypatch, which):
+    target = FolderTarget(tmp_path / "out", outputs(ARRAYS), UNLIMITED)
+    fill(target, ARRAYS)
+    last = target._journal._descriptor if which == "journal" else target._staging._lock
+    close = os.close
+
+    def close_and_stop(descriptor):
+        close(descriptor)
+        if descriptor == last:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "close", close_and_stop)
+    with pytest.raises(KeyboardInterrupt), target:
+        target.commit({})
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 INTERRUPTIONS = [CheckpointError("the disk is full"), KeyboardInterrupt(), MemoryError()]
 INTERRUPTIONS += [np.linalg.LinAlgError("no convergence"), RuntimeError("out of memory"), OSError("a device is gone")]
 

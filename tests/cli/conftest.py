@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import support
-from mergewise.cli import main
+from mergewise.cli.app import main
 
 
 @dataclass(frozen=True)

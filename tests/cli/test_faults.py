@@ -633,6 +633,70 @@ def test_an_interrupted_merge_shows_nothing_and_goes_on_when_it_is_run_again(wor
     assert not list(world.folder.glob(".*"))
 
 
+INTERRUPTED = """
+import atexit, os, signal, sys, threading
+
+def interrupt():
+    # a library may evaluate text as it is imported, which the interpreter remembers of a KeyboardInterrupt
+    eval("os.kill(os.getpid(), signal.SIGINT)")
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment:
+            interrupt()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
+moment = sys.argv.pop(1)
+sys.meta_path.insert(0, Finder())
+if moment == "the very end":
+    atexit.register(interrupt)
+from mergewise.cli import main
+if moment == "parsing":
+    import typer.main
+    typer.main.get_command = lambda _: interrupt()
+elif moment == "waiting for threads":
+    threading._register_atexit(interrupt)
+try:
+    main()
+finally:
+    if moment == "the end":
+        atexit.register(interrupt)
+"""
+EARLY = ["mergewise.cli.app", "typer", "mergewise.cli.verify", "parsing", "mergewise.checkpoint", "numpy"]
+
+
+@pytest.mark.parametrize("moment", [*EARLY, "mergewise.engine.merge", "waiting for threads", "the end"])
+@pytest.mark.parametrize("json_asked", [False, True], ids=["text", "json"])
+def test_an_interruption_at_any_moment_gives_one_sentence(moment, json_asked, world):
+    command = [*QUICK, "out", *(["--json"] if json_asked else [])]
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, moment, *command], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 130
+    (told,) = support.without_progress(ran.stderr).splitlines()
+    assert told.startswith("mergewise: Interrupted; a merge or study goes on where it was")
+    if json_asked:
+        assert json.loads(ran.stdout.splitlines()[-1])["error"] == told.removeprefix("mergewise: ")
+    assert (world.folder / "out").exists() == (moment in ("waiting for threads", "the end"))
+
+
+def test_an_interruption_once_all_is_done_comes_too_late(world):
+    command = [sys.executable, "-c", INTERRUPTED, "the very end", *QUICK, "out"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, support.without_progress(ran.stderr)) == (0, "")
+    assert (world.folder / "out").exists()
+
+
+def test_an_interruption_of_a_command_of_a_group_gives_one_sentence(run, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mergewise.study.spec.load_spec", stop)
+    outcome = run("study", "status", "spec.yaml")
+    assert outcome.code == 130
+    assert sentence(outcome)
+
+
 def test_a_reader_that_goes_away_is_no_fault_to_speak_of(world):
     read, write = os.pipe()
     os.close(read)

@@ -65,9 +65,9 @@ class Journal:
 
     def close(self) -> None:
         """Stop writing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1  # once only, also if Ctrl-C comes in between
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _records(self, content: bytes) -> list[int]:
         """Read records up to the first that is cut short or damaged."""

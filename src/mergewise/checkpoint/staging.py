@@ -122,9 +122,9 @@ class Staging:
 
     def close(self) -> None:
         """Let go of the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        lock, self._lock = self._lock, None  # once only, also if Ctrl-C comes in between
+        if lock is not None:
+            os.close(lock)
 
     def _move_out(self, files: list[Path]) -> None:
         """Move files into the output, what loaders look for last; if one cannot be moved, none is."""

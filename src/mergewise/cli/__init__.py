@@ -1,5 +1,74 @@
-"""The command line: one small module per command, no logic of its own."""
+"""The command line: one small module per command, no logic of its own.
 
-from mergewise.cli.app import main
+What is here is loaded before Ctrl-C is taken care of, so it takes no time to import.
+"""
 
-__all__ = ["main"]
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+__all__ = ["INTERRUPTED", "main", "stoppable"]
+
+INTERRUPTED = "Interrupted; a merge or study goes on where it was when the same command is run again."
+
+
+def main() -> None:
+    """Run the command line, which Ctrl-C ends with a sentence at any moment; exits as ``mergewise.cli.app.main``."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background it may be ignored
+        signal.signal(signal.SIGINT, _leave)
+        atexit.register(_finish)  # first, so that it is called last
+    from mergewise.cli.app import main as run
+
+    run()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let Ctrl-C raise ``KeyboardInterrupt`` within, where something may have to be left in order.
+
+    The caller says that it was interrupted; after that, Ctrl-C ends the process without another word.
+    """
+    if signal.getsignal(signal.SIGINT) is not _leave:
+        yield
+        return
+    after = _leave
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        after = _end
+        raise
+    finally:
+        signal.signal(signal.SIGINT, after)
+
+
+def _leave(*_: object) -> NoReturn:
+    """End the process at once, where nothing has been begun, or all is done.
+
+    An exception would pass through imports and parsers, some of which swallow it or print its traceback.
+    """
+    with suppress(Exception):  # it may be in use just now
+        sys.stdout.flush()
+    if "--json" in sys.argv:
+        os.write(1, f'{{"error": "{INTERRUPTED}"}}\n'.encode())
+    os.write(2, f"mergewise: {INTERRUPTED}\n".encode())
+    _end()
+
+
+def _end(*_: object) -> NoReturn:
+    os._exit(130)
+
+
+def _finish() -> None:
+    """Let nothing happen to the exit code any more: the last thing that the process does."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        # the interpreter would die by the signal, if it has passed through an ``eval`` of a library that was imported
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        _end()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

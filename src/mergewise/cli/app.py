@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from mergewise._version import __version__
+from mergewise.cli import INTERRUPTED, stoppable
 from mergewise.cli.adamerging import adamerging
 from mergewise.cli.agreement import agreement
 from mergewise.cli.demo import demo
@@ -52,9 +53,10 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
         try:
-            command(*args, **options)
+            with stoppable():
+                command(*args, **options)
         except KeyboardInterrupt:
-            _fail("Interrupted; a merge goes on where it was when the same command is run again.", 130)
+            _fail(INTERRUPTED, 130)
 
     return run
 
@@ -64,7 +66,10 @@ COMMANDS = (
     adamerging, methods, evolve, demo,
 )  # fmt: skip
 for command in COMMANDS:
-    app.command()(_interruptible(command))
+    app.command()(command)
+for group in (app, zoo_app, study_app):
+    for registered in group.registered_commands:
+        registered.callback = registered.callback and _interruptible(registered.callback)
 app.add_typer(zoo_app)
 app.add_typer(study_app)
 
