@@ -5,9 +5,16 @@ import numpy as np
 import pytest
 
 from adapters import factors, linear_adapter, materialised, product, save_adapter
-from mergewise.checkpoint import AdaptedCheckpoint, ArrayCheckpoint, natural_dtype, numpy_dtype, open_adapter
+from mergewise.checkpoint import (
+    AdaptedCheckpoint,
+    ArrayCheckpoint,
+    natural_dtype,
+    numpy_dtype,
+    open_adapter,
+    open_source,
+)
 from mergewise.errors import CheckpointError
-from support import model_arrays
+from support import model_arrays, save_model
 
 
 def adapted(tmp_path, base, tensors, **config):
@@ -177,6 +184,33 @@ def test_factors_are_added_to_the_adapters_own_copy_of_a_base_layer(tmp_path):
     a, b, copy = rng.normal(size=(4, 50)), rng.normal(size=(8, 4)), rng.normal(size=(50, 8))
     tensors = {"m.embed.lora_embedding_A": a, "m.embed.lora_embedding_B": b, "m.embed.base_layer.weight": copy}
     assert_close(read_all(adapted(tmp_path, base, tensors)), {"m.embed.weight": copy + 2 * (b @ a).T})
+
+
+@pytest.mark.parametrize(
+    ("config", "changed", "kept"),
+    [
+        ({"modules_to_save": ["embed_tokens"]}, {}, True),
+        ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, {}, False),
+        ({"modules_to_save": ["embed_tokens"]}, {"tie_word_embeddings": False}, False),
+        ({}, {}, False),  # saved for its new rows, not as a module of its own
+    ],
+)
+def test_a_head_that_the_base_ties_keeps_its_embedding_as_in_peft(tmp_path, config, changed, kept):
+    base = {
+        "language_model.model.embed_tokens.weight": np.ones((16, 8)),
+        "language_model.model.q.weight": np.ones((8, 8)),
+    }
+    (embedding, _), head = base, "language_model.lm_head.weight"
+    save_model(tmp_path / "base", base, config={"tie_word_embeddings": True} | changed)
+    tensors = factors(1, "language_model.model.q", 8, 8) | {embedding: np.full((16, 8), 2.0)}
+    adapter = open_adapter(save_adapter(tmp_path / "adapter", tensors, **config))
+    source = AdaptedCheckpoint(open_source(tmp_path / "base"), adapter, "adapter")
+    assert np.all(read(source, embedding) == 2)
+    assert source.tensors.keys() == base.keys() | ({head} if kept else set())
+    assert source.config()["tie_word_embeddings"] is (not kept and "tie_word_embeddings" not in changed)
+    if kept:
+        assert np.all(read(source, head) == 1)
+        assert natural_dtype(source, head) == "F64"
 
 
 def test_whole_tensors_that_the_base_lacks_are_shown_as_extra_ones(tmp_path, base):

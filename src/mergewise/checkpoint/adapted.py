@@ -15,7 +15,7 @@ from mergewise.checkpoint.gguf import GgufCheckpoint
 from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.source import Source, Writable
-from mergewise.checkpoint.tokens import with_tensors
+from mergewise.checkpoint.tokens import is_head, tied_head, untied, with_tensors
 from mergewise.checkpoint.torch_bin import TORCH_BYTES, TorchCheckpoint
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.errors import CheckpointError, did_you_mean
@@ -54,6 +54,8 @@ class AdaptedCheckpoint(WrappedCheckpoint):
     Attributes:
         weights: For every module of the adapter, the weight that it changes.
         saved: Tensors that the adapter brings whole, by their names in the base.
+        kept_heads: The head that stays the base's embedding where the adapter brings another: PEFT replaces the module
+            of the embedding alone, so that a tied head does not follow.
 
     Raises:
         CheckpointError: The adapter does not fit the base.
@@ -73,8 +75,10 @@ class AdaptedCheckpoint(WrappedCheckpoint):
             self.saved[f"{found[module]}.{leaf}" if module else name] = info
         under = {name: (own, info) for name, info in own.tensors.items()}
         under |= {name: (adapter.weights, info) for name, info in self.saved.items()}
-        self._under = AlignedCheckpoint(own, under)  # what the factors are added to
         self.weights = {module: f"{found[module]}.weight" for module in adapter.low_rank}
+        self.kept_heads = self._kept_heads()
+        under |= {head: (own, own.tensors[embedding]) for head, embedding in self.kept_heads.items()}
+        self._under = AlignedCheckpoint(own, under)  # what the factors are added to
         self.tensors = dict(self._under.tensors)
         for module, low_rank in adapter.low_rank.items():
             info = self._target(self.weights[module], low_rank)
@@ -100,7 +104,8 @@ class AdaptedCheckpoint(WrappedCheckpoint):
 
     def config(self) -> dict[str, Any]:
         """Return the base's configuration, with the vocabulary of an embedding and the head that the adapter brings."""
-        return with_tensors(self.own.config(), self.own.tensors, self.saved, [*self.saved, *self._changed])
+        config = with_tensors(self.own.config(), self.own.tensors, self.saved, [*self.saved, *self._changed])
+        return untied(config) if self.kept_heads else config
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on, a multiple of an element's.
@@ -132,6 +137,18 @@ class AdaptedCheckpoint(WrappedCheckpoint):
         """Return the bytes that reading a tensor takes from the files of the base and of the adapter."""
         factors = self._changed[name][0] if name in self._changed else None
         return stored_bytes(self._under, name) + (factors.a.nbytes + factors.b.nbytes if factors else 0)
+
+    def _kept_heads(self) -> dict[str, str]:
+        """Return the head that an embedding, which the adapter brings whole, leaves as it is, and its name there."""
+        tied = tied_head(self.own.config(), self.own.tensors)
+        if tied is None or self.adapter.config.ties or any(map(is_head, self.saved)):
+            return {}
+        _, embedding = tied
+        brought = self.saved.get(embedding)
+        if brought is None or brought.shape != self.own.tensors[embedding].shape:  # of another vocabulary, no head is
+            return {}
+        trained = embedding in self.weights.values()  # then what is brought is PEFT's copy of the base's
+        return {} if trained or not self.adapter.saved_for(brought) else dict([tied])
 
     def _read_run(self, name: str, first: int, out: NDArray[np.uint8]) -> None:
         """Fill a buffer with the elements of a changed tensor from one on."""
@@ -226,8 +243,8 @@ def natural_dtype(source: Source, name: str) -> str:
     """Return the dtype that a copy of a tensor should be stored in: what it was before it was shown wider."""
     if isinstance(source, DequantisedCheckpoint | GgufCheckpoint) and name in source.dequantised:
         return "BF16"
-    if isinstance(source, AdaptedCheckpoint) and name in source.own.tensors:
-        return natural_dtype(source.own, name)
+    if isinstance(source, AdaptedCheckpoint) and (name in source.own.tensors or name in source.kept_heads):
+        return natural_dtype(source.own, source.kept_heads.get(name, name))
     return source.tensors[name].dtype
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG, LoraConfig, read_lora_config
+from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG, LoraConfig, read_lora_config, saving
 from mergewise.checkpoint.dtypes import STORAGE_DTYPES, numpy_dtype
 from mergewise.checkpoint.folder import open_checkpoint
 from mergewise.checkpoint.header import TensorInfo
@@ -115,6 +115,10 @@ class Adapter:
     def files(self) -> tuple[Place, ...]:
         """The files that determine what it adds."""
         return (*self.weights.files, self.config.path)
+
+    def saved_for(self, info: TensorInfo) -> list[str]:
+        """Return the ``modules_to_save`` for which PEFT puts the module of a tensor in the place of the base's."""
+        return saving(_SAVED.sub("", info.name), self.config.modules_to_save)
 
     def rows(self, info: TensorInfo, start: int, stop: int) -> NDArray[np.float64]:
         """Return rows of a factor, (stop - start, others) float64.

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from mergewise.checkpoint.folder import read_json
 from mergewise.checkpoint.place import Place
 from mergewise.errors import CheckpointError
 
-__all__ = ["ADAPTER_CONFIG", "LoraConfig", "read_lora_config"]
+__all__ = ["ADAPTER_CONFIG", "LoraConfig", "read_lora_config", "saving"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -46,7 +46,8 @@ class LoraConfig:
         fan_in_fan_out: Whether weights are stored as (in, out), as in the Conv1D of GPT-2.
         bias: Which biases are among its tensors, in PEFT's words.
         targets: Names of the modules that it changes; none where they are not all modules of such a name.
-        modules_to_save: Modules that it brings whole.
+        modules_to_save: Ends of the names of modules that it brings whole.
+        ties: Whether a head that the base ties follows an embedding that the adapter brings whole.
         task: What the model is for, in PEFT's words.
     """
 
@@ -61,6 +62,7 @@ class LoraConfig:
     bias: str
     targets: tuple[str, ...]
     modules_to_save: tuple[str, ...]
+    ties: bool
     task: str | None
 
     def rank_of(self, module: str) -> int:
@@ -113,8 +115,19 @@ def read_lora_config(folder: Place) -> LoraConfig:
         bias=content["bias"] if content.get("bias") in {"all", "lora_only"} else "none",
         targets=() if content.get("layers_to_transform") else _names(content.get("target_modules")),
         modules_to_save=_names(content.get("modules_to_save")),
+        ties=content.get("ensure_weight_tying") is True,
         task=content["task_type"] if isinstance(content.get("task_type"), str) else None,
     )
+
+
+def saving(tensor: str, names: Sequence[str]) -> list[str]:
+    """Return those of ``modules_to_save`` for which PEFT saves a tensor: its module, or one around it, ends in them.
+
+    Unlike ``target_modules`` they need not begin at a dot: 'norm' is 'input_layernorm' too.
+    """
+    parts = tensor.split(".")
+    around = [".".join(parts[:stop]) for stop in range(1, len(parts))]
+    return [name for name in names if any(module.endswith(name) for module in around)]
 
 
 def _pattern(patterns: Mapping[str, Any], module: str) -> str:

@@ -6,9 +6,11 @@ from typing import Any
 
 from mergewise.checkpoint.header import TensorInfo
 
-__all__ = ["NESTED", "is_embedding", "is_head", "ties_head", "untied", "with_tensors", "with_vocabulary"]
+__all__ = ["NESTED", "is_embedding", "is_head", "tied_head", "ties_head", "untied", "with_tensors", "with_vocabulary"]
 
 _HEAD = re.compile(r"^([^.\d]+\.)?(lm_head|embed_out|output)\.weight$")  # outside the layers: no number before it
+_GENERATES = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration)$")
+_NESTED_MODEL = re.compile(r"^(?P<outer>.+\.)model\.embed_tokens\.weight$")
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight$")
 
 NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
@@ -25,6 +27,31 @@ def is_head(name: str) -> bool:
     return bool(_HEAD.search(name))
 
 
+def tied_head(config: Mapping[str, Any], names: Iterable[str]) -> tuple[str, str] | None:
+    """Return the head that a model ties to its embedding and does not store, and the embedding; ``None`` without one.
+
+    Loaders tie where a configuration says nothing of it. What the head is called follows from the embedding.
+    """
+    names = list(names)
+    embedding = next(filter(is_embedding, names), None)
+    stated = [holder["tie_word_embeddings"] for holder in _holders(config) if "tie_word_embeddings" in holder]
+    architectures = config.get("architectures")
+    generates = any(map(_GENERATES.search, architectures)) if architectures else any(stated)
+    if embedding is None or any(map(is_head, names)) or not generates or not all(stated):
+        return None
+    outer = _NESTED_MODEL.match(embedding)
+    leaf = "embed_out.weight" if embedding.endswith("embed_in.weight") else "lm_head.weight"
+    return f"{outer['outer'] if outer else ''}{leaf}", embedding
+
+
+def untied(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a model whose head is a tensor of its own."""
+    for holder in _holders(config):
+        if holder is config or "tie_word_embeddings" in holder:
+            holder["tie_word_embeddings"] = False
+    return config
+
+
 def with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
     """Return a configuration with another number of embedding rows."""
     for holder in _holders(config):
@@ -36,14 +63,6 @@ def with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
 def ties_head(config: Mapping[str, Any]) -> bool:
     """Whether a configuration says that the head is the embedding; one that says nothing leaves that to the tensors."""
     return any(holder.get("tie_word_embeddings") for holder in _holders(config))
-
-
-def untied(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration of a model that has a head of its own."""
-    for holder in _holders(config):
-        if holder.get("tie_word_embeddings"):
-            holder["tie_word_embeddings"] = False
-    return config
 
 
 def with_tensors(
@@ -61,7 +80,7 @@ def with_tensors(
         if is_embedding(name) and name in own and own[name].shape[0] != info.shape[0]:
             config = with_vocabulary(config, info.shape[0])
     if config.get("tie_word_embeddings") and any(map(is_head, changed)):
-        config["tie_word_embeddings"] = False
+        config = untied(config)
     return config
 
 

@@ -6,6 +6,7 @@ The first source is the reference: its tensors are those of the result. Everythi
 from collections.abc import Iterable, Sequence
 
 from mergewise.checkpoint import (
+    AdaptedCheckpoint,
     AlignedCheckpoint,
     DequantisedCheckpoint,
     GatheredCheckpoint,
@@ -13,13 +14,15 @@ from mergewise.checkpoint import (
     Source,
     TensorInfo,
 )
-from mergewise.checkpoint.tokens import is_embedding, is_head, ties_head, untied
+from mergewise.checkpoint.tokens import is_embedding, is_head, tied_head, ties_head, untied
 from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe
 
-__all__ = ["Places", "align", "align_slice", "dequantised", "renamed", "showing_head", "with_own_head"]
+__all__ = ["Places", "align", "align_slice", "remarks_on", "renamed", "showing_head", "with_own_head"]
 
 Places = dict[str, tuple[Source, TensorInfo]]
+
+_UNTIED = "The result has a head of its own, so 'tie_word_embeddings' is false in its configuration."
 
 
 def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list[str]]:
@@ -36,7 +39,7 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
         CheckpointError: A tensor is missing, extra or of another shape, and the recipe does not say what to do.
     """
     first = sources[0]
-    remarks = dequantised(sources)
+    remarks = remarks_on(sources)
     if isinstance(first, GgufCheckpoint) and not (first.folder / "tokenizer.json").is_file():
         remarks.append(f"The result has no tokenizer, since {first.location} has it only in its GGUF form.")
     reference = showing_head(first, sources[1:], remarks)
@@ -60,17 +63,19 @@ def showing_head(reference: Source, others: Iterable[Source], remarks: list[str]
 
     A head that a model stores is its own unless its configuration says otherwise.
     """
-    embedding = next(filter(is_embedding, reference.tensors), None)
-    if embedding is None or any(map(is_head, reference.tensors)) or not ties_head(reference.config()):
+    config = reference.config()
+    tied = tied_head(config, reference.tensors)
+    if tied is None:
         return reference
+    _, embedding = tied
     columns = reference.tensors[embedding].shape[1:]
     heads = [info for source in others if _has_own_head(source) for info in source.tensors.values()]
     head = next((info.name for info in heads if is_head(info.name) and info.shape[1:] == columns), None)
     if head is None:
         return reference
-    remarks.append(_read_from(reference, head, embedding))
+    remarks += [_read_from(reference, head, embedding), _UNTIED]
     places = {name: (reference, info) for name, info in reference.tensors.items()}
-    return AlignedCheckpoint(reference, places | {head: places[embedding]})
+    return AlignedCheckpoint(reference, places | {head: places[embedding]}, untied(config))
 
 
 def with_own_head(sources: Sequence[Source], remarks: list[str]) -> Source:
@@ -79,7 +84,7 @@ def with_own_head(sources: Sequence[Source], remarks: list[str]) -> Source:
     config = reference.config()
     if not ties_head(config) or not any(map(_has_own_head, sources[1:])):
         return reference
-    remarks.append("The result has a head of its own, so 'tie_word_embeddings' is false in its configuration.")
+    remarks.append(_UNTIED)
     places = {name: (reference, info) for name, info in reference.tensors.items()}
     return AlignedCheckpoint(reference, places, untied(config))
 
@@ -89,13 +94,20 @@ def _has_own_head(source: Source) -> bool:
     return any(map(is_head, source.tensors)) and not ties_head(source.config())
 
 
-def dequantised(sources: Iterable[Source]) -> list[str]:
-    """Return a remark on every source that is stored in eight bits, or as GGUF."""
+def remarks_on(sources: Iterable[Source]) -> list[str]:
+    """Return a remark on every source that is stored in eight bits, or as GGUF, or whose adapter unties its head."""
     found = [source.own if isinstance(source, GatheredCheckpoint) else source for source in sources]
-    return [_eight_bit(source) for source in found if isinstance(source, DequantisedCheckpoint)] + [
+    remarks = [_eight_bit(source) for source in found if isinstance(source, DequantisedCheckpoint)] + [
         f"{source.location} is a GGUF: {len(source.dequantised)} of its {len(source.tensors)} tensors are dequantised."
         for source in found
         if isinstance(source, GgufCheckpoint)
+    ]
+    return remarks + [
+        f"The adapter of {source.location} brings '{embedding}' without the head that its base ties to it; as in PEFT, "
+        f"'{head}' stays the base's embedding, and 'tie_word_embeddings' is false."
+        for source in found
+        if isinstance(source, AdaptedCheckpoint)
+        for head, embedding in source.kept_heads.items()
     ]
 
 
@@ -146,7 +158,8 @@ def _without_prefix(places: Places, source: Source, reference: Source, remarks: 
 def _with_tied_head(places: Places, source: Source, reference: Source, remarks: list[str]) -> Places:
     """Read a head that a model ties to its embedding from there, and drop one that the reference ties."""
     embedding = next((place for name, place in places.items() if is_embedding(name)), None)
-    tied = ties_head(source.config())
+    config = source.config()
+    tied = ties_head(config) or tied_head(config, source.tensors) is not None
     found = dict(places)
     for name, info in reference.tensors.items():
         if is_head(name) and name not in places and tied and embedding and embedding[1].shape == info.shape:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mergewise.checkpoint import AlignedCheckpoint, Source
 from mergewise.checkpoint.tokens import is_head
-from mergewise.engine.align import Places, align_slice, dequantised, renamed, showing_head
+from mergewise.engine.align import Places, align_slice, remarks_on, renamed, showing_head
 from mergewise.engine.configuration import LayerOrigin, layer_count, with_layers
 from mergewise.engine.modules import module_tensors
 from mergewise.errors import CheckpointError, RecipeError
@@ -73,7 +73,7 @@ def compose(recipe: Recipe, models: Mapping[str, Source]) -> Composition:
     Raises:
         MergewiseError: The models have not the layers or the tensors that the recipe needs.
     """
-    remarks = dequantised(models.values())
+    remarks = remarks_on(models.values())
     template = showing_head(models[recipe.models[0]], models.values(), remarks)
     models = {**models, recipe.models[0]: template}
     named = {name: renamed(source, template, remarks) for name, source in models.items()}
