@@ -4,8 +4,9 @@ import os
 import re
 from dataclasses import dataclass
 
-from mergewise.checkpoint import STORAGE_DTYPES, reserved_bytes
+from mergewise.checkpoint import STORAGE_DTYPES, Source, reserved_bytes
 from mergewise.checkpoint.adapted import resident_bytes, scratch_bytes
+from mergewise.engine.adapters.core_checkpoints import CoreCheckpoint
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.errors import RecipeError
 from mergewise.kernels.constants import PADDING, TILE
@@ -156,7 +157,7 @@ def sample_size(total: int, experts: int) -> int:
 def opened_bytes(plan: Plan) -> int:
     """Return what open sources take for all workers together: fetching from other machines, and torch's files."""
     fetching = reserved_bytes(file for source in plan.sources for file in source.files)
-    return fetching + resident_bytes(plan.sources)
+    return fetching + resident_bytes(_read(plan))
 
 
 def bytes_per_element(job: TensorJob) -> int:
@@ -261,7 +262,14 @@ def parse_size(size: str | int, name: str) -> int:
 def _beside_the_rows(plan: Plan) -> int:
     """Return what a worker needs beside the rows of a piece: for histograms, for adapters, for factoring."""
     factoring = plan.adapter.space.working_bytes if plan.adapter else 0
-    return _counting_bytes(plan) + factoring + max(map(scratch_bytes, plan.sources), default=0)
+    return _counting_bytes(plan) + factoring + max(map(scratch_bytes, _read(plan)), default=0)
+
+
+def _read(plan: Plan) -> list[Source]:
+    """Return the sources that weights are read from; for adapters merged into one, those of whole tensors."""
+    return [
+        part for source in plan.sources for part in (source.parts if isinstance(source, CoreCheckpoint) else [source])
+    ]
 
 
 def _counting_bytes(plan: Plan) -> int:

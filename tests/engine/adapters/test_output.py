@@ -226,6 +226,45 @@ def test_embeddings_convolutions_biases_and_whole_tensors_are_merged_too(kinds):
     assert (config["modules_to_save"], config["lora_bias"]) == (["norm"], True)
 
 
+@pytest.mark.parametrize("whole", [0, 2])
+def test_a_module_that_one_brings_whole_and_others_change_is_held_whole(kinds, whole):
+    tensors = {k: v for k, v in other_kinds(whole).items() if "m.q" not in k and "m.embed" not in k}
+    tensors |= {"m.q.weight": np.full((8, 8), 2.0), "m.q.bias": np.ones(8), "m.embed.weight": np.ones((50, 8))}
+    names = {"modules_to_save": ["norm", "q", "embed", "not_here"], "target_modules": ["conv"]}
+    for i in range(3):
+        own = {"target_modules": ["q", "conv", "embed"], "modules_to_save": ["norm"]}
+        save_adapter(kinds / f"a{i}", tensors if i == whole else other_kinds(i), **(names if i == whole else own))
+    asked = recipe(kinds, parameters={"weight": 0.7})
+    mw.merge(asked, kinds / "out")
+    assert_close(changes_of(kinds, kinds / "out"), full_changes(kinds, asked), 1e-13)
+    config = json.loads((kinds / "out" / "adapter_config.json").read_text())
+    assert (config["modules_to_save"], config["target_modules"]) == (["embed", "norm", "q"], ["conv"])
+    assert mw.verify(kinds / "out", sample=None).faults == ()
+
+
+def test_factors_of_an_embedding_whose_tied_head_another_leaves_behind_are_refused(tmp_path):
+    save_model(tmp_path / "base", {"m.embed_tokens.weight": np.zeros((50, 8))}, config={"tie_word_embeddings": True})
+    save_adapter(tmp_path / "a0", {"m.embed_tokens.weight": np.ones((50, 8))}, modules_to_save=["embed_tokens"])
+    both = {f"m.embed_tokens.lora_embedding_{side}": np.ones(shape) for side, shape in (("A", (4, 50)), ("B", (8, 4)))}
+    save_adapter(tmp_path / "a1", both)
+    with pytest.raises(mw.CheckpointError, match=r"a0 brings 'm\.embed_tokens\.weight' whole.*a1 adds factors to it"):
+        mw.plan(recipe(tmp_path, count=2))
+    save_adapter(tmp_path / "a1", {"m.embed_tokens.weight": np.ones((50, 8))}, ensure_weight_tying=True)
+    with pytest.raises(mw.CheckpointError, match="'ensure_weight_tying' is true, but false"):
+        mw.plan(recipe(tmp_path, count=2))
+
+
+def test_a_head_that_follows_its_embedding_does_so_in_the_result(tmp_path):
+    save_model(tmp_path / "base", {"m.embed_tokens.weight": np.zeros((50, 8))}, config={"tie_word_embeddings": True})
+    for i in range(2):
+        tensors = {"m.embed_tokens.weight": np.full((50, 8), i + 1.0)}
+        save_adapter(tmp_path / f"a{i}", tensors, modules_to_save=["embed_tokens"], ensure_weight_tying=True)
+    mw.merge(recipe(tmp_path, count=2), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["ensure_weight_tying"] is True
+    assert config["target_modules"] == "dummy-target-modules"
+
+
 def test_whole_tensors_need_the_base(kinds):
     with pytest.raises(mw.CheckpointError, match=r"whole tensors such as 'm\..*'base_model' that is on this machine"):
         mw.plan(recipe(kinds, base="org/elsewhere"))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint import Place, Source, TensorInfo
+from mergewise.checkpoint import Place, Source, TensorInfo, stored_bytes
 from mergewise.checkpoint.source import Writable
 from mergewise.engine.adapters.core_space import CoreSpace
 
@@ -60,6 +60,11 @@ class CoreCheckpoint:
         own = () if self._adapter is None else self.space.adapters[self._adapter].files
         return tuple(dict.fromkeys([*own, *(file for source, _ in self._whole.values() for file in source.files)]))
 
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """The checkpoints that whole tensors are read from."""
+        return tuple({id(source): source for source, _ in self._whole.values()}.values())
+
     def config(self) -> dict[str, Any]:
         """Return an empty configuration: that of a model says nothing about an adapter."""
         return {}
@@ -67,7 +72,8 @@ class CoreCheckpoint:
     def read_bytes(self, name: str) -> int:
         """Return the bytes that reading a tensor takes from its files."""
         if name in self._whole:
-            return self._whole[name][1].nbytes
+            source, info = self._whole[name]
+            return stored_bytes(source, info.name)
         module = self.space.modules[self._weights.get(name, name)]
         part = None if self._adapter is None else module.parts[self._adapter]
         if part is None:

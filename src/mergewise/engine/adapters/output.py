@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from mergewise.checkpoint import (
     open_adapter,
     open_source,
 )
+from mergewise.checkpoint.tokens import is_embedding
 from mergewise.engine.adapters.core_checkpoints import CoreCheckpoint, bias_name, changes
 from mergewise.engine.adapters.core_space import CoreModule, CoreSpace
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import find_method
 from mergewise.recipe import ModelReference, Recipe
 
-__all__ = ["AdapterMerge", "adapter_config", "open_adapters"]
+__all__ = ["AdapterMerge", "adapter_config", "of_experts", "open_adapters"]
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,16 @@ def open_adapters(recipe: Recipe, connections: Connections) -> AdapterMerge:
     if base is None:
         what = f"the base '{base_path}' is" if base_path else "no base is"
         remarks.append(f"Adapters are compared with each other only, since {what} not here to check them against.")
-    space = CoreSpace(adapters, _modules(adapters, adapted, names))
+    modules = _modules(adapters, adapted, names)
+    wholes, raw_names, saved = _whole_tensors(adapters, adapted, names)
+    mixed = [modules.pop(name) for name in sorted(modules.keys() & raw_names.keys(), key=str.encode)]
+    remarks += [_hold_whole(module, adapted, names, wholes, raw_names) for module in mixed]
+    space = CoreSpace(adapters, modules)
     if find_method(recipe.method).family == "voting":
         remarks.append(
             f"{recipe.method} ranks and elects entries of the adapters' cores (arXiv 2509.17786), not of the weights; "
             "without 'adapter' the full weights are merged."
         )
-    wholes, raw_names = _whole_tensors(adapters, adapted, names, space.modules)
     for name in raw_names.keys() & changes(space).keys():
         raise CheckpointError(
             f"{names[0]}: '{name}' is brought whole and has changes of 'lora_bias' too; such adapters cannot be merged "
@@ -96,9 +100,11 @@ def open_adapters(recipe: Recipe, connections: Connections) -> AdapterMerge:
     for i, name in enumerate(names):
         sources.append(CoreCheckpoint(space, i, name, base_whole | wholes[i]))
     written = _written(recipe, space, raw_names, base_whole)
+    ranks = {module.module: written[name][0].shape[1] for name, module in space.modules.items()}
+    remarks += of_experts(ranks)
     config = adapter_config(
-        base=recipe.base or base_path, ranks=_ranks(space, written), tasks=[a.config.task for a in adapters],
-        targets=_targets(space, adapters), saved=sorted({name for a in adapters for name in a.config.modules_to_save}),
+        base=recipe.base or base_path, ranks=ranks, tasks=[a.config.task for a in adapters],
+        targets=_targets(space, adapters), saved=saved, ties=_ties(adapters),
         bias=_one([a.config.bias for a in adapters], "bias", adapters),
         lora_bias=any(part and part.bias for m in space.modules.values() for part in m.parts),
         fan_in_fan_out=_one([a.config.fan_in_fan_out for a in adapters], "fan_in_fan_out", adapters),
@@ -119,6 +125,7 @@ def adapter_config(
     targets: Sequence[str],
     tasks: Sequence[str | None] = (),
     saved: Sequence[str] = (),
+    ties: bool = False,
     bias: str = "none",
     lora_bias: bool = False,
     fan_in_fan_out: bool = False,
@@ -131,11 +138,12 @@ def adapter_config(
         targets: ``target_modules``.
         tasks: ``task_type`` of the adapters that it is made of; kept if they agree.
         saved: ``modules_to_save``.
+        ties: Whether a tied head follows an embedding among these.
         bias: Which biases are among its tensors, in PEFT's words.
         lora_bias: Whether B has a bias.
         fan_in_fan_out: Whether weights are stored as (inputs, outputs).
     """
-    usual = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
+    usual = _usual(ranks)
     # PEFT takes the first pattern that matches the end of a name, so a name comes before those that it ends with
     pattern = {m: ranks[m] for m in sorted(ranks, key=lambda m: (-len(m), m)) if ranks[m] != usual}
     hub = hub_reference(base) if base and not Path(base).exists() else None
@@ -149,8 +157,9 @@ def adapter_config(
         "lora_alpha": usual,
         "rank_pattern": pattern,
         "alpha_pattern": pattern,
-        "target_modules": list(targets),
+        "target_modules": list(targets) or "dummy-target-modules",  # PEFT's word for none
         "modules_to_save": list(saved) or None,
+        **({"ensure_weight_tying": True} if ties else {}),
         "bias": bias,
         "lora_bias": lora_bias,
         "fan_in_fan_out": fan_in_fan_out,
@@ -160,6 +169,26 @@ def adapter_config(
         "init_lora_weights": True,
         "inference_mode": True,
     }
+
+
+def of_experts(ranks: Mapping[str, int]) -> list[str]:
+    """Return a remark if PEFT cannot load the ranks of a mixture of experts.
+
+    transformers 5 stacks experts under other names, which no ``rank_pattern`` of PEFT's finds.
+    """
+    blocks = tuple({f"{module.partition('.experts.')[0]}." for module in ranks if ".experts." in module})
+    found = {rank for module, rank in ranks.items() if module.startswith(blocks)}
+    if found <= {_usual(ranks)}:
+        return []
+    remark = (
+        f"Experts and their gates have ranks {min(found)} to {max(found)}; where transformers 5 stacks experts, PEFT "
+        f"loads only one rank for all of them, so ask for rank {min(found)} if it is to load the adapter there."
+    )
+    return [remark]
+
+
+def _usual(ranks: Mapping[str, int]) -> int:
+    return Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
 
 
 def _require_changes(recipe: Recipe) -> None:
@@ -220,11 +249,11 @@ def _whole_tensors(
     adapters: Sequence[Adapter],
     adapted: Sequence[AdaptedCheckpoint | None],
     names: Sequence[str],
-    modules: Container[str],
-) -> tuple[list[dict[str, tuple[Source, TensorInfo]]], dict[str, str]]:
-    """Return the tensors that each adapter brings whole, and under which name each is stored in an adapter."""
+) -> tuple[list[dict[str, tuple[Source, TensorInfo]]], dict[str, str], list[str]]:
+    """Return the tensors that each adapter brings whole, how each is called in an adapter, and ``modules_to_save``."""
     wholes: list[dict[str, tuple[Source, TensorInfo]]] = []
     raw_names: dict[str, str] = {}
+    saved: set[str] = set()
     for adapter, on_base, name in zip(adapters, adapted, names, strict=True):
         wholes.append({})
         if on_base is None and adapter.saved:
@@ -233,18 +262,57 @@ def _whole_tensors(
                 "told from the base; give the recipe a 'base_model' that is on this machine, or a URL such as "
                 "hf://organisation/name."
             )
-        for place, info in on_base.saved.items() if on_base else ():
-            known = on_base.own.tensors.get(place) if on_base else None
+        if on_base is None:
+            continue
+        for place, info in on_base.saved.items():
+            known = on_base.own.tensors.get(place)
             if known is None or known.shape != info.shape:
                 raise CheckpointError(
                     f"{name}: '{place}' is not in the base, or of another shape there, so adapters that bring it "
                     "cannot be merged into one."
                 )
-            if place in modules:  # PEFT saves the embedding below a trained one, which itself is not trained
-                continue
+            if place in on_base.weights.values():
+                continue  # PEFT saves the embedding below a trained one, which itself is not trained
             wholes[-1][place] = (adapter.weights, info)
             raw_names.setdefault(place, info.name)
-    return wholes, raw_names
+            saved.update(adapter.saved_for(info))
+    return wholes, raw_names, sorted(saved)
+
+
+def _hold_whole(
+    module: CoreModule,
+    adapted: Sequence[AdaptedCheckpoint | None],
+    names: Sequence[str],
+    wholes: Sequence[dict[str, tuple[Source, TensorInfo]]],
+    raw_names: dict[str, str],
+) -> str:
+    """Have a module that one adapter brings whole brought whole by all that change it; return a remark on it."""
+    bias = bias_name(module.name)
+    if any(part and part.bias for part in module.parts):
+        raw_names.setdefault(bias, bias_name(raw_names[module.name]))
+    whole = next(name for name, tensors in zip(names, wholes, strict=True) if module.name in tensors)
+    low_rank = next(name for name, part in zip(names, module.parts, strict=True) if part is not None)
+    for part, on_base, tensors in zip(module.parts, adapted, wholes, strict=True):
+        assert on_base is not None
+        if on_base.kept_heads and module.name in on_base.kept_heads.values():
+            raise CheckpointError(
+                f"{whole} brings '{module.name}' whole, which leaves the head that the base ties to it as it is, and "
+                f"{low_rank} adds factors to it, which the head follows; no adapter of the base holds both, so leave "
+                "out 'adapter'."
+            )
+        if part is not None:
+            tensors |= {name: (on_base, on_base.tensors[name]) for name in {module.name, bias} & raw_names.keys()}
+    return (
+        f"'{module.name}' is brought whole by {whole}, so the result holds it whole, with what the factors of "
+        f"{low_rank} add to it."
+    )
+
+
+def _ties(adapters: Sequence[Adapter]) -> bool:
+    """Return whether a tied head follows the embedding, if adapters bring one whole."""
+    bringing = [adapter for adapter in adapters if any(map(is_embedding, adapter.saved))]
+    ties: bool = _one([a.config.ties for a in bringing], "ensure_weight_tying", bringing) if bringing else False
+    return ties
 
 
 def _written(
@@ -276,18 +344,13 @@ def _output(name: str, dtype: str, shape: tuple[int, ...]) -> OutputTensor:
     return OutputTensor(name, dtype, shape, math.prod(shape) * STORAGE_DTYPES[dtype].bits // 8)
 
 
-def _ranks(space: CoreSpace, written: Mapping[str, tuple[OutputTensor, ...]]) -> dict[str, int]:
-    return {module.module: written[name][0].shape[1] for name, module in space.modules.items()}
-
-
 def _targets(space: CoreSpace, adapters: Sequence[Adapter]) -> list[str]:
     """Return the short names that the adapters target, if they all do so by name; else the modules in full."""
     modules = [module.module for module in space.modules.values()]
-    short = sorted({name for adapter in adapters for name in adapter.config.targets})
-    if all(adapter.config.targets for adapter in adapters) and all(
-        any(module == name or module.endswith(f".{name}") for name in short) for module in modules
-    ):
-        return short
+    short = {name for adapter in adapters for name in adapter.config.targets}
+    found = {module: {name for name in short if module == name or module.endswith(f".{name}")} for module in modules}
+    if all(adapter.config.targets for adapter in adapters) and all(found.values()):
+        return sorted(set().union(*found.values()))  # others are of modules that are held whole
     return modules
 
 
