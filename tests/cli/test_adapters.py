@@ -55,7 +55,8 @@ def test_an_adapter_is_extracted_and_reported(adapters, run):
     assert "norm of all changes" in said.out
     assert "model.layers.0.mlp.up_proj.weight" in said.out
     assert "--save-module keeps modules whole" in said.err
-    report = run("extract-lora", "e1", "other", "--base", "base", "--rank", "2", "--save-module", "norm", "--json").json
+    whole = ("--save-module", "model.norm")
+    report = run("extract-lora", "e1", "other", "--base", "base", "--rank", "2", *whole, "--json").json
     assert report["saved"] == ["model.norm.weight"]
     assert 0 < report["relative_error"] < 1
     config = json.loads((adapters.folder / "other" / "adapter_config.json").read_text())

@@ -1,5 +1,7 @@
 """Against PEFT itself: what it merges we merge, what we write it loads, and its exact ``cat`` is our sum."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -25,11 +27,11 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("MERGEWISE_CACHE", str(tmp_path / "cache"))
 
 
-def llama():
+def llama(**changes):
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4, vocab_size=99,
-        attention_bias=True,
+        attention_bias=True, **changes,
     )  # fmt: skip
     return transformers.LlamaForCausalLM(config)
 
@@ -157,3 +159,84 @@ def test_peft_loads_an_extracted_adapter_and_it_makes_the_expert(folder):
         folder / "out" / "adapter_model.safetensors"
     )
     assert_close(merged_by_peft(folder, "out"), expected, 1e-6)
+
+
+def test_modules_whose_names_end_alike_are_saved_as_peft_finds_them(folder):
+    adapter(folder, "a", 1, r=4, target_modules=["q_proj"], modules_to_save=["norm", "mlp"])
+    expected = merged_by_peft(folder, "a")
+    report = mw.extract_lora(folder / "by-peft", folder / "base", folder / "out", rank=4, save_modules=["norm", "mlp"])
+    assert {name for name in expected if "norm" in name or "mlp" in name} == set(report.saved)
+    assert_close(merged_by_peft(folder, "out"), expected, 1e-6)
+
+
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_a_module_that_one_adapter_saves_and_another_has_factors_for_is_peft_s_sum(folder, module):
+    adapter(folder, "a0", 1, r=4, target_modules=["q_proj"], modules_to_save=[module])
+    adapter(folder, "a1", 2, r=4, target_modules=["q_proj", module])
+    base, weights = load_model(folder / "base"), (0.6, -0.4)
+    changed = [{k: v - base[k] for k, v in merged_by_peft(folder, name).items()} for name in ("a0", "a1")]
+    expected = {k: v + sum(w * c[k] for w, c in zip(weights, changed, strict=True)) for k, v in base.items()}
+    experts = [{"model": str(folder / f"a{i}"), "parameters": {"weight": weight}} for i, weight in enumerate(weights)]
+    recipe = mw.Recipe(method="task_arithmetic", base=str(folder / "base"), experts=experts, adapter={})
+    assert any(f"{module}.weight' is brought whole by" in remark for remark in mw.plan(recipe).remarks)
+    mw.merge(recipe, folder / "out")
+    assert_close(merged_by_peft(folder, "out"), expected, 1e-6)
+
+
+class TestTiedHeads:
+    """A base whose head is its embedding."""
+
+    @pytest.fixture
+    def tied(self, folder):
+        llama(tie_word_embeddings=True).save_pretrained(folder / "base")
+        return folder
+
+    def test_the_head_stays_behind_an_embedding_that_an_adapter_saves(self, tied):
+        adapter(tied, "a", 1, r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+        by_peft = merged_by_peft(tied, "a")
+        assert "lm_head.weight" in by_peft
+        alone = mw.Recipe(method="passthrough", experts=[f"{tied / 'base'}+{tied / 'a'}"])
+        recipe = task_arithmetic(tied, "a")
+        layers = {"sources": [{"model": str(tied / "a"), "layer_range": [0, 2]}]}
+        sliced = mw.Recipe(method="task_arithmetic", base=recipe.base, slices=[layers])
+        for asked in (alone, recipe, recipe.model_copy(update={"method": "ties"}), sliced):
+            assert_close(mw.merge_to_arrays(asked), by_peft)
+        mw.merge(alone, tied / "whole")
+        assert json.loads((tied / "whole" / "config.json").read_text())["tie_word_embeddings"] is False
+        assert any("stays the base's embedding" in remark for remark in mw.plan(alone).remarks)
+
+    def test_an_adapter_of_such_adapters_is_what_their_models_make(self, tied):
+        adapter(tied, "a0", 1, r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+        adapter(tied, "a1", 2, r=4, target_modules=["q_proj", "up_proj"])
+        mw.merge(task_arithmetic(tied, "a0", "a1", parameters={"weight": 0.5}, adapter={}), tied / "out")
+        expected = mw.merge_to_arrays(task_arithmetic(tied, "a0", "a1", parameters={"weight": 0.5}))
+        assert_close(merged_by_peft(tied, "out"), expected, 1e-6)
+
+    def test_gpt2_which_says_nothing_of_its_head_is_tied(self, folder):
+        gpt2().save_pretrained(folder / "base")
+        path = folder / "base" / "config.json"
+        config = json.loads(path.read_text())
+        del config["tie_word_embeddings"]
+        path.write_text(json.dumps(config))
+        adapter(folder, "a", 1, r=4, target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["wte"])
+        assert_close(mw.merge_to_arrays(task_arithmetic(folder, "a")), merged_by_peft(folder, "a"))
+
+    def test_an_adapter_of_a_tied_expert_saves_its_head_beside_its_embedding(self, tied):
+        expert = llama(tie_word_embeddings=True)
+        for i, parameter in enumerate(expert.parameters()):
+            generator = torch.Generator().manual_seed(i)
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.05
+        expert.save_pretrained(tied / "expert")
+        names = ["norm", "self_attn", "embed_tokens"]  # attention with its biases
+        report = mw.extract_lora(tied / "expert", tied / "base", tied / "out", rank=99, save_modules=names)
+        assert "lm_head.weight" in report.saved
+        ids = torch.arange(12)[None]
+        made = peft.PeftModel.from_pretrained(base_of(tied), tied / "out").eval()
+        assert torch.allclose(made(ids).logits, expert.eval()(ids).logits, atol=1e-5)
+
+    def test_factors_of_a_tied_embedding_come_with_a_remark(self, tied):
+        adapter(tied, "a", 1, r=4, target_modules=["embed_tokens"])
+        mw.merge(task_arithmetic(tied, "a"), tied / "expert")
+        report = mw.extract_lora(tied / "expert", tied / "base", tied / "out", rank=4)
+        assert any("follow its factors only once they are merged" in remark for remark in report.remarks)
+        assert_close(merged_by_peft(tied, "out"), merged_by_peft(tied, "a"), 1e-6)

@@ -128,6 +128,17 @@ def test_weights_of_gpt2_that_are_stored_transposed_are_factored_so(tmp_path):
         assert np.allclose(change, expert[name], atol=1e-12)
 
 
+@pytest.mark.parametrize(("rank", "said"), [(8, True), (2, False)])
+def test_ranks_of_experts_that_differ_from_those_of_their_gate_come_with_a_remark(tmp_path, rank, said):
+    shapes = {"q": (8, 8), "moe.gate": (2, 8), "moe.experts.0.w1": (9, 8), "moe.experts.1.w1": (9, 8)}
+    base = {f"l.{module}.weight": np.zeros(shape) for module, shape in shapes.items()}
+    rng = np.random.default_rng(0)
+    save_model(tmp_path / "base", base)
+    save_model(tmp_path / "expert", {name: rng.normal(size=array.shape) for name, array in base.items()})
+    report = mw.extract_lora(tmp_path / "expert", tmp_path / "base", tmp_path / "out", rank=rank)
+    assert [("ranks 2 to 8" in remark, "rank 2 if" in remark) for remark in report.remarks] == [(True, True)] * said
+
+
 def test_the_bytes_are_the_same_for_any_threads_and_memory(models):
     folder, _, _ = models
     mw.extract_lora(folder / "expert", folder / "base", folder / "out", rank=3, threads=1)

@@ -24,6 +24,7 @@ from mergewise.checkpoint import (
     FLOAT_NAMES,
     STORAGE_DTYPES,
     Access,
+    AlignedCheckpoint,
     FolderTarget,
     OutputTensor,
     Source,
@@ -34,10 +35,12 @@ from mergewise.checkpoint import (
     require_free,
     reserved_bytes,
 )
+from mergewise.checkpoint.adapter_config import saving
+from mergewise.checkpoint.tokens import tied_head
 from mergewise.engine.adapters.changes import PANEL_ELEMENTS, change_panels
 from mergewise.engine.adapters.core_target import encoded
 from mergewise.engine.adapters.low_rank import Approximation, approximate, working_bytes
-from mergewise.engine.adapters.output import adapter_config
+from mergewise.engine.adapters.output import adapter_config, of_experts
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import FIXED_BYTES, default_threads, parse_size
 from mergewise.engine.open_files import allow_open_files
@@ -140,7 +143,8 @@ def extract_lora(
         out: The folder to make; it must be new or empty, and appears complete or not at all.
         rank: Largest rank of a module; may be left out if ``energy`` is given.
         energy: Share of the squared norm of every change that its factors must keep, in (0, 1].
-        save_modules: Ends of the names of modules that the adapter holds whole (PEFT's ``modules_to_save``).
+        save_modules: Ends of the names of modules that the adapter holds whole (PEFT's ``modules_to_save``, which need
+            not begin at a dot). A head that the base ties to an embedding among them is held too.
         dtype: Everyday name of the dtype of the factors.
         threads: Workers; ``None`` for one per available processor. Each has a matrix in hand, so that the memory may
             allow for fewer.
@@ -158,7 +162,7 @@ def extract_lora(
         method="task_arithmetic", base=os.fspath(base), experts=[os.fspath(expert)], missing_tensors="base"
     )
     planned = plan(difference, access)
-    work = _Extraction(planned, rank, energy, FLOAT_NAMES[dtype], _saves(planned, save_modules))
+    work = _Extraction(planned, rank, energy, FLOAT_NAMES[dtype], save_modules)
     workers = _workers(work, threads, memory)
     allow_open_files(planned.sources)
     with Spill(Path(out)) as spill, threadpool_limits(1, user_api="blas"):
@@ -168,14 +172,14 @@ def extract_lora(
             raise MergeError(
                 f"{expert}: expected changes to {base} that factors can hold, found none; nothing to extract."
             )
-        whole = [_stored(work, job) for job in work.saved]
+        whole = [_stored(name, info) for name, info in work.saved.items()]
         outputs = [*spill.tensors, *whole]
         with FolderTarget(out, outputs, sys.maxsize, os.urandom(16).hex(), single=ADAPTER_WEIGHTS) as folder:
             spill.pour(folder)
-            for job, output in zip(work.saved, whole, strict=True):
-                _copy(work.expert, work.expert.tensors[job.name], output.name, folder)
+            for info, output in zip(work.saved.values(), whole, strict=True):
+                _copy(work.expert, info, output.name, folder)
             report = _report(os.fspath(out), findings, work, outputs, began)
-            folder.commit(_texts(work, os.fspath(base), os.fspath(expert), report, save_modules))
+            folder.commit(_texts(work, os.fspath(base), os.fspath(expert), report))
     return report
 
 
@@ -197,16 +201,37 @@ class _Extraction:
     """What is to be done with each tensor, as far as headers tell."""
 
     def __init__(
-        self, planned: Plan, rank: int | None, energy: float | None, dtype: str, saved: Sequence[TensorJob]
+        self, planned: Plan, rank: int | None, energy: float | None, dtype: str, save_modules: Sequence[str]
     ) -> None:
         self.base, self.expert = planned.sources
         self.files = [file for source in planned.sources for file in source.files]
         self.rank, self.energy, self.dtype = rank, energy, dtype
-        self.saved = tuple(saved)
-        self.remarks = planned.remarks
-        names = {job.name for job in saved}
-        self.jobs = [job for job in planned.jobs if job.program is not None and job.name not in names and job.numel]
+        self.save_modules, self.remarks = list(save_modules), list(planned.remarks)
+        self.saved = self._saved()
+        self.jobs = [j for j in planned.jobs if j.program is not None and j.name not in self.saved and j.numel]
         self.turned = self.base.config().get("model_type") == "gpt2"
+
+    def _saved(self) -> dict[str, TensorInfo]:
+        """Return the tensors that are held whole, and where the expert has each.
+
+        PEFT puts modules of their own in the place of those that it saves. A head that the base ties would so stay what
+        it was where the embedding is saved alone, and is saved too.
+        """
+        stored = self.base.own if isinstance(self.base, AlignedCheckpoint) else self.base  # as it is without a head
+        head, self.tied = tied_head(stored.config(), stored.tensors) or ("", "")
+        tensors, own_head = dict(self.expert.tensors), head in self.expert.tensors
+        if head:
+            tensors.setdefault(head, tensors[self.tied])
+        found = {name: saving(name, self.save_modules) for name in sorted(tensors, key=str.encode)}
+        for asked in self.save_modules:
+            if not any(asked in names for names in found.values()):
+                raise RecipeError(f"Expected modules whose name ends in '{asked}', to save them whole, found none.")
+        if head and not found[head] and (own_head or found[self.tied]):
+            found[head] = [head.removesuffix(".weight")]
+            self.save_modules += found[head]
+            self.remarks.append(f"'{head}' is saved whole, since PEFT would leave it at the base's '{self.tied}'.")
+        self.tied = "" if head and found[head] else self.tied
+        return {name: tensors[name] for name, names in found.items() if names}
 
     def is_matrix(self, job: TensorJob) -> bool:
         """Whether factors can hold its change."""
@@ -234,20 +259,6 @@ def _check(rank: int | None, energy: float | None, dtype: str) -> None:
         raise RecipeError(f"The energy is a share of the squared norm and must be in (0, 1], found {energy}.")
     if dtype not in FLOAT_NAMES:
         raise RecipeError(f"The dtype must be one of {', '.join(FLOAT_NAMES)}, found {dtype!r}.")
-
-
-def _saves(planned: Plan, names: Sequence[str]) -> list[TensorJob]:
-    """Return the tensors of modules that are saved whole."""
-    found: dict[str, list[TensorJob]] = {name: [] for name in names}
-    for job in planned.jobs:
-        module = job.name.rpartition(".")[0]
-        name = next((n for n in names if module == n or module.endswith(f".{n}")), None)
-        if name is not None:
-            found[name].append(job)
-    for name, jobs in found.items():
-        if not jobs:
-            raise RecipeError(f"Expected modules whose name ends in '{name}', to save them whole, found none.")
-    return [job for jobs in found.values() for job in jobs]
 
 
 def _workers(work: _Extraction, threads: int | None, memory: str | int) -> int:
@@ -323,9 +334,8 @@ def _factors(
     ]
 
 
-def _stored(work: _Extraction, job: TensorJob) -> OutputTensor:
-    info = work.expert.tensors[job.name]
-    return OutputTensor(f"{ADAPTER_PREFIX}{job.name}", info.dtype, info.shape, info.nbytes)
+def _stored(name: str, info: TensorInfo) -> OutputTensor:
+    return OutputTensor(f"{ADAPTER_PREFIX}{name}", info.dtype, info.shape, info.nbytes)
 
 
 def _output(name: str, dtype: str, shape: tuple[int, ...]) -> OutputTensor:
@@ -348,26 +358,30 @@ def _report(
     modules = tuple(
         ExtractedModule(f.name, f.rank, math.sqrt(f.lost / f.norm), f.norm / norm) for f in findings if f.approximated
     )
+    remarks = work.remarks + of_experts({f.name.removesuffix(".weight"): f.rank for f in modules})
+    remarks += [
+        f"'{module.name}' is tied to the head, which PEFT has follow its factors only once they are merged into it."
+        for module in modules
+        if module.name == work.tied
+    ]
     left_out = tuple(LeftOut(f.name, f.norm / norm) for f in findings if f.norm and not f.approximated)
     return ExtractReport(
         out=out,
         modules=modules,
-        saved=tuple(job.name for job in work.saved),
+        saved=tuple(work.saved),
         left_out=left_out,
         relative_error=math.sqrt(lost / norm),
         parameters=sum(math.prod(output.shape) for output in outputs),
         bytes_out=sum(output.nbytes for output in outputs),
         seconds=time.perf_counter() - began,
-        remarks=work.remarks,
+        remarks=tuple(remarks),
     )
 
 
-def _texts(
-    work: _Extraction, base: str, expert: str, report: ExtractReport, save_modules: Sequence[str]
-) -> dict[str, str]:
+def _texts(work: _Extraction, base: str, expert: str, report: ExtractReport) -> dict[str, str]:
     ranks = {module.name.removesuffix(".weight"): module.rank for module in report.modules}
     config = adapter_config(
-        base=base, ranks=ranks, targets=sorted(ranks), saved=save_modules, fan_in_fan_out=work.turned
+        base=base, ranks=ranks, targets=sorted(ranks), saved=work.save_modules, fan_in_fan_out=work.turned
     )
     card = [
         "---", f"base_model: {json.dumps(base)}", "library_name: peft", "tags: [mergewise, lora]", "---", "",
