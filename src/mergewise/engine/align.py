@@ -61,7 +61,8 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
 def showing_head(reference: Source, others: Iterable[Source], remarks: list[str]) -> Source:
     """Return the reference; with its embedding as its head, too, if it ties the two and another has a head of its own.
 
-    A head that a model stores is its own unless its configuration says otherwise.
+    A head that a model stores is its own unless its configuration says otherwise. Where that of the reference says
+    nothing, which some architectures take for tied, the other's has to say that it is not.
     """
     config = reference.config()
     tied = tied_head(config, reference.tensors)
@@ -69,7 +70,12 @@ def showing_head(reference: Source, others: Iterable[Source], remarks: list[str]
         return reference
     _, embedding = tied
     columns = reference.tensors[embedding].shape[1:]
-    heads = [info for source in others if _has_own_head(source) for info in source.tensors.values()]
+    heads = [
+        info
+        for source in others
+        if _has_own_head(source) and (ties_head(config) or source.config().get("tie_word_embeddings") is False)
+        for info in source.tensors.values()
+    ]
     head = next((info.name for info in heads if is_head(info.name) and info.shape[1:] == columns), None)
     if head is None:
         return reference
@@ -158,8 +164,7 @@ def _without_prefix(places: Places, source: Source, reference: Source, remarks: 
 def _with_tied_head(places: Places, source: Source, reference: Source, remarks: list[str]) -> Places:
     """Read a head that a model ties to its embedding from there, and drop one that the reference ties."""
     embedding = next((place for name, place in places.items() if is_embedding(name)), None)
-    config = source.config()
-    tied = ties_head(config) or tied_head(config, source.tensors) is not None
+    tied = ties_head(source.config())
     found = dict(places)
     for name, info in reference.tensors.items():
         if is_head(name) and name not in places and tied and embedding and embedding[1].shape == info.shape:
