@@ -231,6 +231,12 @@ def test_the_caveat_tells_the_figures_of_the_page_that_it_names():
     row = next(line for line in section.splitlines() if line.startswith("| agreement |"))
     figures = [abs(float(found)) for found in re.findall(r"([+-]\d\.\d\d) \[", row)]
     assert f"{min(figures):.2f} to {max(figures):.2f}".replace("0.", ".") in CAVEAT
+    ranks = (Path(__file__).parents[2] / "docs" / "agreement.md").read_text("utf-8")
+    by_choices, by_nearest = (
+        re.search(rf"^\| {name} \| ([+-])0(\.\d\d) \[", ranks, re.MULTILINE) for name in ("agreement", "nearest")
+    )
+    assert f"at {by_choices[2]}; without choices" in CAVEAT
+    assert f"at {by_nearest[1]}{by_nearest[2]}, which" in CAVEAT
 
 
 # ---- faults ---------------------------------------------------------------------------------------------------------
