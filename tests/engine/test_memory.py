@@ -98,7 +98,7 @@ def large(tmp_path_factory):
     return family(tmp_path_factory.mktemp("large"), shapes, 3)
 
 
-@pytest.mark.parametrize("memory", [200, 256])
+@pytest.mark.parametrize("memory", [216, 256])
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
