@@ -4,6 +4,7 @@ It is computed before any merge is scored, and depends on the bytes of base and 
 """
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from mergewise.theory.summary import plain
 __all__ = ["LimitsSpec", "run_limits"]
 
 FORMAT = 1
+SHARE = 4  # of the memory of a machine, one part of so many is what a survey may take; its results do not depend on it
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class LimitsSpec:
 def run_limits(spec: LimitsSpec) -> Result:
     """Survey the experts on one thread, and return what JSON can hold; experts are numbers in the order of the spec."""
     started = time.perf_counter()
-    surveyed = survey(spec.base.path, [expert.path for expert in spec.experts], threads=1)
+    memory = max(1 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // SHARE)
+    surveyed = survey(spec.base.path, [expert.path for expert in spec.experts], threads=1, memory=memory)
     between = time.perf_counter()
     found = _plain(limits(surveyed))
     return {
