@@ -276,7 +276,7 @@ def law_section(grid: Grid) -> Iterator[str]:
         for base in grid.bases:
             found = grid.forecasts.get((base["name"], method))
             if found is None or found["law_r_squared"] is None:
-                cells.append("missing")
+                cells.append("missing" if found is None or found["law_tail"] is None else "all the same")
                 continue
             laws.append(found)
             cells.append(f"{found['law_tail']:+.3f}, R² {found['law_r_squared']:.2f}".replace("-", "−"))

@@ -46,8 +46,9 @@ class TestKnee:
             ({2: 1.0, 4: 1.0, 8: 1.0}, np.inf),  # nothing is lost, so all eight are worth it
             ({2: 1.0, 4: 0.5, 8: 0.25}, 2.0),  # four gain what two do
             ({2: 1.0, 4: 0.9, 8: 0.5}, 4.0),  # 3.6 with four, 4.0 with eight: a hundredth of eight each
-            ({2: 0.5, 8: 1.0}, 1.0),  # two gain what one does; that eight gain more comes too late
+            ({2: 0.5, 8: 1.0}, np.inf),  # two gain what one does, but eight gain far more
             ({8: 0.125}, 1.0),
+            ({2: 0.5, 4: 1.0, 8: 0.55}, 4.0),  # two gain what one does, but four gain more again
         ],
     )
     def test_it_is_where_one_more_brings_too_little(self, shares, expected):
@@ -130,6 +131,7 @@ class TestLimits:
             assert (row["experts"], row["k_star"]) == (3, measured.limits["k_star"][1])
             assert row["recommended"] == measured.limits["number"] >= 1
             assert sorted(row["order"].split(" + ")) == sorted(HELD_IN[:3])
+            assert row["left_out"] == ""
             scores = {
                 one["k"]: one for one in done.document["tables"]["scores"] if one["method"] == row["method"]
             }  # fmt: skip

@@ -64,7 +64,7 @@ def test_a_node_that_is_lost_takes_nothing_along(run, tmp_path):
 
             def listen(line):
                 lines.append(line)
-                if "of 34 cells" in line and len(machines.list_all_nodes()) == 2:
+                if "of 35 cells" in line and len(machines.list_all_nodes()) == 2:
                     machines.remove_node(second, allow_graceful=False)
 
             patch.setattr("mergewise.study.execute.SECONDS_BETWEEN_LINES", 0.0)

@@ -95,6 +95,26 @@ def test_a_table_without_any_row_of_merges_still_gives_a_page(grids):
     assert "0 of 180 merges are there" in Page(render_study(document)).text
 
 
+def test_a_knee_is_not_told_of_merges_that_are_not_there(grids):
+    document = deepcopy(grids["whole"])
+    for row in document["tables"]["forecasts"]:
+        row |= {"knee": None, "knee_low": None, "knee_high": None}
+    fit = figures(document)["fit"]
+    assert not fit.missing
+    assert any("not reached, 8 experts are not past it" in point.text for point in fit.points())
+    for row in document["tables"]["forecasts"]:
+        row["gains"] = '{"1": 0.125, "2": 0.2, "4": 0.4}'
+    assert {point.text.partition(": ")[2] for point in figures(document)["fit"].missing} == {
+        f"measured knee of {row['label']}: missing" for row in document["tables"]["forecasts"]
+    }
+
+
+def test_results_from_before_there_were_forecasts_still_give_a_page(grids):
+    document = deepcopy(grids["whole"])
+    del document["tables"]["forecasts"]
+    assert "measured knee of TIES: missing" in render_study(document)
+
+
 def test_one_kind_of_base_leaves_the_comparison_of_kinds_empty(results):
     page = Page(render_study(results))
     assert "Nothing to show: It takes bases of two kinds." in page.text

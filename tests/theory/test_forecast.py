@@ -138,7 +138,7 @@ def test_losses_that_rise_are_no_case_for_the_law():
     found = mw.forecast({1: [0.1], 2: [0.2], 4: [0.26], 8: [0.3]})
     assert found.law.tail < 0
     assert any("A < 0" in warning for warning in found.warnings)
-    assert any("rises from 1 to 2 experts" in warning for warning in found.warnings)
+    assert not any("monotone" in warning for warning in found.warnings)
     assert found.experts == 1
     assert found.sentence.startswith("The law says nothing here, and 1 is best of the numbers measured (loss 0.1)")
 
@@ -161,25 +161,52 @@ class TestDecline:
         found = mw.forecast(cells, target=0.97, experts=8)
         assert found.experts == 5  # .012 · log₂ 5 = .0279, .012 · log₂ 6 = .0310
         assert found.sentence.startswith("Merge 5 experts and expect a score of 0.9721 (")
-        assert found.sentence.endswith("): one more would miss the target.")
+        assert found.sentence.endswith("): by the line, one more would miss the target.")
         assert found.summary()["decline"] == {"first": pytest.approx(1.0), "rate": pytest.approx(found.decline.rate)}
         all_of_them = mw.forecast(cells, target=0.9, experts=8)
         assert (all_of_them.experts, all_of_them.reason) == (8, "there are no more experts")
         paid = mw.forecast(cells, target=0.9, budget=3)
         assert (paid.experts, paid.reason) == (3, "the budget of 3 pays for no more")
         none = mw.forecast(cells, target=1.1, experts=8)
-        assert "No number of experts meets the target: not even one alone does." in none.warnings
+        assert "By the line, no number of experts meets the target: not even one alone does." in none.warnings
 
     def test_without_a_target_it_says_what_to_expect_of_all(self):
         sentence = mw.forecast(KEPT, experts=8).sentence
         assert sentence.startswith("The law says nothing here, and 1 is best of the numbers measured (loss 0): ")
-        assert re.search(r"the loss rises with every expert; with 8 expect 0.036 \(0.03\d* to 0.04\d*\)\.$", sentence)
+        assert re.search(r"expert costs something; with 8 expect 0.036 \(0.03\d* to 0.04\d*\)\.$", sentence)
+        assert "with 5 expect" in mw.forecast(KEPT, experts=8, budget=5).sentence
+        assert "expect" not in mw.forecast(KEPT, experts=1).sentence
+
+    def test_what_meets_the_target_exactly_meets_it(self):
+        losses = {k: [0.2 + 0.04 * np.log2(k)] for k in (1, 2, 4, 8)}
+        for k in losses:
+            assert mw.forecast(losses, target=losses[k][0]).experts == k
+
+    def test_what_was_measured_is_told_where_it_speaks_against_the_line(self):
+        steep = {1: [0.0], 2: [0.3], 4: [0.35], 8: [0.4]}
+        found = mw.forecast(steep, target=0.01)
+        assert "What was measured says otherwise: 1 expert meets the target." in found.warnings
+        late = mw.forecast({1: [0.035], 2: [0.087], 4: [0.08], 8: [0.5]}, target=0.1)
+        assert "What was measured says otherwise: 4 experts meet the target." in late.warnings
+        early = mw.forecast({1: [0.0], 2: [0.09], 4: [0.03], 8: [0.12]}, target=0.08)
+        assert any("experts miss the target" in warning for warning in early.warnings)
+
+    def test_a_steady_rise_is_monotone_and_a_rule_that_does_not_apply_is_said(self):
+        found = mw.forecast({1: [0.05], 2: [0.1], 4: [0.15], 8: [0.2]}, stop=0.01)
+        assert not any("monotone" in warning for warning in found.warnings)
+        assert "A gain to stop at does not apply, as no further expert brings one." in found.warnings
+
+    def test_without_a_line_nothing_is_said_of_one(self):
+        found = mw.forecast({1: [0.9], 2: [0.5], 3: [0.52], 4: [0.6], 8: [0.7]}, target=0.6)
+        assert found.law.tail < 0
+        assert found.decline is None
+        assert any(warning.endswith("does not apply, nor do its rules.") for warning in found.warnings)
 
     @given(st.floats(0.0, 1.0), st.floats(1e-4, 1.0), st.integers(1, 500))
     def test_most_is_the_inverse_of_loss(self, first, rate, k):
         line = Decline(first, rate)
         assert line.most(line.loss(k)) == k
-        assert line.most(line.first - 1e-6 * rate) is None
+        assert line.most(line.first - 1e-6) is None
 
     def test_there_is_none_where_losses_fall_or_over_sizes(self):
         assert mw.forecast(EXACT).decline is None

@@ -174,11 +174,15 @@ def _print_result(done: "StudyResult") -> None:
 
 
 def _fit(row: dict[str, Any]) -> tuple[str, ...]:
-    """Return how many experts fit, foreseen and measured; a knee beyond the most that were merged is 'none'."""
+    """Return how many experts fit, foreseen and measured; a knee may lie beyond the most that were merged."""
+    from mergewise.study.forecast_figures import most_measured
+
+    most = most_measured(row)
+    beyond = "–" if most is None else f"> {most}"
     foreseen = (
         "–" if row[name] is None else f"{row[name]:g}" for name in ("k_safe", "k_star", "k_full", "recommended")
     )
-    knee, low, high = ("none" if row[f"knee{end}"] is None else str(row[f"knee{end}"]) for end in ("", "_low", "_high"))
+    knee, low, high = (beyond if row[f"knee{end}"] is None else str(row[f"knee{end}"]) for end in ("", "_low", "_high"))
     return (row["base"], *foreseen, row["label"], knee, f"{low} to {high}")
 
 

@@ -99,7 +99,7 @@ TABLES: dict[str, dict[str, str]] = {
         "experts": "number of experts there are",
         **{
             f"{name}{end}": f"{what}, {which} over matrices weighted by energy; from the weights alone, None where "
-            "limits were not asked for or failed"
+            "there are no limits (not asked for, failed, or one expert), or no expert changes anything"
             for name, what in (
                 ("k_safe", "experts that fit with hardly any collision"),
                 ("k_star", "experts that fit before collisions set in"),
@@ -108,17 +108,18 @@ TABLES: dict[str, dict[str, str]] = {
             for end, which in (("_lower", "lower quartile"), ("", "median"), ("_upper", "upper quartile"))
         },
         "recommended": "number of experts that `limits` recommends to merge",
-        "order": "their names in the order that it recommends, joined by ' + '; the rest of the experts follows",
-        "knee": "measured: smallest number of experts after which each more brings less than 2 % of what all could "
-        "gain over the base; None where the most that were merged are not past it, or experts gain nothing",
+        "order": "names of all that it would merge, in its order, joined by ' + '; the recommended ones come first",
+        "left_out": "names of those that it would not: copies, zero updates, of another base",
+        "knee": "measured: smallest number of experts after which no more bring 2 % each of what all could gain over "
+        "the base; None where the most that were merged are not past it, or `gains` are not of two numbers",
         "knee_low": "lower end of its 95 % bootstrap interval, None as above",
         "knee_high": "upper end, None as above",
         "gains": "summed gain of the merged experts over the base as a share of what all could gain, by number of "
-        "experts, as JSON; one expert alone is the first",
+        "experts, as JSON; one expert alone is the first, and all are empty where experts gain nothing",
         "law_ceiling": "held-out score that the law says more and more experts approach, None if it cannot be fitted",
         "law_tail": "A of the law 1 − score = floor + A/(k + b); below 0 more experts harm, and its rules do not apply",
         "law_shift": "b of the law",
-        "law_r_squared": "weighted share of the variance of the mean scores that the law explains",
+        "law_r_squared": "weighted share of the variance of the mean scores that the law explains; None without any",
         "law_experts": "number of experts that the forecast recommends by the law",
         "law_says": "the forecast's sentence and warnings, or why there is no law",
     },

@@ -7,7 +7,7 @@ from typing import Any
 from mergewise.study.chart import Figure, Panel, Point, Series, axis
 from mergewise.study.paper_figures import QUALITIES, Grid, base_name, base_tags, count_panel
 
-__all__ = ["forecast_figures"]
+__all__ = ["forecast_figures", "most_measured"]
 
 Record = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def _numbers(grid: Grid) -> Figure:
     most = max((row["experts"] for row in grid.forecasts.values()), default=None)
     return Figure(
         "fit", "How many experts fit: foreseen from weights, and measured",
-        "The knee is the smallest number of experts after which each more brings less than 2 % of what all could gain "
+        "The knee is the smallest number of experts after which no more bring 2 % each of what all could gain "
         "over the base, for one method, chosen above; "
         "where the most that were merged are not past it, it is drawn at all experts. "
         "Foreseen numbers are medians over matrices, k_safe before the first collisions, k* before many.",
@@ -56,8 +56,9 @@ def _by_size(grid: Grid, quality: str, method: str, column: str, meaning: str) -
             continue
         row = grid.forecasts.get((base["name"], method))
         value = row[column] if row else None
-        if row is not None and column == "knee" and value is None and len(json.loads(row["gains"])) > 1:
-            text = f"{base_name(base)}: {meaning}: not reached, {grid.counts[-1]} experts are not past it"
+        most = most_measured(row) if row is not None and column == "knee" and value is None else None
+        if row is not None and most == grid.counts[-1]:
+            text = f"{base_name(base)}: {meaning}: not reached, {most} experts are not past it"
             points.append(Point(x, row["experts"], None, None, text))
             continue
         if row is None or value is None:
@@ -70,6 +71,12 @@ def _by_size(grid: Grid, quality: str, method: str, column: str, meaning: str) -
             around = f" (quartiles over matrices {row[f'{column}_lower']:g} and {row[f'{column}_upper']:g})"
         points.append(Point(x, value, low, high, f"{base_name(base)}: {meaning}: {value:g}{around}"))
     return tuple(points)
+
+
+def most_measured(row: Record) -> int | None:
+    """Return the most experts that a knee was looked for among; None where fewer than two numbers tell of one."""
+    counts = [int(count) for count in json.loads(row["gains"])]
+    return max(counts) if len(counts) > 1 else None
 
 
 def _laws(grid: Grid) -> Figure:
@@ -85,6 +92,10 @@ def _laws(grid: Grid) -> Figure:
     )  # fmt: skip
 
 
+def _fit(row: Record) -> str:
+    return "" if row["law_r_squared"] is None else f", R² {row['law_r_squared']:.2f}"
+
+
 def _law(grid: Grid, base: Record, method: str) -> tuple[Series, Series]:
     row = grid.forecasts.get((base["name"], method))
     measured, fitted = [], []
@@ -97,7 +108,7 @@ def _law(grid: Grid, base: Record, method: str) -> tuple[Series, Series]:
         if row is not None and row["law_ceiling"] is not None:
             value = row["law_ceiling"] - row["law_tail"] / (count + row["law_shift"])
             tail = f"{row['law_tail']:+.3f}".replace("-", "−")
-            text = f"{where}: {value:.3f} by the law, A {tail}, R² {row['law_r_squared'] or 0.0:.2f}"
+            text = f"{where}: {value:.3f} by the law, A {tail}{_fit(row)}"
             fitted.append(Point(x, value, None, None, text))
     tags = {**base_tags(base), "focus": method}
     return Series("measured", 0, tuple(measured), tags), Series("law", None, tuple(fitted), tags, reference=True)

@@ -49,7 +49,7 @@ def gains(scores: Mapping[int, Score], experts: int) -> dict[int, Floats]:
 
 
 def knee(summed: Mapping[int, Floats]) -> tuple[float, float, float] | None:
-    """Return the smallest measured number after which each more expert brings less than `KNEE`, with its interval.
+    """Return the smallest measured number after which no more experts bring `KNEE` each, with its interval.
 
     Args:
         summed: as `gains` gives it.
@@ -62,7 +62,7 @@ def knee(summed: Mapping[int, Floats]) -> tuple[float, float, float] | None:
         return None
     counts = np.array(list(summed), np.float64)
     steps = np.diff(np.stack(list(summed.values())), axis=0) / np.diff(counts)[:, None]
-    past = steps < KNEE
+    past = np.logical_and.accumulate((steps < KNEE)[::-1])[::-1]  # and so are all steps that follow
     first = np.where(past.any(axis=0), counts[np.argmax(past, axis=0)], np.inf)
     low, high = np.quantile(first[1:], (0.025, 0.975), method="inverted_cdf")
     return float(first[0]), float(low), float(high)
@@ -96,7 +96,8 @@ def _foreseen(limits: Mapping[str, Any] | None, names: Sequence[str]) -> Record:
         quartiles = (None, None, None) if limits is None else limits[name]
         found |= dict(zip((f"{name}_lower", name, f"{name}_upper"), quartiles, strict=True))
     found["recommended"] = None if limits is None else limits["number"]
-    found["order"] = None if limits is None else " + ".join(names[expert] for expert in limits["order"])
+    for column in ("order", "left_out"):
+        found[column] = None if limits is None else " + ".join(names[expert] for expert in limits[column])
     return found
 
 

@@ -97,7 +97,7 @@ def grid_of(document: Record) -> Grid:
         multitask=spec["multitask"],
         scores=rows("scores"),
         costs=rows("costs"),
-        forecasts={(row["base"], row["method"]): row for row in document["tables"]["forecasts"]},
+        forecasts={(row["base"], row["method"]): row for row in document["tables"].get("forecasts", ())},
     )
 
 

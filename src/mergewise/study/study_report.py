@@ -120,7 +120,11 @@ def render_study(document: Record) -> str:
     }  # fmt: skip
     tables = document["tables"]
     published = published_rows(grid)
-    links = {name: (title, _csv_link(csv_of(name, tables[name])), len(tables[name])) for name, title in TABLES.items()}
+    links = {
+        name: (title, _csv_link(csv_of(name, tables[name])), len(tables[name]))
+        for name, title in TABLES.items()
+        if name in tables
+    }
     links["published"] = ("published values beside ours", _csv_link(_published_csv(published)), len(published))
     return environment.get_template("study.html.j2").render(
         name=document["study"]["name"],

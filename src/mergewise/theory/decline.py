@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 __all__ = ["Decline", "fit_declines"]
 
 Floats = NDArray[np.float64]
+_ROUNDING = 1e-9  # what is met exactly may come out a rounding error beside it
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Decline:
 
     def most(self, loss: float) -> int | None:
         """Return the largest k whose loss is no more than ``loss``; None where not even that of one expert is."""
-        room = (loss - self.first) / self.rate
-        if room < 0.0:
+        if self.first > loss + _ROUNDING * max(1.0, abs(loss)):
             return None
+        room = max(0.0, (loss - self.first) / self.rate)
         k = math.exp(min(room, 700.0))  # what is beyond has no use, and no place in a float
-        return math.floor(k * (1.0 + 1e-9))  # what a rule gives exactly may come out a rounding error below
+        return math.floor(k * (1.0 + _ROUNDING))
 
 
 def fit_declines(k: Floats, losses: Floats) -> Floats:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mergewise.theory.cells import Cells, read_cells
 from mergewise.theory.decline import Decline, fit_declines
 from mergewise.theory.errors import ForecastError
+from mergewise.theory.rules import RISES, STAYS, allowed, recommended
 from mergewise.theory.size_law import SizeLaw, fit_size_law, laws_at_size
 from mergewise.theory.tail_law import LARGEST_SHIFT, Law, fit_laws, r_squared
 
@@ -20,14 +21,8 @@ __all__ = ["Forecast", "Point", "forecast"]
 Floats = NDArray[np.float64]
 LEVEL = 0.95
 LEAST_R_SQUARED = 0.95
-MOST_EXPERTS = 1000
 _PARAMETERS, _PARAMETERS_OVER_SIZES = 3, 6
 _ROUNDING = 1e-12  # of the largest mean loss
-_STAYS = "the loss does not fall with the number of experts"
-_RISES = "the loss rises with every expert"
-_NO_FALL = (_STAYS, _RISES)
-WORTH = 0.05
-"""Without a rule: stop where one more expert brings less than this share of all that experts beyond the first can."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +87,13 @@ class Forecast:
         """The recommendation in one sentence."""
         name = "score" if self.scores else "loss"
         point = self.curve[self.experts - 1]
-        if self.law.tail <= 0.0 and self.reason in _NO_FALL:
+        if self.law.tail <= 0.0 and self.reason.startswith((STAYS, RISES)):
             if point.measured is None:
                 return f"The law says nothing here: {self.reason}."
             best = f"{self.experts} is best of the numbers measured ({name} {self.value(point.measured):.4g})"
-            last = self.curve[-1]
-            more = f"; with {last.k} expect {self._expected(last)}" if self.decline and last.k > self.experts else ""
-            return f"The law says nothing here, and {best}: {self.reason}{more}."
+            return f"The law says nothing here, and {best}: {self.reason}."
         merge = "Merge 1 expert" if self.experts == 1 else f"Merge {self.experts} experts"
-        return f"{merge} and expect a {name} of {self._expected(point)}: {self.reason}."
-
-    def _expected(self, point: Point) -> str:
-        ends = sorted(self.value(end) for end in (point.low, point.high) if end is not None)
-        return f"{self.value(point.loss):.4g}" + (f" ({ends[0]:.4g} to {ends[1]:.4g})" if ends else "")
+        return f"{merge} and expect a {name} of {_expected(point, scores=self.scores)}: {self.reason}."
 
     def value(self, loss: float) -> float:
         """Return a loss as it was measured: itself, or the score."""
@@ -157,10 +146,10 @@ def forecast(
     sizes, k = points
     means, resamples = _means(cells.losses, index.reshape(-1), replicates, seed)
     law, over_sizes, at, size = _fit(cells, sizes, k, means, size)
-    warnings = _warnings(law, at, sizes, k, means)
     decline, declines = None, None
     if law.tail < 0.0 and over_sizes is None:
         decline, declines = _decline(k, means, resamples)
+    warnings = _warnings(law, decline, at, sizes, k, means)
     laws = None
     if len(resamples):
         laws = fit_laws(k, resamples) if over_sizes is None else laws_at_size(sizes, k, resamples, float(size or 0))
@@ -174,12 +163,16 @@ def forecast(
              enumerate(zip(sizes, k, means, strict=True)) if over_sizes is None or s == size}  # fmt: skip
     if target is not None and cells.scores:
         target = 1.0 - target
-    chosen, reason = _recommended(law, decline, known, stop, target, budget, cost, experts, warnings)
+    chosen, reason = recommended(law, decline, known, stop, target, budget, cost, experts, warnings)
     last = max(int(cells.k.max()), chosen + 1) if experts is None else max(experts, int(cells.k.max()))
     if decline is None:
         curve = tuple(_point(law, _losses(laws, n), n, known.get(n)) for n in range(1, last + 1))
     else:
         curve = tuple(_point(decline, _on_lines(declines, n), n, known.get(n)) for n in range(1, last + 1))
+    if reason == RISES:
+        within = [point for point in curve if point.k <= allowed(budget, cost, experts)[0]]
+        if within[-1].k > chosen:
+            reason += f"; with {within[-1].k} expect {_expected(within[-1], scores=cells.scores)}"
     low, high = (None, None) if laws is None else _ends(laws, np.array([law.floor, law.tail, law.shift]))
     return Forecast(
         law, None if low is None else Law(*map(float, low)), None if high is None else Law(*map(float, high)),
@@ -284,7 +277,7 @@ def _without_rounding(law: Law, means: Floats) -> Law:
     return replace(law, tail=0.0) if nothing else law
 
 
-def _warnings(law: Law, fitted: Floats, sizes: Floats, k: Floats, means: Floats) -> list[str]:
+def _warnings(law: Law, decline: Decline | None, fitted: Floats, sizes: Floats, k: Floats, means: Floats) -> list[str]:
     found = []
     fit = r_squared(means, fitted, k)
     if math.isnan(fit):
@@ -294,13 +287,14 @@ def _warnings(law: Law, fitted: Floats, sizes: Floats, k: Floats, means: Floats)
     if law.tail < 0.0:
         found.append(
             "The loss rises with the number of experts (A < 0): the law does not apply"
-            + (", and a line in ln k stands in for it." if len(np.unique(sizes)) == 1 else ", nor do its rules.")
+            + (", nor do its rules." if decline is None else ", and a line in ln k stands in for it.")
         )
     pairs = zip(sizes, sizes[1:], k, k[1:], np.diff(means), strict=False)
-    rises = [(int(a), int(b)) for s, t, a, b, step in pairs if s == t and step > 0.0]
-    if rises:
-        a, b = rises[0]
-        found.append(f"The measured mean loss is not monotone: it rises from {a} to {b} experts.")
+    sign, verb = (1.0, "rises") if law.tail >= 0.0 else (-1.0, "falls")
+    against = [(int(a), int(b)) for s, t, a, b, step in pairs if s == t and sign * step > 0.0]
+    if against:
+        a, b = against[0]
+        found.append(f"The measured mean loss is not monotone: it {verb} from {a} to {b} experts.")
     if law.tail > 0.0 and not math.isnan(fit):
         if law.shift >= LARGEST_SHIFT:
             found.append("The best b lies at the end of its grid, 3: the loss falls more slowly than the law can tell.")
@@ -317,44 +311,10 @@ def _warnings(law: Law, fitted: Floats, sizes: Floats, k: Floats, means: Floats)
     return found
 
 
-def _recommended(
-    law: Law, decline: Decline | None, known: Mapping[int, tuple[float, int]], stop: float | None,
-    target: float | None, budget: float | None, cost: float, experts: int | None, warnings: list[str],
-) -> tuple[int, str]:  # fmt: skip
-    """Return the least of what the rules allow, with the reason; add to the warnings where a rule cannot be kept."""
-    limits = [(MOST_EXPERTS, "a forecast looks no further")]
-    if experts is not None:
-        limits.append((experts, "there are no more experts"))
-    if budget is not None:
-        limits.append((math.floor(budget / cost * (1 + 1e-12)), f"the budget of {budget:g} pays for no more"))
-    if law.tail <= 0.0:
-        if decline is not None and target is not None:
-            most = decline.most(target)
-            if most is not None:
-                return min([*limits, (most, "one more would miss the target")], key=lambda limit: limit[0])
-            warnings.append("No number of experts meets the target: not even one alone does.")
-        allowed = min(n for n, _ in limits)
-        best = min((n for n in known if n <= allowed), key=lambda n: known[n][0], default=1)
-        return best, _RISES if decline is not None else _STAYS
-    enough = None if target is None else law.target(target)
-    if enough is not None:
-        limits.append((enough, "that meets the target"))
-    elif target is not None:
-        warnings.append("No number of experts meets the target: it lies at or beyond the floor.")
-    if stop is not None:
-        limits.append((law.stop(stop), f"one more would bring no more than {stop:g}"))
-    elif enough is None:
-        worth = WORTH * (law.loss(1) - law.floor)
-        limits.append(
-            (
-                law.stop(worth),
-                f"one more would bring less than {WORTH:.0%} of all that those beyond the first can bring",
-            )
-        )
-    chosen = min(limits, key=lambda limit: limit[0])
-    if enough is not None and chosen[0] < enough:
-        warnings.append(f"The target would take {enough} experts.")
-    return chosen
+def _expected(point: Point, *, scores: bool) -> str:
+    """Return what a number of experts is expected to bring, with its interval, as it was measured."""
+    values = [1.0 - one if scores else one for one in (point.loss, point.low, point.high) if one is not None]
+    return f"{values[0]:.4g}" + (f" ({min(values[1:]):.4g} to {max(values[1:]):.4g})" if len(values) > 1 else "")
 
 
 def _decline(k: Floats, means: Floats, resamples: Floats) -> tuple[Decline | None, Floats | None]:
