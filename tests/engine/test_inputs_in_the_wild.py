@@ -122,6 +122,18 @@ def test_a_head_that_a_model_ties_is_left_out_where_the_base_stores_none(merge, 
     assert "e is its embedding by its configuration, and is left out." in remarks
 
 
+@pytest.mark.parametrize("silent_first", [False, True])
+def test_a_tie_that_no_configuration_tells_of_is_one_where_the_other_says_that_it_has_none(tmp_path, silent_first):
+    gemma = {"architectures": ["GemmaForCausalLM"]}
+    silent = save_model(tmp_path / "s", {k: v for k, v in BASE.items() if k != "lm_head.weight"}, config=gemma)
+    own = save_model(tmp_path / "o", EXPERT, config=gemma | {"tie_word_embeddings": False})
+    order = [silent, own] if silent_first else [own, silent]
+    mw.merge(mw.Recipe(method="linear", experts=order, parameters={"weight": 0.5}), tmp_path / "out")
+    expected = (BASE["model.embed_tokens.weight"] + EXPERT["lm_head.weight"]) / 2
+    np.testing.assert_allclose(load_model(tmp_path / "out")["lm_head.weight"], expected, rtol=2e-6, atol=1e-7)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
 def test_a_head_that_only_one_of_two_models_has_is_refused_with_what_to_say_of_a_tied_one(merge, tmp_path):
     headless = {k: v for k, v in BASE.items() if k != "lm_head.weight"}
     with pytest.raises(mw.CheckpointError, match=r"true. into the config\.json of .*/e if its head is"):

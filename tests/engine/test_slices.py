@@ -296,6 +296,14 @@ class TestNames:
         assert any("a head of its own" in remark for remark in report.remarks)
         assert constant(support.load_model(models / "out")[HEAD]) == value("A", outside=HEAD)
 
+    def test_a_head_of_a_model_in_the_middle_unties_nothing(self, models):
+        tied = {name: array for name, array in arrays("C", 4).items() if name != HEAD}
+        support.save_model(models / "C", tied, config=config(4, tie_word_embeddings=True))
+        slices = [{"sources": [source(model, *layers)]} for model, *layers in (("C", 0, 2), ("A", 1, 3), ("C", 2, 4))]
+        mw.merge(parse_recipe({"merge_method": "passthrough", "slices": slices}), "out")
+        assert HEAD not in support.load_model(models / "out")
+        assert json.loads((models / "out" / "config.json").read_text())["tie_word_embeddings"] is True
+
     @pytest.mark.parametrize("order", ["AC", "CA"])
     def test_a_tied_head_is_merged_with_one_that_is_none_in_either_order(self, models, order):
         tied = {name: array for name, array in arrays("C", 4).items() if name != HEAD}

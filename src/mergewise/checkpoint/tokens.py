@@ -8,9 +8,11 @@ from mergewise.checkpoint.header import TensorInfo
 
 __all__ = ["NESTED", "is_embedding", "is_head", "tied_head", "ties_head", "untied", "with_tensors", "with_vocabulary"]
 
-_HEAD = re.compile(r"^([^.\d]+\.)?(lm_head|embed_out|output)\.weight$")  # outside the layers: no number before it
+_HEAD = re.compile(r"^([^.\d]+\.)?(lm_head|embed_out|proj_out|output)\.weight$")  # outside the layers: no number before
 _GENERATES = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration)$")
-_NESTED_MODEL = re.compile(r"^(?P<outer>.+\.)model\.embed_tokens\.weight$")
+_OF_AN_ENCODER = ".embeddings."  # whose head, if there is one, has layers of its own before it
+_SPEECH = re.compile(r"^(Whisper|Moonshine)")
+_NESTED_MODEL = re.compile(r"^(?P<outer>.+\.)model\.(decoder\.)?embed_tokens\.weight$")
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight$")
 
 NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
@@ -30,7 +32,8 @@ def is_head(name: str) -> bool:
 def tied_head(config: Mapping[str, Any], names: Iterable[str]) -> tuple[str, str] | None:
     """Return the head that a model ties to its embedding and does not store, and the embedding; ``None`` without one.
 
-    Loaders tie where a configuration says nothing of it. What the head is called follows from the embedding.
+    Loaders tie where a configuration says nothing of it. What the head is called follows from the embedding, and from
+    the architecture where that has a name of its own for it.
     """
     names = list(names)
     embedding = next(filter(is_embedding, names), None)
@@ -39,8 +42,12 @@ def tied_head(config: Mapping[str, Any], names: Iterable[str]) -> tuple[str, str
     generates = any(map(_GENERATES.search, architectures)) if architectures else any(stated)
     if embedding is None or any(map(is_head, names)) or not generates or not all(stated):
         return None
+    if _OF_AN_ENCODER in embedding:
+        return None
     outer = _NESTED_MODEL.match(embedding)
     leaf = "embed_out.weight" if embedding.endswith("embed_in.weight") else "lm_head.weight"
+    if any(map(_SPEECH.match, architectures or ())):
+        leaf = "proj_out.weight"
     return f"{outer['outer'] if outer else ''}{leaf}", embedding
 
 
@@ -79,7 +86,7 @@ def with_tensors(
     for name, info in replaced.items():
         if is_embedding(name) and name in own and own[name].shape[0] != info.shape[0]:
             config = with_vocabulary(config, info.shape[0])
-    if config.get("tie_word_embeddings") and any(map(is_head, changed)):
+    if any(map(is_head, changed)) and (ties_head(config) or tied_head(config, own)):
         config = untied(config)
     return config
 

@@ -164,10 +164,14 @@ def _without_prefix(places: Places, source: Source, reference: Source, remarks: 
 def _with_tied_head(places: Places, source: Source, reference: Source, remarks: list[str]) -> Places:
     """Read a head that a model ties to its embedding from there, and drop one that the reference ties."""
     embedding = next((place for name, place in places.items() if is_embedding(name)), None)
-    tied = ties_head(source.config())
+    config = source.config()
+    tied = ties_head(config)
+    # what a configuration does not say is taken for a tie where the result says that its head is its own
+    own = reference.config().get("tie_word_embeddings") is False
+    without = tied or (own and tied_head(config, source.tensors) is not None)
     found = dict(places)
     for name, info in reference.tensors.items():
-        if is_head(name) and name not in places and tied and embedding and embedding[1].shape == info.shape:
+        if is_head(name) and name not in places and without and embedding and embedding[1].shape == info.shape:
             found[name] = embedding
             remarks.append(_read_from(source, name, embedding[1].name))
     for name in places.keys() - reference.tensors.keys():

@@ -74,7 +74,7 @@ def compose(recipe: Recipe, models: Mapping[str, Source]) -> Composition:
         MergewiseError: The models have not the layers or the tensors that the recipe needs.
     """
     remarks = remarks_on(models.values())
-    template = showing_head(models[recipe.models[0]], models.values(), remarks)
+    template = showing_head(models[recipe.models[0]], _behind_heads(recipe, models), remarks)
     models = {**models, recipe.models[0]: template}
     named = {name: renamed(source, template, remarks) for name, source in models.items()}
     for name, source in models.items():
@@ -116,6 +116,13 @@ def _uneven(sections: Sequence[Section]) -> str:
 
 
 _Part = frozenset[str] | None
+
+
+def _behind_heads(recipe: Recipe, models: Mapping[str, Source]) -> list[Source]:
+    """Return the models that a head comes from: those of the last slice, of every module."""
+    ends = {section.module: section for section in recipe.sections}.values()
+    names = [name for section in ends for name in (*(expert.model for expert in section.merged), section.base)]
+    return [models[name] for name in names if name is not None and name in models]
 
 
 def _parts(

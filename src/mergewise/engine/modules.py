@@ -46,9 +46,7 @@ def module_tensors(
         left -= mine
     text = next((module for module in modules if module in TEXT), None)
     if text is not None:
-        rest = {
-            name for name in left if is_embedding(name) or is_head(name) or name in {"shared.weight", "proj_out.weight"}
-        }
+        rest = {name for name in left if is_embedding(name) or is_head(name)}
         rest = rest if text in found else left
         if rest:
             found[text] = found.get(text, frozenset()) | rest

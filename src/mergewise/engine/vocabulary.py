@@ -30,7 +30,7 @@ from mergewise.tokenizer import (
 __all__ = ["SmallFiles", "gathered", "tokenizer_files", "tokenizer_models"]
 
 _HEAD_BIAS = re.compile(r"(^|\.)(lm_head|embed_out|output|predictions|decoder)\.bias$")
-_OTHER_HEAD = re.compile(r"(^|\.)(predictions\.decoder|proj_out)\.weight$")
+_OTHER_HEAD = re.compile(r"(^|\.)predictions\.decoder\.weight$")
 _OF_TOKENS = re.compile(r"embed_tokens|(^|\.)final_logits_bias$")
 _KINDS = ("union", "base")
 _GENERATION_NAME = "generation_config.json"

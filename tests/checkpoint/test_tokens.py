@@ -1,0 +1,55 @@
+"""What a configuration and the names of tensors tell of a head that is the embedding."""
+
+import pytest
+
+from mergewise.checkpoint.header import TensorInfo
+from mergewise.checkpoint.tokens import tied_head, with_tensors
+
+
+def info(name):
+    return TensorInfo(name, "F32", (4, 2), 0, 32)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "embedding", "head"),
+    [
+        ("GPT2LMHeadModel", "wte.weight", "lm_head.weight"),
+        ("GPT2LMHeadModel", "transformer.wte.weight", "lm_head.weight"),
+        ("GemmaForCausalLM", "model.embed_tokens.weight", "lm_head.weight"),
+        ("GPTNeoXForCausalLM", "gpt_neox.embed_in.weight", "embed_out.weight"),
+        ("T5ForConditionalGeneration", "shared.weight", "lm_head.weight"),
+        ("WhisperForConditionalGeneration", "model.decoder.embed_tokens.weight", "proj_out.weight"),
+        ("LlavaForConditionalGeneration", "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"),
+        (
+            "Blip2ForConditionalGeneration",
+            "language_model.model.decoder.embed_tokens.weight",
+            "language_model.lm_head.weight",
+        ),
+        ("BertLMHeadModel", "bert.embeddings.word_embeddings.weight", None),
+        ("BertModel", "embeddings.word_embeddings.weight", None),
+    ],
+)
+def test_a_tied_head_is_called_as_loaders_call_it(architecture, embedding, head):
+    found = tied_head({"architectures": [architecture]}, ["x.weight", embedding])
+    assert found == (None if head is None else (head, embedding))
+
+
+def test_there_is_none_where_a_head_is_stored_or_said_to_be_its_own():
+    config = {"architectures": ["GemmaForCausalLM"]}
+    assert tied_head(config, ["model.embed_tokens.weight", "lm_head.weight"]) is None
+    assert tied_head(config | {"tie_word_embeddings": False}, ["model.embed_tokens.weight"]) is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"tie_word_embeddings": True},
+        {"architectures": ["LlavaForConditionalGeneration"], "text_config": {"tie_word_embeddings": True}},
+        {"architectures": ["GemmaForCausalLM"]},
+    ],
+)
+def test_an_adapter_that_brings_a_head_unties_it_wherever_the_tie_is_said(config):
+    embedding = info("model.embed_tokens.weight")
+    changed = with_tensors(config, {embedding.name: embedding}, {}, ["lm_head.weight"])
+    assert changed["tie_word_embeddings"] is False
+    assert changed.get("text_config", {}).get("tie_word_embeddings") in (None, False)
