@@ -15,14 +15,13 @@ from mergewise.checkpoint import (
     TensorInfo,
 )
 from mergewise.checkpoint.tokens import is_embedding, is_head, tied_head, ties_head, untied
+from mergewise.engine.configuration import UNTIED
 from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe
 
 __all__ = ["Places", "align", "align_slice", "remarks_on", "renamed", "showing_head", "with_own_head"]
 
 Places = dict[str, tuple[Source, TensorInfo]]
-
-_UNTIED = "The result has a head of its own, so 'tie_word_embeddings' is false in its configuration."
 
 
 def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list[str]]:
@@ -79,7 +78,7 @@ def showing_head(reference: Source, others: Iterable[Source], remarks: list[str]
     head = next((info.name for info in heads if is_head(info.name) and info.shape[1:] == columns), None)
     if head is None:
         return reference
-    remarks += [_read_from(reference, head, embedding), _UNTIED]
+    remarks += [_read_from(reference, head, embedding), UNTIED]
     places = {name: (reference, info) for name, info in reference.tensors.items()}
     return AlignedCheckpoint(reference, places | {head: places[embedding]}, untied(config))
 
@@ -90,7 +89,7 @@ def with_own_head(sources: Sequence[Source], remarks: list[str]) -> Source:
     config = reference.config()
     if not ties_head(config) or not any(map(_has_own_head, sources[1:])):
         return reference
-    remarks.append(_UNTIED)
+    remarks.append(UNTIED)
     places = {name: (reference, info) for name, info in reference.tensors.items()}
     return AlignedCheckpoint(reference, places, untied(config))
 

@@ -9,7 +9,10 @@ from mergewise.checkpoint.tokens import NESTED, ties_head, untied
 from mergewise.engine.modules import AUDIO, TEXT, VISION
 from mergewise.errors import CheckpointError
 
-__all__ = ["LayerOrigin", "layer_count", "with_layers"]
+__all__ = ["UNTIED", "LayerOrigin", "layer_count", "with_layers"]
+
+UNTIED = "The result has a head of its own, so 'tie_word_embeddings' is false in its configuration."
+"""The remark on a result that does not tie its head, as its template does."""
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
 _SIDES = {"encoder": ("num_encoder_layers", "encoder_layers"), "decoder": ("num_decoder_layers", "decoder_layers")}
@@ -86,7 +89,7 @@ def with_layers(
         holder[key] = len(layers)
     if keeps_head and ties_head(config):
         config = untied(config)
-        remarks.append("The result has a head of its own, so 'tie_word_embeddings' is false in its configuration.")
+        remarks.append(UNTIED)
     return config
 
 
