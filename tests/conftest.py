@@ -8,6 +8,8 @@ import pytest
 import servers
 from mergewise.checkpoint import Access
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads of torch wait for each other where cores are busy
+
 QUICK = Access(offline=False, cache=None, attempts=3, pause=0.01, timeout=0.7)
 """Retries without waiting for long."""
 
