@@ -170,6 +170,41 @@ class TestDecline:
         none = mw.forecast(cells, target=1.1, experts=8)
         assert "By the line, no number of experts meets the target: not even one alone does." in none.warnings
 
+    def test_beyond_what_was_measured_the_line_itself_may_be_off(self):
+        k = np.array([n for n, losses in KEPT.items() for _ in losses])
+        scores, losses = (
+            mw.forecast(Cells(k, np.concatenate(list(KEPT.values())), scores=told), experts=9).curve
+            for told in (True, False)
+        )
+        for point, drawn in zip(scores, losses, strict=True):
+            off = 0.04 if point.k > max(KEPT) else 0.0  # there are no residuals, and one expert scores 1
+            assert point.low == pytest.approx(point.loss - np.hypot(drawn.loss - drawn.low, off))
+            assert point.high == pytest.approx(point.loss + np.hypot(drawn.high - drawn.loss, off))
+
+    def test_residuals_tell_how_far_off_the_line_is(self):
+        bent = {1: [0.0], 2: [0.3], 4: [0.3]}
+        found = mw.forecast(bent, experts=8)
+        x = np.log([1, 2, 4])
+        residuals = np.array([0.0, 0.3, 0.3]) - np.polyval(np.polyfit(x, [0.0, 0.3, 0.3], 1), x)
+        for point in found.curve:
+            apart = (np.log(point.k) - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
+            half = 12.7062 * np.sqrt((residuals @ residuals) * (1 / 3 + apart))  # Student's, one degree of freedom
+            assert point.high - point.loss == pytest.approx(half, rel=1e-5)
+            assert point.loss - point.low == pytest.approx(point.high - point.loss)
+            assert point.measured is None or point.low < point.measured < point.high
+        assert any(warning.endswith("(1, 2, 4) make the intervals too narrow.") for warning in found.warnings)
+        assert mw.forecast(bent, experts=8, replicates=0).curve[7].high is None
+
+    def test_intervals_of_a_line_that_is_true_hold_the_truth(self):
+        rng = np.random.default_rng(3)
+        counts, truth = np.array([1, 2, 4, 6]), Decline(0.05, 0.1)
+        held = 0
+        for _ in range(400):
+            losses = {k: [truth.loss(k) + rng.normal(0.0, 0.01)] for k in counts.tolist()}
+            point = mw.forecast(losses, experts=16).curve[15]
+            held += point.low <= truth.loss(16) <= point.high
+        assert 0.91 <= held / 400 <= 0.99
+
     def test_without_a_target_it_says_what_to_expect_of_all(self):
         sentence = mw.forecast(KEPT, experts=8).sentence
         assert sentence.startswith("The law says nothing here, and 1 is best of the numbers measured (loss 0): ")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.theory.cells import Cells, read_cells
-from mergewise.theory.decline import Decline, fit_declines
+from mergewise.theory.decline import Decline, fit_declines, line_error
 from mergewise.theory.errors import ForecastError
 from mergewise.theory.rules import RISES, STAYS, allowed, recommended
 from mergewise.theory.size_law import SizeLaw, fit_size_law, laws_at_size
@@ -34,7 +34,8 @@ class Point:
         measured: mean over the measured subsets; None where there are none.
         subsets: how many were measured.
         loss: what the law says, or the line where losses rise.
-        low: lower end of its 95 % interval, low ≤ loss; None without replicates.
+        low: lower end of its 95 % interval, low ≤ loss, which for a line has the line's own error in it; None without
+            replicates.
         high: upper end.
         gain: what expert k + 1 brings.
     """
@@ -157,7 +158,7 @@ def forecast(
         counts = ", ".join(map(str, alone))
         warnings.append(
             f"Numbers of experts measured on one subset only ({counts}) "
-            + ("make the intervals too narrow." if len(resamples) else "give no intervals.")
+            + ("make the intervals too narrow." if len(resamples) or decline else "give no intervals.")
         )
     known = {int(n): (float(y), int((index.reshape(-1) == i).sum())) for i, (s, n, y) in
              enumerate(zip(sizes, k, means, strict=True)) if over_sizes is None or s == size}  # fmt: skip
@@ -168,7 +169,11 @@ def forecast(
     if decline is None:
         curve = tuple(_point(law, _losses(laws, n), n, known.get(n)) for n in range(1, last + 1))
     else:
-        curve = tuple(_point(decline, _on_lines(declines, n), n, known.get(n)) for n in range(1, last + 1))
+        error = line_error(k, means, decline, resampled=declines is not None, scores=cells.scores)
+        curve = tuple(
+            _point(decline, _on_lines(declines, n), n, known.get(n), error.at(n) if replicates else None)
+            for n in range(1, last + 1)
+        )
     if reason == RISES:
         within = [point for point in curve if point.k <= allowed(budget, cost, experts)[0]]
         if within[-1].k > chosen:
@@ -333,9 +338,15 @@ def _on_lines(lines: Floats | None, k: int) -> Floats | None:
     return None if lines is None else lines[:, 0] + lines[:, 1] * math.log(k)
 
 
-def _point(law: Law | Decline, replicates: Floats | None, k: int, known: tuple[float, int] | None) -> Point:
+def _point(
+    law: Law | Decline, replicates: Floats | None, k: int, known: tuple[float, int] | None, off: float | None = None
+) -> Point:
+    """Return a point of the curve; its interval is that of the replicates, widened by how far a line is off."""
     loss = law.loss(k)
     low, high = (None, None) if replicates is None else map(float, _ends(replicates, loss))
+    if off is not None:
+        below, above = (0.0, 0.0) if low is None or high is None else (loss - low, high - loss)
+        low, high = loss - math.hypot(below, off), loss + math.hypot(above, off)
     measured, subsets = (None, 0) if known is None else known
     return Point(k, measured, subsets, loss, low, high, law.gain(k))
 
