@@ -45,6 +45,15 @@ def test_the_best_recipe_can_be_merged_and_scores_are_told_apart(spec, run, tmp_
     assert (tmp_path / "again" / "best.yaml").read_text() == (tmp_path / "out" / "best.yaml").read_text()
 
 
+def test_scores_that_have_no_value_are_dashes(spec, run):
+    content = yaml.safe_load(Path(spec).read_text())
+    family = {"name": content["family"], "unsolved": "elsewhere"}
+    Path(spec).write_text(yaml.safe_dump({**content, "family": family, "budget": 4}))
+    found = run("evolve", spec, "out", "--jobs", 1)
+    assert found.code == 0, found.err
+    assert [line.split()[-2] for line in found.out.splitlines()[1:6]] == ["–"] * 5
+
+
 def test_a_fault_in_the_spec_is_one_sentence(spec, run):
     content = yaml.safe_load(Path(spec).read_text())
     Path(spec).write_text(yaml.safe_dump({**content, "bugdet": 10}))

@@ -107,6 +107,7 @@ class LineBench:
     Options:
         die_at: Kill the process at the n-th merge of several models, once: a file is made first.
         broken: A method whose merges fail.
+        unsolved: A task that no model has any item right of.
     """
 
     options: Mapping
@@ -129,5 +130,6 @@ class LineBench:
         found = {}
         for task in tasks:
             ease = np.random.default_rng(list(f"{task} {split}".encode())).uniform(0.9, 1.0, limit)
-            found[task] = quality(values, task) * (ease if split == "validation" else 0.9 * ease)
+            solved = task != self.options.get("unsolved")
+            found[task] = solved * quality(values, task) * (ease if split == "validation" else 0.9 * ease)
         return found

@@ -142,6 +142,16 @@ def test_processes_and_a_worker_that_dies_change_nothing(run, tmp_path):
     assert any("a worker was lost" in line for line in lines)
 
 
+def test_a_held_out_task_that_the_base_has_nothing_right_of_leaves_its_scores_open(run, tmp_path):
+    done = run(search({"unsolved": "elsewhere"}))
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["test"]
+    assert {row["held_out"] for row in rows} == {row["held_out_low"] for row in rows} == {None}
+    assert all(row["held_in_low"] <= row["held_in"] <= row["held_in_high"] for row in rows)
+    gains = {(row["strategy"], "held_in" in row): row for row in done.document["gains"]}
+    assert gains["cma_es", True]["held_in"] > 0
+    assert gains["cma_es", False]["held_out"] is None
+
+
 def test_a_candidate_that_fails_ends_the_search_with_a_sentence(run):
     with pytest.raises(StudyError, match=r"pairs: a candidate failed: ValueError: broken"):
         run(search({"broken": "task_arithmetic"}))

@@ -84,4 +84,6 @@ def _print_result(done: "EvolveResult") -> None:
 
 
 def _interval(row: dict[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "–"
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mergewise.study.errors import StudyError
 
-__all__ = ["Interval", "accuracy", "interval", "resample"]
+__all__ = ["Interval", "accuracy", "interval", "interval_columns", "resample"]
 
 LEVEL = 0.95
 
@@ -87,3 +87,15 @@ def interval(replicates: NDArray[np.float64], level: float = LEVEL) -> Interval:
         return Interval(estimate, estimate, estimate)
     low, high = np.quantile(resamples, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, min(float(low), estimate), max(float(high), estimate))
+
+
+def interval_columns(name: str, replicates: NDArray[np.float64] | None) -> dict[str, float | None]:
+    """Return an estimate with its interval as three columns of a table.
+
+    None thrice where there is no value, as where a reference scored 0.
+    """
+    ends = (name, f"{name}_low", f"{name}_high")
+    if replicates is None or not np.isfinite(replicates[0]):
+        return dict.fromkeys(ends)
+    found = interval(replicates)
+    return dict(zip(ends, (found.estimate, found.low, found.high), strict=True))

@@ -14,9 +14,8 @@ from mergewise.study.cells import Scores
 from mergewise.study.columns import TABLES, columns
 from mergewise.study.family import Base
 from mergewise.study.forecasts import forecast_columns
-from mergewise.study.intervals import interval
+from mergewise.study.intervals import interval_columns
 from mergewise.study.measured import Measured
-from mergewise.study.scores import Floats
 from mergewise.study.spec import Study
 from mergewise.study.summary import Outcomes, Resamples, Row, Score, share_above
 from mergewise.study.verdicts import Verdict
@@ -100,7 +99,7 @@ def study_tables(
         "comparisons": list(_comparisons(study, rows, which)),
         "verdicts": [
             {"question": v.question, "claim": v.claim, "measure": v.measure}
-            | _triple("effect", v.effect)
+            | interval_columns("effect", v.effect)
             | {
                 "verdict": v.verdict,
                 "evidence": v.evidence,
@@ -127,18 +126,10 @@ def _ordered(record: Record, table: str) -> Record:
 def _side(side: str, score: Score) -> Record:
     found: Record = {}
     for name in ("normalised", "raw", "expert", "base", "multitask", "multitask_normalised", "gain"):
-        found |= _triple(f"{side}_{name}", getattr(score, "merged" if name == "raw" else name))
+        found |= interval_columns(f"{side}_{name}", getattr(score, "merged" if name == "raw" else name))
     for name in ("beats_base", "categories", "tasks", "items"):
         found[f"{side}_{name}"] = getattr(score, name)
     return found
-
-
-def _triple(name: str, replicates: Floats | None) -> Record:
-    """Return an estimate with its interval; None thrice where there is no value, as where a reference scored 0."""
-    if replicates is None or not np.isfinite(replicates[0]):
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    found = interval(replicates)
-    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def _tasks(study: Study, base: Base, measured: Measured, which: Callable[..., Record]) -> Iterator[Record]:
@@ -208,7 +199,7 @@ def _comparisons(study: Study, rows: Rows, which: Callable[..., Record]) -> Iter
                     yield (
                         which(base.name)
                         | {"k": count, "side": side, "method": method, "other": other}
-                        | _triple("difference", difference)
+                        | interval_columns("difference", difference)
                         | {"above": share_above(difference) if np.isfinite(difference[0]) else None}
                     )
 

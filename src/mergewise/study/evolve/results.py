@@ -13,10 +13,9 @@ from mergewise.study.cells import Scores
 from mergewise.study.chart import Figure, Panel, Point, Series, axis
 from mergewise.study.evolve.candidates import Candidate
 from mergewise.study.evolve.spec import Search
-from mergewise.study.intervals import interval
+from mergewise.study.intervals import interval_columns
 from mergewise.study.measured import Draw, Measured
-from mergewise.study.scores import Floats
-from mergewise.study.summary import Outcomes, Resamples
+from mergewise.study.summary import Outcomes, Resamples, Row
 from mergewise.study.svg import figure_svg
 
 __all__ = ["Evaluation", "EvolveResult", "Found", "convergence", "summed_up", "write"]
@@ -97,16 +96,14 @@ def summed_up(search: Search, measured: Measured, found: Mapping[str, Found], co
         "experts": list(names),
         "best": best,
         "test": [
-            {"strategy": "", "which": "base", "validation": None, **_side("held_in", base.held_in.normalised),
-             **_side("held_out", base.held_out.normalised), "items": base.held_in.items + base.held_out.items}
+            {"strategy": "", "which": "base", "validation": None, **_sides(base)}
         ] + [
-            {"strategy": name, "which": which, "validation": fitness, **_side("held_in", row.held_in.normalised),
-             **_side("held_out", row.held_out.normalised), "items": row.held_in.items + row.held_out.items}
+            {"strategy": name, "which": which, "validation": fitness, **_sides(row)}
             for name, which, fitness, row in rows
         ],
         "gains": [
-            {"strategy": name, **_side(side, getattr(last, side).normalised - getattr(first, side).normalised)}
-            for (name, _, _, first), (_, _, _, last) in zip(rows[::2], rows[1::2], strict=True)
+            {"strategy": name, **interval_columns(side, getattr(last, side).normalised - getattr(one, side).normalised)}
+            for (name, _, _, one), (_, _, _, last) in zip(rows[::2], rows[1::2], strict=True)
             for side in ("held_in", "held_out")
         ],
         "history": [row for name, one in found.items() for row in _history(name, one)],
@@ -115,9 +112,12 @@ def summed_up(search: Search, measured: Measured, found: Mapping[str, Found], co
     }  # fmt: skip
 
 
-def _side(name: str, replicates: Floats) -> dict[str, float]:
-    found = interval(replicates)
-    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+def _sides(row: Row) -> dict[str, float | None]:
+    return {
+        **interval_columns("held_in", row.held_in.normalised),
+        **interval_columns("held_out", row.held_out.normalised),
+        "items": row.held_in.items + row.held_out.items,
+    }
 
 
 def _history(name: str, found: Found) -> list[dict[str, Any]]:
