@@ -4,7 +4,6 @@ It is computed before any merge is scored, and depends on the bytes of base and 
 """
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +11,13 @@ from typing import Any
 
 from mergewise.engine.survey.run import survey
 from mergewise.study.cells import Model, Result, digest
+from mergewise.study.memory import worker_memory
 from mergewise.theory.limits import Limits, limits
 from mergewise.theory.summary import plain
 
 __all__ = ["LimitsSpec", "run_limits"]
 
 FORMAT = 1
-SHARE = 4  # of the memory of a machine, one part of so many is what a survey may take; its results do not depend on it
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class LimitsSpec:
 def run_limits(spec: LimitsSpec) -> Result:
     """Survey the experts on one thread, and return what JSON can hold; experts are numbers in the order of the spec."""
     started = time.perf_counter()
-    memory = max(1 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // SHARE)
-    surveyed = survey(spec.base.path, [expert.path for expert in spec.experts], threads=1, memory=memory)
+    surveyed = survey(spec.base.path, [expert.path for expert in spec.experts], threads=1, memory=worker_memory())
     between = time.perf_counter()
     found = _plain(limits(surveyed))
     return {

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mergewise.engine.sweep import merge_sweep_to_arrays
 from mergewise.recipe import Recipe
 from mergewise.study.cells import CellSpec, Tensors
+from mergewise.study.memory import worker_memory
 from mergewise.study.protocol import Value
 
 __all__ = ["Parameters", "merge_sweep", "recipe_for"]
@@ -45,4 +46,4 @@ def merge_sweep(specs: Sequence[CellSpec], dtype: str | None = None) -> Iterator
         recipe_for(spec.method, str(spec.base.path), [str(one.path) for one in spec.experts], spec.parameters, dtype)
         for spec in specs
     ]
-    yield from merge_sweep_to_arrays(recipes, threads=1)
+    yield from merge_sweep_to_arrays(recipes, threads=1, memory=worker_memory())

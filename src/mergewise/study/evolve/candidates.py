@@ -16,6 +16,7 @@ import yaml
 import mergewise
 from mergewise.method import find_method
 from mergewise.study.cells import CellSpec, Model, Split, TaskItems, digest
+from mergewise.study.memory import worker_memory
 from mergewise.study.sweep import Parameters, recipe_for
 
 __all__ = ["Candidate", "Nursery"]
@@ -115,7 +116,8 @@ class Nursery:
         if not folder.exists():
             self.prepare(candidate)
             parents = [str(self.model(parent).path) for parent in candidate.parents]
-            mergewise.merge(recipe_for(candidate.method, str(self._base.path), parents, candidate.parameters), folder)
+            recipe = recipe_for(candidate.method, str(self._base.path), parents, candidate.parameters)
+            mergewise.merge(recipe, folder, memory=worker_memory())
 
     def tidy(self, most: int) -> None:
         """Remove checkpoints until so many are left, those first that were used longest ago."""
