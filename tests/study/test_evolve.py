@@ -152,6 +152,16 @@ def test_a_held_out_task_that_the_base_has_nothing_right_of_leaves_its_scores_op
     assert gains["cma_es", False]["held_out"] is None
 
 
+def test_a_data_set_that_is_missing_is_found_before_anything_is_made(run, tmp_path, monkeypatch):
+    def missing(self, task, split):
+        raise StudyError(f"the data of {task} are missing")
+
+    monkeypatch.setattr("evolve_fakes.LineWorkshop.items", missing)
+    with pytest.raises(StudyError, match=r"^the data of a are missing"):
+        run(search())
+    assert not (tmp_path / "cache" / "cells").exists()
+
+
 def test_a_candidate_that_fails_ends_the_search_with_a_sentence(run):
     with pytest.raises(StudyError, match=r"pairs: a candidate failed: ValueError: broken"):
         run(search({"broken": "task_arithmetic"}))

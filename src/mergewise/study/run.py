@@ -18,6 +18,7 @@ from mergewise.study.code import code_digest, limits_digest
 from mergewise.study.engines import Engine, EngineMaker, InProcess, LocalProcesses
 from mergewise.study.errors import StudyError
 from mergewise.study.execute import Execution, Progress, duration, line_of
+from mergewise.study.family import Workshop
 from mergewise.study.grid import Known, Opened, build_grid
 from mergewise.study.measured import Measured, measure
 from mergewise.study.spec import Study
@@ -33,6 +34,7 @@ __all__ = [
     "default_jobs",
     "estimate",
     "local_engine",
+    "open_workshop",
     "run_study",
     "study_report",
     "study_status",
@@ -212,13 +214,23 @@ def _silent(line: str) -> None:
     pass
 
 
-def _prepare(study: Study, cache: Path, say: Say) -> tuple[Execution, Site, CellStore]:
+def open_workshop(study: Study, cache: Path, say: Say) -> Workshop:
+    """Open a study's family with all items that are scored, so that what is missing is found before any training.
+
+    Raises:
+        MergewiseError: data cannot be fetched, or are not as the spec says.
+    """
     workshop = study.family.open(cache, say)
-    for category in study.categories.values():  # a data set that is missing is to be found before anything is trained
+    for category in study.categories.values():
         for task in category.tasks:
             workshop.items(task, "test")
             if category.held_in:
                 workshop.items(task, "validation")
+    return workshop
+
+
+def _prepare(study: Study, cache: Path, say: Say) -> tuple[Execution, Site, CellStore]:
+    workshop = open_workshop(study, cache, say)
     grid = build_grid(study, Opened(workshop, code_digest(workshop), limits_digest()))
     site = Site(workshop, cache / "cells", cache)
     store = CellStore(site.cells)

@@ -97,6 +97,16 @@ def test_a_data_set_that_is_missing_is_found_before_anything_is_trained(options,
     assert not (tmp_path / "cache" / "cells").exists()
 
 
+def test_a_metric_that_no_item_has_is_found_before_anything_is_trained(options, tmp_path):
+    family = copy.deepcopy(options) | {"name": "transformers"}
+    family["tasks"]["letters_smallest"] = {"metric": "exact_mach"}
+    spec = {"name": "lacking", "family": family, "methods": {"average": None}, "k": [2]}
+    study = resolve(check_fields(Spec, spec, "the spec"))
+    with pytest.raises(StudyError, match=r"tasks\.letters_smallest: there is no metric 'exact_mach'; there are acc"):
+        run_study(study, tmp_path / "out", tmp_path / "cache", local_engine(1))
+    assert not (tmp_path / "cache" / "models").exists()
+
+
 def test_workshops_and_trainings_travel(opened):
     assert pickle.loads(pickle.dumps(opened)) == opened
     assert len(pickle.dumps(opened.expert("small", "first"))) < 10_000

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from mergewise.study.cells import digest
 from mergewise.study.errors import StudyError
-from mergewise.study.lm.harness import Harness, HarnessSettings, _plain, known_tasks
+from mergewise.study.lm.harness import Harness, HarnessSettings, _metrics, _plain, known_tasks
 from mergewise.study.lm.options import TaskOptions
 
 pytest.importorskip("lm_eval")
@@ -37,6 +38,34 @@ def test_another_task_may_be_for_validation(harness):
     validation = harness.items("letters_first", options, "validation")
     assert {leaf for leaf, _ in validation.order} == {"letters_first_validation"}
     assert len(validation.order) == 120
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"filter": "strict"}, r"tasks\.letters_first: there is no filter 'strict'; there are none\."),
+        ({"metric": "ac"}, r"tasks\.letters_first: there is no metric 'ac'; there are acc\."),
+    ],
+)
+def test_a_metric_or_filter_that_a_task_does_not_have_is_found_with_its_items(harness, options, message):
+    with pytest.raises(StudyError, match=message):
+        harness.items("letters_first", TaskOptions(**options), "test")
+    assert harness.items("letters_first", TaskOptions(filter="none", metric="acc"), "test")
+
+
+def test_metrics_are_those_that_a_tasks_own_functions_return_and_unknown_where_they_take_no_empty_answer():
+    def found(output_type, process_results, declared=("acc",), choices=()):
+        task = SimpleNamespace(eval_docs=[{"question": "?"}], OUTPUT_TYPE=output_type, process_results=process_results)
+        task.aggregation = lambda: dict.fromkeys(declared)
+        task.doc_to_choice = lambda doc: choices
+        return _metrics(task)
+
+    assert found("generate_until", lambda doc, answers: {"kept": len(answers[0])}) == ["kept"]
+    assert found("loglikelihood", lambda doc, answers: {"acc": answers[0][1]}) == ["acc"]
+    assert found("multiple_choice", lambda doc, answers: {f"of {len(answers)}": 1}, choices="abc") == ["of 3"]
+    both = ("acc", "acc_mutual_info")
+    assert found("multiple_choice", lambda doc, answers: {f"of {len(answers)}": 1}, both, "abc") == ["of 6"]
+    assert found("generate_until", lambda doc, answers: {"kept": answers[0][0]}) is None
 
 
 def test_the_digest_depends_on_items_and_options(harness, small):

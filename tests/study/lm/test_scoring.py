@@ -117,13 +117,6 @@ def test_what_is_no_score_is_one_sentence(values, options, message):
         item_score(sample(**values), TaskOptions(**options), "t")
 
 
-def test_an_unknown_filter_is_one_sentence(bench):
-    from mergewise.study.lm.scoring import score_items
-
-    with pytest.raises(StudyError, match=r"there is no filter 'strict'; there are none"):
-        score_items(bench._lm, bench._harness, "letters_last", TaskOptions(filter="strict"), "test", 4)
-
-
 def test_weights_without_the_prefix_of_the_architecture_are_put_where_transformers_puts_them():
     from transformers import GPT2Config, GPT2LMHeadModel
 

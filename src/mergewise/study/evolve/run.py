@@ -24,7 +24,7 @@ from mergewise.study.execute import Execution, line_of
 from mergewise.study.family import Workshop
 from mergewise.study.grid import SPEED, Grid, Known, Opened, build_grid
 from mergewise.study.measured import Measured
-from mergewise.study.run import default_jobs, local_engine, make_folder
+from mergewise.study.run import default_jobs, local_engine, make_folder, open_workshop
 from mergewise.study.store import CellStore
 from mergewise.study.tuning import validation_score
 from mergewise.study.work import Site, SweepWork
@@ -103,7 +103,7 @@ def run_evolve(
     say = progress or _silent
     cache = (cache or cache_folder()).absolute()
     make_folder(out)
-    workshop = search.study.family.open(cache, say)
+    workshop = open_workshop(search.study, cache, say)
     code = code_digest(workshop)
     site = Site(workshop, cache / "cells", cache)
     store = CellStore(site.cells)

@@ -23,7 +23,16 @@ from mergewise.study.cells import Split, digest
 from mergewise.study.errors import StudyError
 from mergewise.study.lm.options import TaskOptions
 
-__all__ = ["Example", "Harness", "HarnessSettings", "Items", "known_tasks", "open_harness", "write_examples"]
+__all__ = [
+    "Example",
+    "Harness",
+    "HarnessSettings",
+    "Items",
+    "known_tasks",
+    "open_harness",
+    "require_known",
+    "write_examples",
+]
 
 OWN_TASKS = Path(__file__).parent / "presets" / "tasks"
 _LIBRARIES = ("lm_eval", "datasets", "transformers", "tokenizers")  # what prompts and answers go through
@@ -229,7 +238,8 @@ class Harness:
             split: which.
 
         Raises:
-            StudyError: the data sets are not to be had, or hold too few items to split.
+            StudyError: the data sets are not to be had, or hold too few items to split, or their items have no such
+                metric or filter.
         """
         key = (name, options, split)
         if key not in self._items:
@@ -239,6 +249,9 @@ class Harness:
     def _ordered(self, name: str, options: TaskOptions, split: Split) -> Items:
         separate = options.validation and split == "validation"
         leaves = self.leaves(options.validation if separate else options.task or name)
+        for task in leaves.values():
+            require_known(options.filter, _filters(task), "filter", name)
+            require_known(options.metric, _metrics(task) if options.metric else None, "metric", name)
         order = _shuffled((leaf, number) for leaf, task in leaves.items() for number in range(len(task.eval_docs)))
         if not options.validation:
             cut = round(len(order) * options.validation_share)
@@ -282,6 +295,37 @@ class Harness:
                 "'target' under 'train', or give experts that exist under 'experts.given'."
             )
         return kept
+
+
+def _filters(task: Any) -> list[str]:
+    """Return the names of the answer filters of a task of the harness."""
+    return [one["name"] for one in task.config.filter_list or ({"name": "none"},)]
+
+
+def _metrics(task: Any) -> list[str] | None:
+    """Return the metrics that items of a task have, as an empty answer to the first one tells; None if it does not.
+
+    What a task declares is not enough: its own functions may return others.
+    """
+    try:
+        doc = next(iter(task.eval_docs))
+        if task.OUTPUT_TYPE == "generate_until":
+            return list(task.process_results(doc, [""]))
+        choices = len(task.doc_to_choice(doc)) if task.OUTPUT_TYPE == "multiple_choice" else 1
+        unconditional = 2 if "acc_mutual_info" in task.aggregation() else 1
+        return list(task.process_results(doc, [(-1.0, False)] * choices * unconditional))
+    except Exception:  # functions of tasks may refuse an answer that no model gave; scoring then tells
+        return None
+
+
+def require_known(name: str, known: Sequence[str] | None, what: str, task: str) -> None:
+    """Check what the spec says of a task: that there is such a metric or filter, where it is known which there are.
+
+    Raises:
+        StudyError: there is none.
+    """
+    if name and known is not None and name not in known:
+        raise StudyError(f"tasks.{task}: there is no {what} '{name}'; there are {', '.join(known)}.")
 
 
 def _shuffled(pairs: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mergewise.study.cells import CellSpec, Model, Scores, Split, Tensors
 from mergewise.study.errors import StudyError
-from mergewise.study.lm.harness import Harness, HarnessSettings, open_harness
+from mergewise.study.lm.harness import Harness, HarnessSettings, open_harness, require_known
 from mergewise.study.lm.options import TaskOptions
 from mergewise.study.sweep import merge_sweep
 
@@ -161,10 +161,6 @@ def score_items(
         for sample in found["samples"][leaf]:
             if options.filter in {"", sample["filter"]}:
                 by_item.setdefault((leaf, sample["doc_id"]), item_score(sample, options, name))
-    missing = [pair for pair in order if pair not in by_item]
-    if missing:
-        filters = sorted({sample["filter"] for leaf in numbers for sample in found["samples"][leaf]})
-        raise StudyError(f"tasks.{name}: there is no filter '{options.filter}'; there are {', '.join(filters)}.")
     scores = np.array([by_item[pair] for pair in order])
     return scores.astype(np.bool_) if np.isin(scores, (0.0, 1.0)).all() else scores
 
@@ -179,8 +175,7 @@ def item_score(sample: Mapping[str, Any], options: TaskOptions, name: str) -> fl
         StudyError: there is no such metric, or its values are not scores.
     """
     metric = options.metric or sample["metrics"][0]
-    if metric not in sample["metrics"]:
-        raise StudyError(f"tasks.{name}: there is no metric '{metric}'; there are {', '.join(sample['metrics'])}.")
+    require_known(metric, sample["metrics"], "metric", name)
     value = sample[metric]
     if isinstance(value, tuple | list) and len(value) == 2:
         gold, given = value
