@@ -119,7 +119,8 @@ def open_family(base: str, cache: Path) -> Family:
     experts = [folder(workshop.expert(base, category)) for category in HELD_IN]
     if missing := [str(place) for place in (root, *experts) if not place.is_dir()]:
         raise SystemExit(f"{base}: not trained yet: {missing[0]}; `mergewise zoo build` makes it.")
-    bench = ZooBench(root, workshop.plans.sources.base, workshop.plans.sources.tasks_file)
+    sources = workshop.plans.sources
+    bench = ZooBench(root, sources.base, sources.tasks_file, sources.precision)
     tasks = tuple(CATEGORIES[category][0] for category in HELD_IN)
     return Family(str(root), tuple(map(str, experts)), tasks, bench)
 

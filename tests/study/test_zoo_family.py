@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mergewise.study import zoo_family
+from mergewise.study import zoo_bench, zoo_family
 from mergewise.study.cells import Model
 from mergewise.study.errors import StudyError
 from mergewise.study.zoo_family import ZooFamily, ZooWorkshop
@@ -18,13 +18,17 @@ from mergewise.zoo.sources import Sources
 from mergewise.zoo.tasks import TASKS
 
 
+def plans(folder, precision="float32"):
+    files = [folder / name for name in ("tasks.json", "mixture.json", "texts.json")]
+    sources = Sources(folder / "whole", "f" * 64, *files, "e" * 64, precision)
+    tasks, mixture = ({n: source.task for n, source in table.items()} for table in (TASKS, MIXTURE))
+    return plan_family(sources, tasks, mixture)
+
+
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo_family, "model", lambda name, path: Model(name, path, f"digest of {path.name}"))
-    files = [tmp_path / name for name in ("tasks.json", "mixture.json", "texts.json")]
-    sources = Sources(tmp_path / "whole", "f" * 64, *files, "e" * 64, "float32")
-    tasks, mixture = ({n: source.task for n, source in table.items()} for table in (TASKS, MIXTURE))
-    return ZooWorkshop(plan_family(sources, tasks, mixture), {"test": dict.fromkeys(TASKS, "d"), "validation": {}})
+    return ZooWorkshop(plans(tmp_path), {"test": dict.fromkeys(TASKS, "d"), "validation": {}})
 
 
 def test_the_catalogue_has_two_qualities_in_four_sizes_and_twelve_categories():
@@ -86,6 +90,25 @@ def test_workshops_and_trainings_are_small_enough_to_travel(workshop):
     assert len(pickle.dumps(workshop)) < 20_000
     assert pickle.loads(pickle.dumps(workshop)) == workshop
     assert len(pickle.dumps(workshop.multitask("it-6", HELD_IN))) < 10_000
+
+
+def test_items_are_named_by_the_precision_that_they_are_scored_in_on_any_machine(tmp_path, monkeypatch):
+    import torch
+
+    made = []
+    monkeypatch.setattr("mergewise.zoo.encoder.Encoder", lambda folder, precision: made.append(precision))
+    monkeypatch.setattr("mergewise.zoo.encoder.Scorer", lambda labeller, tasks, precision: made.append(precision))
+    for module in (zoo_family, zoo_bench):
+        monkeypatch.setattr(module, "load_tasks", lambda path: {name: source.task for name, source in TASKS.items()})
+    names = set()
+    for precision in ("float32", "bfloat16"):
+        monkeypatch.setattr(zoo_family, "prepare_family", lambda *_, p=precision: plans(tmp_path, p))
+        opened = ZooFamily({}, {}).open(tmp_path, print)
+        names |= {opened.items("question_type", split).digest for split in ("validation", "test")}
+        opened.bench(Model("pt-1", tmp_path, ""))
+    assert len(names) == 2  # of a task without examples the splits are alike
+    assert made == [torch.float32] * 2 + [torch.bfloat16] * 2
+    zoo_bench._scorer.cache_clear()
 
 
 def test_making_does_the_work_of_the_zoo(workshop, tmp_path, monkeypatch):

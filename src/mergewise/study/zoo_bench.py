@@ -12,6 +12,7 @@ from mergewise.zoo.store import load_tasks
 
 if TYPE_CHECKING:
     from mergewise.zoo.encoder import Scorer
+    from mergewise.zoo.experts import Precision
 
 __all__ = ["ZooBench"]
 
@@ -23,13 +24,16 @@ class ZooBench:
         base: the folder of any model of the base's size.
         labeller: folder of the encoder whose embeddings of the label texts are the heads of every task.
         tasks_file: the tasks that can be scored.
+        precision: of the matrix products, whatever is fast on this machine: scores depend on it.
     """
 
-    def __init__(self, base: Path, labeller: Path, tasks_file: Path) -> None:
-        from mergewise.zoo.encoder import Encoder  # noqa: PLC0415 - torch, which no dry run needs
+    def __init__(self, base: Path, labeller: Path, tasks_file: Path, precision: "Precision") -> None:
+        import torch  # noqa: PLC0415 - which no dry run needs
 
-        self._encoder = Encoder(base)
-        self._scorer = _scorer(labeller, tasks_file)
+        from mergewise.zoo.encoder import Encoder  # noqa: PLC0415 - as above
+
+        self._encoder = Encoder(base, getattr(torch, precision))
+        self._scorer = _scorer(labeller, tasks_file, precision)
 
     def merge(self, specs: Sequence[CellSpec]) -> Iterator[Tensors]:
         """Yield the merged models in float32."""
@@ -42,8 +46,11 @@ class ZooBench:
 
 
 @lru_cache(maxsize=1)
-def _scorer(labeller: Path, tasks_file: Path) -> "Scorer":
+def _scorer(labeller: Path, tasks_file: Path, precision: "Precision") -> "Scorer":
     """Return the scorer of this process, which keeps tokens and label embeddings for the benches of all bases."""
+    import torch  # noqa: PLC0415 - as above
+
     from mergewise.zoo.encoder import Scorer  # noqa: PLC0415 - as above
 
-    return Scorer(labeller, {name: replace(task, train=()) for name, task in load_tasks(tasks_file).items()})
+    tasks = {name: replace(task, train=()) for name, task in load_tasks(tasks_file).items()}
+    return Scorer(labeller, tasks, getattr(torch, precision))

@@ -15,6 +15,7 @@ from mergewise.zoo.bases import BASES
 from mergewise.zoo.build import prepare_family
 from mergewise.zoo.family import CATEGORIES, HELD_IN, Plans, item_seconds, training_seconds
 from mergewise.zoo.making import Making, Work, carry_out
+from mergewise.zoo.sources import Sources
 from mergewise.zoo.store import load_tasks
 from mergewise.zoo.tasks import TASKS, Example, Task
 
@@ -62,9 +63,8 @@ class ZooFamily:
         """Fetch the whole base and the data sets."""
         plans = prepare_family(cache, progress)
         tasks = load_tasks(plans.sources.tasks_file)
-        heads = plans.sources.base_sha256
         items = {
-            split: {name: _digest_of(task, getattr(task, split), heads) for name, task in tasks.items()}
+            split: {name: _digest_of(task, getattr(task, split), plans.sources) for name, task in tasks.items()}
             for split in ("validation", "test")
         }
         return ZooWorkshop(plans, items)
@@ -126,7 +126,8 @@ class ZooWorkshop:
 
     def bench(self, base: Model) -> Bench:
         """Load the base and all examples that are scored."""
-        return ZooBench(base.path, self.plans.sources.base, self.plans.sources.tasks_file)
+        sources = self.plans.sources
+        return ZooBench(base.path, sources.base, sources.tasks_file, sources.precision)
 
 
 def _make(folder: Path, needs: tuple[Path, ...], *, work: Work) -> None:
@@ -134,7 +135,8 @@ def _make(folder: Path, needs: tuple[Path, ...], *, work: Work) -> None:
     carry_out(work, base, folder)
 
 
-def _digest_of(task: Task, examples: tuple[Example, ...], heads: str) -> str:
+def _digest_of(task: Task, examples: tuple[Example, ...], sources: Sources) -> str:
     """Return the digest of all that scoring on these examples depends on but the model."""
-    inputs = [heads, task.choices, task.max_length, [[item.text, item.answer, item.choices] for item in examples]]
+    items = [[item.text, item.answer, item.choices] for item in examples]
+    inputs = [sources.base_sha256, sources.precision, task.choices, task.max_length, items]
     return digest([json.dumps(inputs).encode()])

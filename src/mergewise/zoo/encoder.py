@@ -64,16 +64,20 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 class Encoder:
     """A BERT model that turns texts into unit vectors: mean of the last hidden states over the tokens.
 
+    Args:
+        folder: of the checkpoint.
+        precision: what matrices are multiplied in; by default what is fast on this machine.
+
     Attributes:
         model: the transformers model, in eval mode, with float32 weights.
         precision: what its matrices are multiplied in; sums, norms and the result are float32.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, precision: torch.dtype | None = None) -> None:
         from tokenizers import Tokenizer  # noqa: PLC0415 - slow imports, needed by nobody who only lists the zoo
         from transformers import AutoConfig, AutoModel  # noqa: PLC0415
 
-        self.precision = fast_precision()
+        self.precision = precision or fast_precision()
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
@@ -169,10 +173,15 @@ class Scorer:
     """Scores encoders on the tasks of the zoo, against choices embedded by one of them, the labeller.
 
     Tokens and choice embeddings are made on the first use of a task, split and limit, and kept.
+
+    Args:
+        labeller: its folder.
+        tasks: by name.
+        precision: of the labeller, as of any encoder.
     """
 
-    def __init__(self, labeller: Path, tasks: Mapping[str, Task]) -> None:
-        self._labeller = Encoder(labeller)
+    def __init__(self, labeller: Path, tasks: Mapping[str, Task], precision: torch.dtype | None = None) -> None:
+        self._labeller = Encoder(labeller, precision)
         self._tasks = dict(tasks)
         self._prepared: dict[tuple[str, str, int | None], _Items] = {}
 

@@ -43,7 +43,7 @@ class Sources:
         mixture_file: the tasks of the instruction mixture.
         texts_file: the unlabelled texts, a JSON list.
         texts_sha256: of that file.
-        precision: of the matrix products of all training.
+        precision: of the matrix products of all training, and of scoring in studies.
     """
 
     base: Path
