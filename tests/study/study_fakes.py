@@ -106,13 +106,23 @@ class FakeFamily:
 
 @dataclass(frozen=True)
 class FakeWorkshop:
-    """Models are two small matrices."""
+    """Models are two small matrices.
+
+    Options:
+        tuned_bases: Whether bases of the quality "it" are made from those of "pt", in a training.
+    """
 
     folder: Path
     options: Mapping = field(default_factory=dict)
 
-    def base(self, base: str) -> Model:
-        return Model(base, self.folder / base, f"digest of {base}")
+    def base(self, base: str) -> Model | Training:
+        quality, size = base.split("-")
+        if not self.options.get("tuned_bases"):
+            return Model(base, self.folder / base, f"digest of {base}")
+        whole = Model(f"whole-{size}", self.folder / base, f"digest of whole {size}")
+        needs = (self.base(f"pt-{size}") if quality == "it" else whole,)
+        make = partial(write_model, text=base, options=self.options)
+        return Training(base, "base", {"base": base}, needs, make, 100.0)
 
     def expert(self, base: str, category: str) -> Training:
         make = partial(write_model, text=f"{base} {category}", options=self.options)

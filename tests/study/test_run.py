@@ -203,6 +203,16 @@ def test_an_expert_that_cannot_be_trained_blocks_only_what_needs_it(run):
     assert {row["method"] for row in done.document["tables"]["tasks"]} == {"base"}
 
 
+@pytest.mark.parametrize("bases", [["pt-small", "it-small"], ["it-small", "pt-small", "it-large"], ["it-small"]])
+def test_a_base_that_another_is_made_from_is_trained_and_counted_once(run, tmp_path, bases):
+    done = run(study(TINY, {"tuned_bases": True}, bases=bases, limits=False))
+    assert done.progress.failures == ()
+    models = {tally.kind: tally for tally in done.progress.tallies}["models"]
+    sizes = {base.rpartition("-")[2] for base in bases if base.startswith("it")}
+    assert models.cells == models.computed == 3 * len(bases) + 2 * len(sizes)
+    assert len(list((tmp_path / "cache" / "models").iterdir())) == models.cells
+
+
 def test_a_worker_that_is_killed_loses_nothing(run, tmp_path):
     undisturbed = run(study(TINY), "undisturbed", cache="undisturbed")
     lines = []

@@ -90,7 +90,9 @@ def build_grid(study: Study, opened: Opened | None) -> Grid:
         study: what to do.
         opened: what makes models and names tasks; None for a grid that is only looked at, whose nodes have no content.
     """
-    nodes = [node for base in study.bases for node in _BaseGrid(study, opened, base).nodes()]
+    named: dict[str, str] = {}
+    grids = [_BaseGrid(study, opened, base, named) for base in study.bases]
+    nodes = [node for grid in grids for node in grid.nodes()]
     by_id: dict[str, Node] = {}
     for kind in ("models", "limits", "references", "tuning", "merges"):
         mine = [node for node in nodes if node.kind == kind]
@@ -132,11 +134,20 @@ def _tuning_id(base: str, method: Method, count: int, pick: int) -> str:
 
 
 class _BaseGrid:
-    """The nodes of one base."""
+    """The nodes of one base.
 
-    def __init__(self, study: Study, opened: Opened | None, base: Base) -> None:
-        self._study, self._opened, self._base = study, opened, base
+    Args:
+        study: what to do.
+        opened: as `build_grid` has it.
+        base: which.
+        named: ids of models by their keys, of all bases together: one may be what another is made from.
+    """
+
+    def __init__(self, study: Study, opened: Opened | None, base: Base, named: dict[str, str]) -> None:
+        self._study, self._opened, self._base, self._named = study, opened, base, named
         self._protocol = study.protocol
+        if opened is not None:
+            named[_key(opened.workshop.base(base.name))] = self._model_id("base")
         self._models: dict[str, Node] = {}
         self._held_out = [task for category in study.held_out for task in category.tasks]
         self._held_in = [task for category in study.held_in for task in category.tasks]
@@ -176,7 +187,7 @@ class _BaseGrid:
             multitask = None if shop is None else shop.multitask(name, self._study.names)
             self._add("multitask", multitask, self._study.names)
 
-    def _add(self, name: str, source: Training | Model | None, categories: Sequence[str] | None) -> str:
+    def _add(self, name: str, source: Training | Model | None, categories: Sequence[str] | None) -> None:
         """Add a model with all that it needs; models of the study have readable ids, others those of their keys."""
         id_ = self._model_id(name)
         if isinstance(source, Training):
@@ -188,14 +199,16 @@ class _BaseGrid:
         trained = isinstance(source, Training) or (source is None and categories is not None and seconds > 0)
         nbytes = self._base.nbytes if trained else 0
         self._models[id_] = Node(id_, "models", self._base.name, needs, int(trained), seconds, nbytes, source)
-        return id_
+        if source is not None:
+            self._named[_key(source)] = id_
 
     def _need(self, source: Training | Model) -> str:
-        for node in self._models.values():
-            if _key(node.source) == _key(source):
-                return node.id
-        id_ = f"model/{_key(source)}"
-        if isinstance(source, Training):  # a base of another quality, say; shared by all bases that need it
+        """Return the id of a model that another is made from, which becomes a node unless it is one already."""
+        key = _key(source)
+        if key in self._named:
+            return self._named[key]
+        id_ = self._named[key] = f"model/{key}"
+        if isinstance(source, Training):
             needs = tuple(self._need(need) for need in source.needs)
             self._models[id_] = Node(
                 id_, "models", self._base.name, needs, 1, source.seconds, self._base.nbytes, source
@@ -334,7 +347,5 @@ class _BaseGrid:
         return (self._model_id("base"), *(self._model_id(name) for name in pick.experts))
 
 
-def _key(source: Training | Model | None) -> str | None:
-    if source is None:
-        return None
+def _key(source: Training | Model) -> str:
     return source.key if isinstance(source, Training) else source.digest
