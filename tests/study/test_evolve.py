@@ -193,6 +193,11 @@ def test_the_estimate_fetches_and_makes_nothing(monkeypatch):
     ("changes", "sentence"),
     [
         ({"base": "lime"}, r"base: there is no base 'lime'\. Did you mean 'line'\?"),
+        (
+            {"strategies": {"pairs/ta": {"strategy": "pairs"}}},
+            r"'strategies\.pairs/ta': string should match pattern .*, found 'pairs/ta'",
+        ),
+        ({"strategies": {"best": {"strategy": "pairs"}}}, r"strategies\.best: a strategy cannot be called so"),
         ({"strategies": {"pear": None}}, r"strategies\.pear: there is no strategy 'pear'"),
         ({"strategies": {"pairs": {"populaton": 3}}}, r"unknown key 'populaton'.*'population'"),
         ({"strategies": {"pairs": {"method": "karcher"}}}, r"strategies\.pairs: .*karcher takes no weights"),

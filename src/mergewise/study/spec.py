@@ -39,10 +39,12 @@ from mergewise.study.families import load_family
 from mergewise.study.family import Base, Category, Family
 from mergewise.study.protocol import Method, Protocol, Value
 
-__all__ = ["Spec", "Study", "check_fields", "load_spec", "read_mapping", "resolve"]
+__all__ = ["FileName", "Spec", "Study", "check_fields", "load_spec", "read_mapping", "resolve"]
 
 All = Literal["all"]
 Names = list[str]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""What files and folders of results can be called."""
 M = TypeVar("M", bound=BaseModel)
 
 _TAKEN = {"base", "multitask"}
@@ -122,7 +124,7 @@ class FamilyChoice(BaseModel):
 class Spec(_Part):
     """A study as its YAML file says it; the module's docstring shows one."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: FileName
     family: Annotated[FamilyChoice, BeforeValidator(_named)]
     bases: Names | BaseChoice | All = "all"
     experts: ExpertChoice = ExpertChoice()

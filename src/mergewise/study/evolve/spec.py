@@ -32,6 +32,7 @@ from mergewise.study.protocol import Value
 from mergewise.study.spec import (
     ExpertChoice,
     FamilyChoice,
+    FileName,
     Scoring,
     Spec,
     Study,
@@ -102,12 +103,12 @@ def _or_empty(value: Any) -> Any:
 class EvolveSpec(Part):
     """A search as its YAML file says it; the module's docstring shows one."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: FileName
     family: Annotated[FamilyChoice, BeforeValidator(_named)]
     base: str
     experts: ExpertChoice = ExpertChoice()
     tasks: TaskChoice = TaskChoice()
-    strategies: Annotated[dict[str, dict[str, Any]], BeforeValidator(_or_empty), Field(min_length=1)]
+    strategies: Annotated[dict[FileName, dict[str, Any]], BeforeValidator(_or_empty), Field(min_length=1)]
     budget: Annotated[int, Field(ge=2, le=1_000_000)] = 100
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     scoring: Scoring = Scoring()
@@ -171,6 +172,8 @@ def resolve_evolve(spec: EvolveSpec) -> Search:
 def _settings(name: str, content: Mapping[str, Any], experts: int, seed: int) -> Settings:
     """Return a strategy, once the engine's own checks have passed for what it may try."""
     where = f"strategies.{name}"
+    if name == "best":
+        raise StudyError(f"{where}: a strategy cannot be called so, as best.yaml is that of the best one; rename it.")
     kind = str(content.get("strategy", name))
     if kind not in CHOICES:
         raise StudyError(f"{where}: there is no strategy '{kind}'.{did_you_mean(kind, CHOICES)}")
