@@ -74,3 +74,29 @@ def test_a_report_of_nothing_is_refused(run, spec):
     outcome = run("study", "report", spec(), "--cache", "empty")
     assert outcome.code == 1
     assert "expected scores of at least one base" in outcome.err
+
+
+@pytest.mark.parametrize("is_there", ["results.json/", "scores.parquet/", "figures"])
+def test_what_stands_in_the_place_of_results_is_found_before_anything_is_computed(run, spec, is_there):
+    place = Path("out", is_there)
+    place.parent.mkdir()
+    place.mkdir() if is_there.endswith("/") else place.touch()
+    outcome = run("study", "run", spec(), "out", "--cache", "cache", "--jobs", 1)
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"mergewise: {place}: expected a ")
+    assert not Path("cache").exists()
+
+
+def test_a_cache_that_cannot_be_made_or_filled_is_one_sentence(run, spec, monkeypatch):
+    outcome = run("study", "status", spec(), "--cache", "study.yaml/cache")
+    assert outcome.code == 1
+    assert "expected a folder for models, data and cells, or room for one: Not a directory.\n" in outcome.err
+
+    def refused(self, cache, progress):
+        raise PermissionError(13, "Permission denied", "a data set")
+
+    monkeypatch.setattr("study_fakes.FakeFamily.open", refused)
+    outcome = run("study", "run", "study.yaml", "out", "--cache", "cache", "--jobs", 1)
+    assert outcome.code == 1
+    assert outcome.err.startswith("mergewise: tiny: its data cannot be read, or kept in ")
+    assert outcome.err.endswith("Permission denied: 'a data set'.\n")

@@ -1,7 +1,6 @@
 """The first small study: the zoo's real experts, five merge methods, 2, 4 and 8 experts, one table and one report."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergewise.study.errors import StudyError
+from mergewise.study.files import put_text
 from mergewise.study.report import render
 from mergewise.study.results import base_document
 from mergewise.study.run import StudyResult, default_jobs, local_engine, run_study
@@ -84,8 +84,6 @@ def _write(study: Study, done: StudyResult) -> DemoResult:
     }
     out = done.out
     for name, text in texts.items():
-        part = out / f".{name}.{os.getpid()}"
-        part.write_text(text, "utf-8")
-        part.replace(out / name)
+        put_text(out / name, text)
     table = as_text(results["table"])
     return DemoResult(results, table, out / "report.html", out / "results.json", out / "table.csv")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 from mergewise._version import __version__
 from mergewise.cache import cache_folder
 from mergewise.study.code import code_digest, limits_digest
+from mergewise.study.columns import TABLES
 from mergewise.study.engines import Engine, EngineMaker, InProcess, LocalProcesses
 from mergewise.study.errors import StudyError
 from mergewise.study.execute import Execution, Progress, duration, line_of
 from mergewise.study.family import Workshop
+from mergewise.study.files import make_folder, prepare_folder, put, put_text
 from mergewise.study.grid import Known, Opened, build_grid
 from mergewise.study.measured import Measured, measure
 from mergewise.study.spec import Study
@@ -41,6 +44,8 @@ __all__ = [
 ]
 
 Say = Callable[[str], None]
+FILES = ("results.json", "report.html", *(f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")))
+FOLDERS = ("figures",)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def run_study(
     say = progress or _silent
     started = time.monotonic()
     cache = (cache or cache_folder()).absolute()
-    make_folder(out)
+    prepare_folder(out, FILES, FOLDERS)
     execution, site, store = _prepare(study, cache, say)
     prepared = time.monotonic()
     workers: Engine = (engine or local_engine(default_jobs()))(site)
@@ -193,21 +198,9 @@ def study_report(study: Study, out: Path, cache: Path | None = None, progress: S
         )
     document = _document(study, measured, done, code_digest(site.workshop))
     document["run"] = {"cells": [asdict(tally) for tally in done.tallies], **_machine()}
-    make_folder(out)
+    prepare_folder(out, FILES, FOLDERS)
     _write(document, out)
     return write_report(document, out, say)
-
-
-def make_folder(out: Path) -> None:
-    """Make a folder for results, unless it is there.
-
-    Raises:
-        StudyError: it cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"{out}: expected a folder for the results, or room for one: {error.strerror}.") from error
 
 
 def _silent(line: str) -> None:
@@ -218,14 +211,18 @@ def open_workshop(study: Study, cache: Path, say: Say) -> Workshop:
     """Open a study's family with all items that are scored, so that what is missing is found before any training.
 
     Raises:
-        MergewiseError: data cannot be fetched, or are not as the spec says.
+        MergewiseError: data cannot be fetched or kept, or are not as the spec says.
     """
-    workshop = study.family.open(cache, say)
-    for category in study.categories.values():
-        for task in category.tasks:
-            workshop.items(task, "test")
-            if category.held_in:
-                workshop.items(task, "validation")
+    make_folder(cache, "models, data and cells")
+    try:
+        workshop = study.family.open(cache, say)
+        for category in study.categories.values():
+            for task in category.tasks:
+                workshop.items(task, "test")
+                if category.held_in:
+                    workshop.items(task, "validation")
+    except OSError as error:
+        raise StudyError(f"{study.spec.name}: its data cannot be read, or kept in {cache}: {error}.") from error
     return workshop
 
 
@@ -264,16 +261,10 @@ def _document(study: Study, measured: dict[str, Measured], done: Progress, code:
 
 def _write(document: dict[str, Any], out: Path) -> None:
     """Write the files, each complete or not at all."""
-
-    def put(name: str, write: Callable[[Path], object]) -> None:
-        part = out / f".{name}.{os.getpid()}"
-        write(part)
-        part.replace(out / name)
-
-    put("results.json", lambda path: path.write_text(json.dumps(document, indent=1) + "\n", "utf-8"))
+    put_text(out / "results.json", json.dumps(document, indent=1) + "\n")
     for name, table in document["tables"].items():
-        put(f"{name}.csv", lambda path, n=name, t=table: path.write_text(csv_of(n, t), "utf-8"))  # type: ignore[misc]
-        put(f"{name}.parquet", lambda path, n=name, t=table: write_parquet(n, t, path))  # type: ignore[misc]
+        put_text(out / f"{name}.csv", csv_of(name, table))
+        put(out / f"{name}.parquet", partial(write_parquet, name, table))
 
 
 def _machine() -> dict[str, Any]:

@@ -6,9 +6,9 @@ missing, and draws it as missing.
 
 import csv
 import io
-import os
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from markupsafe import Markup
 from mergewise.study.asked import parameter_text
 from mergewise.study.chart import Figure
 from mergewise.study.figures import PALETTE
+from mergewise.study.files import make_folder, put, put_text
 from mergewise.study.forecast_figures import forecast_figures
 from mergewise.study.page_tables import cost_tables, rests_on, score_tables, wins
 from mergewise.study.paper_figures import PAPER_FIGURES, QUALITIES, SIDES, Grid, grid_of, paper_figures, shown_first
@@ -79,15 +80,16 @@ def write_report(document: Record, out: Path, progress: Callable[[str], None] | 
         The page.
     """
     folder = out / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "the figures")
     lacks = _png_lacks()
     if lacks and progress:
         progress(f"the figures are written as SVG only, not as PNG: {lacks}")
     for path in write_figures(document, folder):
         if not lacks:
-            _put(path.with_suffix(".png"), _png(path.read_text("utf-8")))
+            png = _png(path.read_text("utf-8"))
+            put(path.with_suffix(".png"), partial(Path.write_bytes, data=png))
     page = out / "report.html"
-    _put(page, render_study(document).encode())
+    put_text(page, render_study(document))
     return page
 
 
@@ -103,7 +105,7 @@ def write_figures(document: Record, folder: Path) -> list[Path]:
     written = []
     for number, figure in enumerate(study_figures(grid), 1):
         path = folder / f"{number}-{figure.name}.svg"
-        _put(path, figure_svg(figure, shown, number, _note(figure, grid, shown)).encode())
+        put_text(path, figure_svg(figure, shown, number, _note(figure, grid, shown)))
         written.append(path)
     return written
 
@@ -286,12 +288,6 @@ def _signed(row: Record, name: str) -> str:
         return "–"
     ends = f"{row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]"
     return ends.replace("-", "−")
-
-
-def _put(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def _png(drawing: str) -> bytes:

@@ -3,8 +3,7 @@
 import csv
 import io
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from mergewise.study.cells import Scores
 from mergewise.study.chart import Figure, Panel, Point, Series, axis
 from mergewise.study.evolve.candidates import Candidate
 from mergewise.study.evolve.spec import Search
+from mergewise.study.files import put_text
 from mergewise.study.intervals import interval_columns
 from mergewise.study.measured import Draw, Measured
 from mergewise.study.summary import Outcomes, Resamples, Row
 from mergewise.study.svg import figure_svg
 
-__all__ = ["Evaluation", "EvolveResult", "Found", "convergence", "summed_up", "write"]
+__all__ = ["Evaluation", "EvolveResult", "Found", "convergence", "files_of", "summed_up", "write"]
 
 TICKS = 12  # along the evaluations of the chart
 COLUMNS = ("strategy", "evaluation", "generation", "candidate", "method", "experts", "parents", "parameters", "fitness",
@@ -161,19 +161,22 @@ def convergence(document: Mapping[str, Any]) -> Figure:
     )  # fmt: skip
 
 
+def files_of(strategies: Iterable[str]) -> list[str]:
+    """Return the names of the files of a search."""
+    return ["results.json", "history.csv", "convergence.svg", "best.yaml", *(f"{name}.yaml" for name in strategies)]
+
+
 def write(document: Mapping[str, Any], found: Mapping[str, Found], recipes: Mapping[str, str], out: Path) -> None:
     """Write the files of a search, each complete or not at all."""
-    files = {
-        "results.json": json.dumps(document, indent=1) + "\n",
-        "history.csv": _csv(document),
-        "convergence.svg": figure_svg(convergence(document), {}, 1, "Validation items; test scores are apart."),
-        "best.yaml": recipes[document["best"]],
-        **{f"{name}.yaml": recipes[name] for name in found},
-    }
-    for name, text in files.items():
-        part = out / f".{name}.{os.getpid()}"
-        part.write_text(text, "utf-8")
-        part.replace(out / name)
+    texts = [
+        json.dumps(document, indent=1) + "\n",
+        _csv(document),
+        figure_svg(convergence(document), {}, 1, "Validation items; test scores are apart."),
+        recipes[document["best"]],
+        *(recipes[name] for name in found),
+    ]
+    for name, text in zip(files_of(found), texts, strict=True):
+        put_text(out / name, text)
 
 
 def _csv(document: Mapping[str, Any]) -> str:

@@ -17,14 +17,15 @@ from mergewise.study.code import code_digest, limits_digest
 from mergewise.study.engines import Engine, EngineMaker
 from mergewise.study.errors import StudyError
 from mergewise.study.evolve.candidates import Candidate, Nursery
-from mergewise.study.evolve.results import Evaluation, EvolveResult, Found, summed_up, write
+from mergewise.study.evolve.results import Evaluation, EvolveResult, Found, files_of, summed_up, write
 from mergewise.study.evolve.spec import Search
 from mergewise.study.evolve.strategies import CmaSettings, PairSettings, Settings, proposals
 from mergewise.study.execute import Execution, line_of
 from mergewise.study.family import Workshop
+from mergewise.study.files import prepare_folder
 from mergewise.study.grid import SPEED, Grid, Known, Opened, build_grid
 from mergewise.study.measured import Measured
-from mergewise.study.run import default_jobs, local_engine, make_folder, open_workshop
+from mergewise.study.run import default_jobs, local_engine, open_workshop
 from mergewise.study.store import CellStore
 from mergewise.study.tuning import validation_score
 from mergewise.study.work import Site, SweepWork
@@ -102,7 +103,7 @@ def run_evolve(
     """
     say = progress or _silent
     cache = (cache or cache_folder()).absolute()
-    make_folder(out)
+    prepare_folder(out, files_of(search.strategies))
     workshop = open_workshop(search.study, cache, say)
     code = code_digest(workshop)
     site = Site(workshop, cache / "cells", cache)
