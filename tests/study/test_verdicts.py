@@ -7,6 +7,7 @@ import pytest
 from study_fakes import study
 
 from mergewise.study.asked import Basis
+from mergewise.study.lacking import lacking
 from mergewise.study.measured import Measured
 from mergewise.study.store import Failure
 from mergewise.study.summary import Row, Score
@@ -109,6 +110,19 @@ def test_further_methods_are_held_against_the_best_of_the_papers():
 def test_the_gain_over_the_best_expert_is_judged():
     assert found(rows(gain=0.1))["7"].verdict == HOLDS
     assert found(rows(gain=-0.1))["7"].verdict == DOES_NOT_HOLD
+
+
+@pytest.mark.parametrize("base", ["small", "organisation/small"])
+@pytest.mark.parametrize("method", ["ties", "mine/ties"])
+def test_cells_that_failed_are_told_whatever_bases_and_methods_are_called(base, method):
+    def reason(*failed):
+        failures = [Failure("key", name, "broken") for name in failed]
+        return lacking([(base, method, 2), (base, method, 4)], [(base, method, 4)], {method: "TIES"}, failures)
+
+    assert reason() == f"Cells of TIES are missing at {base} with 2 (not computed yet)."
+    assert "(2 failed)" in reason(f"merge/{base}/{method}/2/0", f"tuning/{base}/{method}/2/1", f"test/{base}/spam")
+    assert "(1 failed of the models and references that they need)" in reason(f"model/{base}/spam")
+    assert "(not computed yet)" in reason(f"merge/{base}/{method}/4/0", f"merge/{base}/other/2/0", "model/other/spam")
 
 
 def test_what_a_study_does_not_compare_is_left_open():

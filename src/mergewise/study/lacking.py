@@ -1,6 +1,5 @@
 """Why scores are not there, in words: which merges a question needed, and what became of their cells."""
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from mergewise.study.store import Failure
@@ -37,19 +36,13 @@ def lacking(
 
 def _reason(gaps: Sequence[Place], failures: Sequence[Failure]) -> str:
     """Say how many cells of the missing scores failed or, if none did, how many of what they need."""
-    places = {(base, method, str(count)) for base, method, count in gaps}
-    bases = {base for base, _, _ in gaps}
-    found: Counter[str] = Counter()
-    for failure in failures:
-        kind, *rest = failure.name.split("/")
-        if kind in ("tuning", "merge") and tuple(rest[:3]) in places:
-            found["failed"] += 1
-        elif kind in ("model", "validation", "test") and rest and rest[0] in bases:
-            found["blocked"] += 1
-    if found["failed"]:
-        return f"{found['failed']} failed"
-    if found["blocked"]:
-        return f"{found['blocked']} failed of the models and references that they need"
+    own = tuple(f"{kind}/{base}/{method}/{count}/" for base, method, count in gaps for kind in ("tuning", "merge"))
+    needed = tuple(f"{kind}/{base}/" for base, _, _ in gaps for kind in ("model", "validation", "test"))
+    names = [failure.name for failure in failures]  # of bases and methods, too, they may have slashes
+    if failed := sum(name.startswith(own) for name in names):
+        return f"{failed} failed"
+    if blocked := sum(name.startswith(needed) for name in names):
+        return f"{blocked} failed of the models and references that they need"
     return "not computed yet"
 
 
