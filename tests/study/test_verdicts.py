@@ -156,6 +156,18 @@ def test_verdicts_say_what_they_rest_on():
     assert whole["6a"] == Basis(bases, ("rht", *paper), (2, 4, 8), 180, 180)
 
 
+def test_a_kind_of_base_with_one_size_is_not_missed_where_sizes_are_compared():
+    of = study(bases=["pt-small", "pt-large", "it-large"])
+    whole = found(rows(of=of), of)
+    for question, counts in (("2", (2, 4, 8)), ("4", (2, 8))):
+        merges = 2 * 4 * 3 * len(counts)  # bases, methods, draws
+        methods = whole["2"].basis.methods
+        assert whole[question].basis == Basis(("pt-small", "pt-large"), methods, counts, merges, merges)
+        lacks = found({key: row for key, row in rows(of=of).items() if key[0] == "pt-large"}, of)[question].evidence
+        assert "pt-small" in lacks
+        assert "it-large" not in lacks
+
+
 def test_a_base_that_lacks_a_merge_does_not_count_and_is_not_named():
     without = {key: row for key, row in rows().items() if key != ("it-small", "ties", 4)}
     partial = found(without)

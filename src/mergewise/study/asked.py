@@ -51,6 +51,7 @@ class Asked:
         paper: the paper's methods as far as the study has them; all of its methods if it has none of these.
         further: the other methods.
         strong: instruction-tuned bases; empty if the study has none.
+        sized: bases of those kinds that the study has in at least two sizes.
     """
 
     def __init__(self, study: Study, rows: Rows, failures: Sequence[Failure]) -> None:
@@ -67,6 +68,8 @@ class Asked:
         self.bases = study.bases
         self.qualities = list(dict.fromkeys(base.quality for base in study.bases))
         self.strong = [base for base in study.bases if base.quality == "it"]
+        several = [quality for quality in self.qualities if len({base.size for base in self.by_size(quality)}) > 1]
+        self.sized = [base for base in study.bases if base.quality in several]
 
     def of(self, base: Base, methods: Iterable[str], counts: Iterable[int]) -> list[Row] | None:
         """Return the rows of a base, or None if one is missing."""
@@ -117,10 +120,6 @@ class Asked:
             for count in counts or self.counts
         ]
         return lacking(wanted, self.rows.keys(), self.labels, self.failures) or takes
-
-    def several_sizes(self) -> bool:
-        """Say whether there are bases of one kind in two sizes."""
-        return any(len({base.size for base in self.by_size(quality)}) > 1 for quality in self.qualities)
 
     def by_size(self, quality: str) -> list[Base]:
         """Return the bases of a quality, the smallest first."""

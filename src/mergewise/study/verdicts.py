@@ -115,10 +115,10 @@ def _larger(asked: Asked) -> Verdict:
         if len({base.parameters for base in known}) > 1:
             changes[quality] = _change_by_line([base.parameters for base in known], list(known.values()))
             used += known
-    basis = asked.basis(used, asked.bases if asked.several_sizes() else (), asked.paper, asked.counts)
+    basis = asked.basis(used, asked.sized, asked.paper, asked.counts)
     if not changes:
         takes = "It takes bases of one kind in at least two sizes."
-        return _nothing("2", claim, measure, asked.lacks(takes, asked.several_sizes()), basis)
+        return _nothing("2", claim, measure, asked.lacks(takes, bool(asked.sized), asked.sized), basis)
     effect = mean(list(changes.values()))
     each = ", ".join(f"{_signed(one)} for {quality}" for quality, one in changes.items())
     sizes = [base.parameters for base in used]
@@ -192,7 +192,7 @@ def _more_experts(asked: Asked) -> Verdict:
     claim = "Larger models can merge more experts."
     measure = "loss of normalised held-in from fewest to most experts, smallest size minus largest"
     ends = (asked.counts[0], asked.counts[-1])
-    possible = ends[0] < ends[1] and asked.several_sizes()
+    possible = ends[0] < ends[1] and bool(asked.sized)
     effects: list[Floats] = []
     losses: dict[Base, Floats] = {}
     for quality in asked.qualities if possible else ():
@@ -205,10 +205,10 @@ def _more_experts(asked: Asked) -> Verdict:
             least, *_, largest = found.values()
             effects.append(least - largest)
             losses |= found
-    basis = asked.basis(losses, asked.bases if possible else (), asked.paper, ends)
+    basis = asked.basis(losses, asked.sized if possible else (), asked.paper, ends)
     if not effects:
         takes = "It takes bases of one kind in two sizes and two numbers of experts."
-        return _nothing("4", claim, measure, asked.lacks(takes, possible, counts=ends), basis)
+        return _nothing("4", claim, measure, asked.lacks(takes, possible, asked.sized, counts=ends), basis)
     effect = mean(effects)
     parts = ", ".join(f"{_signed(loss)} at {base.name}" for base, loss in losses.items())
     evidence = f"From {ends[0]} to {ends[1]} experts the loss is {parts}; the difference is {_signed(effect)}."
