@@ -94,6 +94,11 @@ def test_the_share_above_counts_equal_ones_half():
     assert outcomes().base_row("base", [("a", "b")]).held_in.beats_base == 0.5
 
 
+def test_the_share_above_leaves_out_resamples_without_a_value():
+    assert share_above(np.array([9.0, 1.0, np.nan, -1.0, np.nan, 1.0, 1.0])) == pytest.approx(3 / 4)
+    assert share_above(np.array([9.0, np.nan, np.nan])) == 1.0
+
+
 def test_rows_are_paired():
     one, other = (outcomes().row(name, two_draws()) for name in ("ties", "rht"))
     assert (one.held_in.normalised == other.held_in.normalised).all()

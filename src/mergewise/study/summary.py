@@ -69,8 +69,13 @@ class Row:
 
 
 def share_above(difference: Floats) -> float:
-    """Return the share of resamples in which a difference is above zero; zeros count half."""
-    resamples = difference[1:]
+    """Return the share of resamples in which a difference is above zero; zeros count half.
+
+    As in `interval`, resamples without a value are left out; where all are, the estimate alone tells.
+    """
+    resamples = difference[1:][np.isfinite(difference[1:])]
+    if not len(resamples):
+        resamples = difference[:1]
     return float(np.mean(resamples > 0) + 0.5 * np.mean(resamples == 0))
 
 
