@@ -29,6 +29,14 @@ def test_a_value_at_the_edge_of_its_grid_is_told(scores):
     assert choose(METHOD, 4, trials(*scores)).at_edge == ("density",)
 
 
+@pytest.mark.parametrize("values", [("l1", "expected", "none"), (0.1, 0.2, "none")])
+def test_words_have_no_edge(values):
+    method = Method("dare_ties", "DARE-TIES", {}, {"rescale": values})
+    for chosen in values:
+        tried = [Trial(one, float(one["rescale"] == chosen)) for one in method.settings(0)]
+        assert choose(method, 2, tried).at_edge == ()
+
+
 def test_the_validation_score_is_the_mean_over_draws():
     category = {"a": "a", "b": "b", "c": "c"}
     draws = [{"a": 0.4, "b": 0.8}, {"b": 0.4, "c": 0.2}]

@@ -31,7 +31,7 @@ class Method:
     name: str
     label: str
     fixed: Mapping[str, Value] = field(default_factory=dict)
-    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    grid: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     seeded: bool = False
     method: str = ""
 

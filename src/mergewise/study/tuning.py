@@ -27,7 +27,7 @@ class Tuned:
     Attributes:
         parameters: the chosen setting, complete.
         trials: in the order of the grid; a single one without a score where there was nothing to tune.
-        at_edge: parameters of more than two tried values whose chosen one is the smallest or largest: the best may lie
+        at_edge: parameters of more than two tried numbers whose chosen one is the smallest or largest: the best may lie
             beyond.
     """
 
@@ -62,8 +62,12 @@ def choose(method: Method, count: int, trials: Sequence[Trial]) -> Tuned:
     """Choose the setting with the highest score; among equals the first in the grid."""
     best = max(trials, key=lambda trial: trial.score)
     at_edge = tuple(
-        name
-        for name, values in method.grid.items()
-        if len(values) > 2 and best.parameters[name] in {min(values), max(values)}
+        name for name, values in method.grid.items() if len(values) > 2 and best.parameters[name] in _ends(values)
     )
     return Tuned(method.name, count, best.parameters, tuple(trials), at_edge)
+
+
+def _ends(values: Sequence[Value]) -> set[Value]:
+    """Return the smallest and the largest of tried numbers; choices among words have no ends."""
+    numbers = [value for value in values if not isinstance(value, str)]
+    return {min(numbers), max(numbers)} if len(numbers) == len(values) else set()
