@@ -152,7 +152,7 @@ def test_a_cell_whose_scores_were_changed_is_noticed(run, tmp_path):
     first = run(study(TINY))
     for path in (tmp_path / "cache" / "cells").glob("??/*.json"):
         cell = json.loads(path.read_text())
-        if len(cell.get("experts", ())) == 3:
+        if len(cell.get("experts", ())) == 3 and "scores" in cell:  # limits have experts too
             break
     task = next(iter(cell["scores"]))
     cell["scores"][task] = "1" * len(cell["scores"][task])
