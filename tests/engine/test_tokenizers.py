@@ -150,9 +150,31 @@ class TestEncoderAndDecoder:
         for name in self.COPIES[1:]:
             assert by_token(models / "out", name) == {"a": 100, "b": 101, "c": 200}
 
+    @pytest.mark.parametrize("name", ["vocab_projector.bias", "lm_head.bias", "cls.predictions.bias", "of.words.bias"])
+    def test_a_bias_with_a_number_per_token_follows_the_tokens(self, models, name):
+        self.save(models / "A", 1, "abc", **{name: rows(1, 3)[:, 0], "norm.bias": rows(1, 4)[0]})
+        self.save(models / "B", 2, "cdb", **{name: rows(2, 3)[:, 0], "norm.bias": rows(2, 4)[0]})
+        merge(models="AB", tokenizer={"source": "union", "pad_to_multiple_of": 6})
+        found = support.load_model(models / "out")
+        assert list(ids(models / "out")) == ["a", "b", "c", "d"]
+        padding = mean(mean(100, 101, 102, 201), mean(100, 202, 200, 201))
+        assert found[name].tolist() == [100, mean(101, 202), mean(102, 200), 201, padding, padding]
+        assert found["norm.bias"].tolist() == [150] * 4
+
+    def test_a_bias_as_long_as_the_layers_are_wide_is_none_of_tokens(self, models):
+        for number, words in enumerate(("abcd", "dcba"), 1):
+            self.save(models / "AB"[number - 1], number, words, **{"norm.bias": rows(number, 4)[:, 0]})
+        merge(models="AB")
+        assert support.load_model(models / "out")["norm.bias"].tolist() == [150, 151, 152, 153]
+
     @pytest.mark.parametrize(
         ("name", "shape"),
-        [("lm_head.weight", (4, 4)), ("decoder.embed_tokens.weight", (2, 4)), ("final_logits_bias", (1, 3))],
+        [
+            ("lm_head.weight", (4, 4)),
+            ("vocab_projector.weight", (4, 4)),
+            ("decoder.embed_tokens.weight", (2, 4)),
+            ("final_logits_bias", (1, 3)),
+        ],
     )
     def test_a_tensor_that_would_keep_to_the_old_tokens_is_refused(self, models, name, shape):
         odd = {name: np.zeros(shape, np.float32)}

@@ -29,8 +29,8 @@ from mergewise.tokenizer import (
 
 __all__ = ["SmallFiles", "gathered", "tokenizer_files", "tokenizer_models"]
 
-_HEAD_BIAS = re.compile(r"(^|\.)(lm_head|embed_out|output|predictions|decoder)\.bias$")
-_OTHER_HEAD = re.compile(r"(^|\.)predictions\.decoder\.weight$")
+_HEAD_BIAS = re.compile(r"(^|\.)((generator_)?lm_head|embed_out|output|predictions|decoder|vocab_projector)\.bias$")
+_OTHER_HEAD = re.compile(r"(^|\.)((predictions|lm_head)\.decoder|generator_lm_head|vocab_projector)\.weight$")
 _OF_TOKENS = re.compile(r"embed_tokens|(^|\.)final_logits_bias$")
 _KINDS = ("union", "base")
 _GENERATION_NAME = "generation_config.json"
@@ -198,7 +198,8 @@ def _vocabulary(
 def _tables(source: Source) -> dict[str, str]:
     """Return what each tensor is that has a row per token: an embedding, a head or its bias; the main embedding first.
 
-    Models of an encoder and a decoder may store the embedding that these share several times.
+    Models of an encoder and a decoder may store the embedding that these share several times. A bias of an unknown name
+    is told by its length, unless something in the layers is as long.
     """
     outside = {name: info for name, info in source.tensors.items() if layer_of(name) is None and info.shape}
     embeddings = sorted(filter(is_embedding, outside), key=lambda name: (not name.endswith("shared.weight"), name))
@@ -207,7 +208,8 @@ def _tables(source: Source) -> dict[str, str]:
             f"{source.location}: expected an embedding of tokens by a known name, such as 'embed_tokens.weight' or "
             "'wte.weight', found none; merge without a 'tokenizer' in the recipe."
         )
-    rows = outside[embeddings[0]].shape[0]
+    rows, *widths = outside[embeddings[0]].shape
+    widths += [size for name, info in source.tensors.items() if name not in outside for size in info.shape]
     found = {}
     for name in [*embeddings, *sorted(outside.keys() - set(embeddings))]:
         if outside[name].shape[0] == rows:
@@ -215,7 +217,7 @@ def _tables(source: Source) -> dict[str, str]:
                 found[name] = "embedding"
             elif is_head(name) or _OTHER_HEAD.search(name):
                 found[name] = "head"
-            elif _HEAD_BIAS.search(name):
+            elif _HEAD_BIAS.search(name) or (name.endswith("bias") and rows not in widths):
                 found[name] = "bias"
     return found
 
@@ -227,7 +229,7 @@ def _check_rows(source: Source, table: Mapping[str, str], number: int, rows: Row
     if len(rows.row) == count and (rows.model == number).all() and (rows.row == np.arange(count)).all():
         return
     for name, info in sorted(source.tensors.items()):
-        of_tokens = is_embedding(name) or is_head(name) or _OF_TOKENS.search(name)
+        of_tokens = is_embedding(name) or is_head(name) or _OTHER_HEAD.search(name) or _OF_TOKENS.search(name)
         if of_tokens and name not in table and layer_of(name) is None and len(info.shape) > 1:
             raise CheckpointError(
                 f"{source.location}: expected {count} rows in '{name}', one per token as in '{embedding}', found "
