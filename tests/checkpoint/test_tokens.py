@@ -3,7 +3,7 @@
 import pytest
 
 from mergewise.checkpoint.header import TensorInfo
-from mergewise.checkpoint.tokens import tied_head, with_tensors
+from mergewise.checkpoint.tokens import tied_head, with_tensors, with_vocabulary
 
 
 def info(name):
@@ -53,3 +53,19 @@ def test_an_adapter_that_brings_a_head_unties_it_wherever_the_tie_is_said(config
     changed = with_tensors(config, {embedding.name: embedding}, {}, ["lm_head.weight"])
     assert changed["tie_word_embeddings"] is False
     assert changed.get("text_config", {}).get("tie_word_embeddings") in (None, False)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"vocab_size": 3}, {"vocab_size": 8}),
+        ({"n_vocab": 3}, {"n_vocab": 3}),
+        ({"text_config": {"vocab_size": 3}}, {"text_config": {"vocab_size": 8}}),
+        ({"text_config": {}}, {"text_config": {"vocab_size": 8}}),
+        ({"vocab_size": 3, "text_config": {}}, {"vocab_size": 8, "text_config": {"vocab_size": 8}}),
+        ({"thinker_config": {"text_config": {}}}, {"thinker_config": {"text_config": {"vocab_size": 8}}}),
+    ],
+    ids=str,
+)
+def test_the_number_of_rows_is_said_where_a_language_model_has_it_also_by_default(config, expected):
+    assert with_vocabulary(config, 8) == expected

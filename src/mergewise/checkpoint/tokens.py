@@ -60,9 +60,14 @@ def untied(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Return a configuration with another number of embedding rows."""
+    """Return a configuration with another number of embedding rows.
+
+    That of a language model that is part of another has it also where it says nothing, as transformers leaves out what
+    its class has by default.
+    """
     for holder in _holders(config):
-        if "vocab_size" in holder:
+        innermost_part = holder is not config and len(_holders(holder)) == 1
+        if "vocab_size" in holder or innermost_part:
             holder["vocab_size"] = rows
     return config
 
@@ -92,5 +97,6 @@ def with_tensors(
 
 
 def _holders(config: Mapping[str, Any]) -> list[Any]:
-    """Return a configuration, and what it holds for its language model."""
-    return [config, *(config[key] for key in NESTED if isinstance(config.get(key), dict))]
+    """Return a configuration, and what it holds for its language model, at any depth."""
+    nested = [config[key] for key in NESTED if isinstance(config.get(key), dict)]
+    return [config, *(holder for one in nested for holder in _holders(one))]
