@@ -101,6 +101,27 @@ def test_a_head_that_a_base_ties_is_its_embedding_where_an_expert_has_one_of_its
     assert "The result has a head of its own" in remarks
 
 
+@pytest.mark.parametrize("method", ["linear", "karcher", "average"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_names_dtype_and_small_files_are_those_of_the_base_wherever_it_stands(tmp_path, method, listed):
+    tied = {k: v.astype(np.float16) for k, v in BASE.items() if k != "lm_head.weight"}
+    base = save_model(tmp_path / "base", tied, config={"tie_word_embeddings": True, "of": "base"})
+    other = {f"bert.{k}" if k != "lm_head.weight" else k: v for k, v in EXPERT.items()}
+    expert = save_model(tmp_path / "e", other, config={"tie_word_embeddings": False, "of": "e"})
+    for folder in (base, expert):
+        (folder / "tokenizer_config.json").write_text(folder.name)
+    weight = {"weight": 1} if method == "linear" else {}
+    recipe = mw.Recipe(method=method, base=base, experts=[expert, *[base] * listed], parameters=weight)
+    mw.merge(recipe, tmp_path / "out")
+    of_base = method != "average" or listed  # which takes no part in an average otherwise
+    merged = load_model(tmp_path / "out")
+    assert merged.keys() == (BASE if of_base else other).keys()
+    assert {array.dtype.name for array in merged.values()} == {"float16" if of_base else "float32"}
+    name = "base" if of_base else "e"
+    assert (tmp_path / "out" / "tokenizer_config.json").read_text() == name
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"tie_word_embeddings": False, "of": name}
+
+
 @pytest.mark.parametrize("method", ["linear", "slerp", "ties"])
 def test_models_with_and_without_a_tied_head_merge_alike_in_either_order(tmp_path, method):
     tied = {k: v for k, v in BASE.items() if k != "lm_head.weight"}

@@ -1,6 +1,6 @@
 """Bringing checkpoints of one model to the same tensors, by stated policies: prefixes, ties, missing and extra tensors.
 
-The first source is the reference: its tensors are those of the result. Everything that is done is reported.
+One source is the reference: its tensors are those of the result. Everything that is done is reported.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,12 +24,13 @@ __all__ = ["Places", "align", "align_slice", "remarks_on", "renamed", "showing_h
 Places = dict[str, tuple[Source, TensorInfo]]
 
 
-def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list[str]]:
-    """Give every source the tensors of the first.
+def align(sources: Sequence[Source], recipe: Recipe, chosen: int) -> tuple[list[Source], list[str]]:
+    """Give every source the tensors of one of them.
 
     Args:
         sources: The base first, if the method works in delta space; then the models.
         recipe: Its ``missing_tensors`` and ``extra_tensors`` say what to do where no rule finds a tensor's place.
+        chosen: Which of them.
 
     Returns:
         The sources as they are to be read, and remarks on what was done.
@@ -37,13 +38,16 @@ def align(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list
     Raises:
         CheckpointError: A tensor is missing, extra or of another shape, and the recipe does not say what to do.
     """
-    first = sources[0]
+    reference = sources[chosen]
     remarks = remarks_on(sources)
-    if isinstance(first, GgufCheckpoint) and not (first.folder / "tokenizer.json").is_file():
-        remarks.append(f"The result has no tokenizer, since {first.location} has it only in its GGUF form.")
-    reference = showing_head(first, sources[1:], remarks)
-    aligned: list[Source] = [reference]
-    for source in sources[1:]:
+    if isinstance(reference, GgufCheckpoint) and not (reference.folder / "tokenizer.json").is_file():
+        remarks.append(f"The result has no tokenizer, since {reference.location} has it only in its GGUF form.")
+    reference = showing_head(reference, [*sources[:chosen], *sources[chosen + 1 :]], remarks)
+    aligned: list[Source] = []
+    for number, source in enumerate(sources):
+        if number == chosen:
+            aligned.append(reference)
+            continue
         places: Places = {name: (source, info) for name, info in source.tensors.items()}
         if places.keys() != reference.tensors.keys():
             places = _without_prefix(places, source, reference, remarks)
@@ -83,11 +87,10 @@ def showing_head(reference: Source, others: Iterable[Source], remarks: list[str]
     return AlignedCheckpoint(reference, places | {head: places[embedding]}, untied(config))
 
 
-def with_own_head(sources: Sequence[Source], remarks: list[str]) -> Source:
-    """Return the first source; untied if its head, a copy of its embedding, is merged with one that is none."""
-    reference = sources[0]
+def with_own_head(reference: Source, others: Iterable[Source], remarks: list[str]) -> Source:
+    """Return the reference; untied if its head, a copy of its embedding, is merged with one that is none."""
     config = reference.config()
-    if not ties_head(config) or not any(map(_has_own_head, sources[1:])):
+    if not ties_head(config) or not any(map(_has_own_head, others)):
         return reference
     remarks.append(UNTIED)
     places = {name: (reference, info) for name, info in reference.tensors.items()}

@@ -79,6 +79,7 @@ class Plan:
         adapter: What is written, if the result is an adapter; the jobs are then those of core space.
         revisions: The commit that stood for each reference to the Hub, by reference.
         notes: How the recipe came about, a sentence each; among the remarks too, and recorded with the result.
+        template_number: Which of the sources the template is: a base that is merged need not come first.
     """
 
     recipe: Recipe
@@ -90,11 +91,12 @@ class Plan:
     adapter: AdapterMerge | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    template_number: int = 0
 
     @property
     def template(self) -> Source:
-        """The checkpoint whose configuration and tokenizer the result takes."""
-        return self.sources[0]
+        """The checkpoint whose configuration and tokenizer the result takes: the base, or else the first model."""
+        return self.sources[self.template_number]
 
     @property
     def parameters(self) -> int:

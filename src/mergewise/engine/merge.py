@@ -309,5 +309,5 @@ def _folder(planned: Plan, out: str | os.PathLike[str], shard_bytes: int, work: 
 
 def _disagreement(name: str, planned: Plan) -> str:
     return (
-        f"'{name}' holds integers or booleans that differ between the models; taken from {planned.template.location}."
+        f"'{name}' holds integers or booleans that differ between the models; taken from {planned.sources[0].location}."
     )

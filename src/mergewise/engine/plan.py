@@ -157,10 +157,13 @@ def build_plan(recipe: Recipe, sources: Sequence[Source], statistics: Sequence[S
         remarks.append(f"The base '{recipe.base}' is merged too, as the last of the models.")
     twice = [name for name, count in Counter(expert.model for expert in recipe.merged).items() if count > 1]
     remarks += [f"'{name}' is listed more than once, and counts as often." for name in twice]
-    aligned, done = align(sources, recipe)
+    names = _source_names(recipe)
+    template = names.index(recipe.base) if recipe.base in names else 0
+    aligned, done = align(sources, recipe, template)
     measured = entries_of(aligned, statistics, done)
-    first = with_own_head(aligned, done)
-    return _plan(recipe, [first, *aligned[1:]], None, (*remarks, *done), measured)
+    others = [*aligned[:template], *aligned[template + 1 :]]
+    aligned[template] = with_own_head(aligned[template], others, done)
+    return _plan(recipe, aligned, None, (*remarks, *done), measured, template)
 
 
 def _plan(
@@ -169,20 +172,21 @@ def _plan(
     members: Mapping[str, Member] | None,
     remarks: tuple[str, ...],
     measured: Entries = NO_ENTRIES,
+    template: int = 0,
 ) -> Plan:
     _check_dtypes(sources)
-    sources[0].config()  # a damaged configuration is better known now than after the merge
+    sources[template].config()  # a damaged configuration is better known now than after the merge
     members = members or _whole_members(recipe, sources[0])
     depths = LayerPositions(sources[0].tensors)
     names = sorted(sources[0].tensors, key=str.encode)
-    jobs = [_job(recipe, sources, name, members[name], measured, depths(name)) for name in names]
+    jobs = [_job(recipe, sources, name, members[name], measured, depths(name), sources[template]) for name in names]
     _check_model_scope(jobs)
     told = {own for name, member in members.items() for own in (name, *member.names)}
     remarks = (*remarks, *unmatched_filters(recipe, told))
     copied = sum(job.program is None for job in jobs)
     if copied:
         remarks = (*remarks, f"{copied} integer or boolean tensors are copied from {sources[0].location}.")
-    return Plan(recipe, (*sources, *measured.views), tuple(jobs), remarks, members)
+    return Plan(recipe, (*sources, *measured.views), tuple(jobs), remarks, members, template_number=template)
 
 
 def _whole_members(recipe: Recipe, reference: Source) -> dict[str, Member]:
@@ -221,7 +225,13 @@ def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
 
 
 def _job(
-    recipe: Recipe, sources: Sequence[Source], name: str, member: Member, measured: Entries, depth: float
+    recipe: Recipe,
+    sources: Sequence[Source],
+    name: str,
+    member: Member,
+    measured: Entries,
+    depth: float,
+    template: Source,
 ) -> TensorJob:
     """Return the job of a tensor; its depth is its place among the layers of the result, from 0 to 1."""
     inputs = [source.tensors[name] for source in sources if name in source.tensors]
@@ -245,7 +255,7 @@ def _job(
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
     if isinstance(program, ElementwiseProgram | GeometricProgram | WholeProgram):
         program = replace(program, delta=method.merges_deltas(member.section.base))
-    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else _own_dtype(sources[0], name)
+    dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else _own_dtype(template, name)
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8
     return TensorJob(name, tuple(inputs), program, OutputTensor(name, dtype, first.shape, nbytes))
 

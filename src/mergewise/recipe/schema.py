@@ -51,7 +51,7 @@ class Recipe(BaseModel):
             list of ``{filter, value}``.
         dtype: Storage dtype of the result, if ``out_dtype`` does not say otherwise; ``None`` keeps each tensor's own.
         out_dtype: Storage dtype of the result.
-        tokenizer: Which tokens the result has; ``None`` for those of its first model, which all must share.
+        tokenizer: Which tokens the result has; ``None`` for those of its base or first model, which all share.
         chat_template: ``auto`` (what most models have), the name of a well-known format, or Jinja text.
         missing_tensors: What to do with a tensor of the base that an expert lacks: refuse the merge, or count it as
             unchanged.
