@@ -59,6 +59,19 @@ def test_select_takes_the_first_k_of_the_order_and_gives_the_bytes_of_their_reci
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("method", ["linear", "average"])
+def test_a_base_that_is_averaged_too_stays_beside_those_that_are_chosen(four, run, method):
+    own = {"parameters": {"weight": 0.2}} if method == "linear" else {}
+    models = [*FOUR[:2], {"model": "base"} | own] if own else ["e1", "e2", "base"]
+    four.recipe(models=models, merge_method=method, parameters=None)
+    assert run("merge", "recipe.yaml", "plain").code == 0
+    assert run("merge", "recipe.yaml", "out", "--select", "2").code == 0
+    assert recorded(four).recipe["models"][0] == {"model": "base"} | own
+    plain, out = (support.load_model(four.folder / name) for name in ("plain", "out"))
+    for name, array in plain.items():
+        np.testing.assert_allclose(out[name], array, rtol=1e-6, atol=1e-7)
+
+
 def test_the_quick_form_selects_too_also_of_methods_of_one_expert(four, run):
     experts = [part for name in ("e1", "e2", "e3") for part in ("--expert", name)]
     outcome = run("merge", "--method", "slerp", "--base", "base", *experts, "-p", "t=0.5", "--select", "1", "out")

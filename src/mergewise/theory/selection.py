@@ -33,7 +33,8 @@ class Selected:
     """What was chosen.
 
     Attributes:
-        recipe: The recipe with the experts that are merged, in the order of the choice, and nothing left open.
+        recipe: The recipe with the experts that are merged, in the order of the choice and after the base if that is
+            listed too, and nothing left open.
         experts: Their names, in that order.
         left_out: All others, with the reason.
         survey: The file of the survey.
@@ -107,7 +108,8 @@ def select(
     rest = tuple((names[i], out.get(i) or _behind(ranked.index(i) + 1, count)) for i in (*ranked[count:], *sorted(out)))
     fields = {name: getattr(recipe, name) for name in recipe.model_fields_set - {"select", "experts"}}
     by_name = {expert.model: expert for expert in recipe.experts}
-    resolved = Recipe(**fields, experts=[by_name[names[i]] for i in chosen])
+    listed_base = [expert for expert in recipe.experts if expert.model == recipe.base]  # merged too, by averages
+    resolved = Recipe(**fields, experts=[*listed_base, *(by_name[names[i]] for i in chosen)])
     notes = (
         _taken([short[i] for i in chosen], len(names), wanted, recommended.reason),
         *_left([(short[names.index(name)], reason) for name, reason in rest]),
