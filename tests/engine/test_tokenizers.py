@@ -187,6 +187,51 @@ class TestEncoderAndDecoder:
         assert support.load_model(models / "out")[name].shape == shape
 
 
+class TestTokensWithoutARow:
+    """Tokens that a tokenizer was given, but not the embedding of its model."""
+
+    REMARK = "1 tokens of B have no row in its embedding of 3 rows, and are left out."
+
+    @pytest.fixture(autouse=True)
+    def _short(self, models):
+        stated = {"3": {"content": "<|s|>", "special": True}}
+        save(models / "B", 2, ["b", "a", "x"], ["<|s|>"], count=3, added_tokens_decoder=stated)
+
+    @pytest.mark.parametrize(("order", "source"), [("AB", "union"), ("BA", "union"), ("BA", "base")])
+    def test_they_are_left_out_as_in_mergekit(self, models, order, source):
+        report = merge(models=order, tokenizer_source=source)
+        tokens = {"AB": ["a", "b", "c", "x"], "BA": ["b", "a", "x", "c"][: 4 if source == "union" else 3]}[order]
+        assert list(ids(models / "out")) == tokens
+        assert len(support.load_model(models / "out")[EMBEDDING]) == len(tokens)
+        assert self.REMARK in report.remarks
+        settings = json.loads((models / "out" / "tokenizer_config.json").read_text())
+        assert settings.get("added_tokens_decoder", {}) == {}
+        assert mw.verify("out", sample=None).faults == ()
+
+    def test_one_of_them_that_another_model_has_a_row_for_comes_with_that(self, models):
+        save(models / "A", 1, ["a", "b", "c"], ["<|s|>"])
+        report = merge(models="BA")
+        assert by_token(models / "out")["<|s|>"] == 103
+        assert "1 tokens of B have no row in its embedding of 3 rows." in report.remarks
+
+    def test_a_tokenizer_that_is_chosen_keeps_them_with_rows_of_zeros(self, models):
+        report = merge(models="AB", tokenizer_source="B")
+        assert (models / "out" / "tokenizer.json").read_bytes() == (models / "B" / "tokenizer.json").read_bytes()
+        assert by_token(models / "out")["<|s|>"] == 0
+        assert "1 tokens are in no model that is merged, such as '<|s|>'; their rows are 0." in report.remarks
+
+    @pytest.mark.parametrize("kind", ["BPE", "Unigram"])
+    def test_words_of_the_vocabulary_go_with_what_would_merge_into_them(self, models, kind):
+        save(models / "B", 2, ["b", "a", "ab", "x", "aba"], count=4, kind=kind)
+        content = json.loads((models / "B" / "tokenizer.json").read_text())
+        content["model"] |= {"merges": [["a", "b"], ["ab", "a"]]} if kind == "BPE" else {}
+        (models / "B" / "tokenizer.json").write_text(json.dumps(content))
+        merge(models="BA", tokenizer_source="base")
+        model = json.loads((models / "out" / "tokenizer.json").read_text())["model"]
+        assert list(dict(model["vocab"])) == ["b", "a", "ab", "x"]
+        assert model.get("merges", [["a", "b"]]) == [["a", "b"]]
+
+
 class TestTokensBesideTheTokenizer:
     """Tokens that only tokenizer_config.json or added_tokens.json has, which loaders add after all others."""
 
@@ -476,12 +521,6 @@ class TestRefused:
         (models / "B" / "tokenizer.json").write_text((models / "A" / "tokenizer.json").read_text())
         with pytest.raises(mw.CheckpointError, match="expected an embedding of tokens by a known name"):
             merge(models="AB")
-
-    def test_tokens_without_a_row_count_as_unknown_to_the_model(self, models):
-        save(models / "B", 2, ["b", "a", "x"], ["<|s|>"], count=3)
-        report = merge(models="AB")
-        assert "1 tokens of B have no row in its embedding of 3 rows." in report.remarks
-        assert by_token(models / "out")["<|s|>"] == 0
 
 
 def test_a_changed_tokenizer_is_a_changed_input(models):

@@ -82,16 +82,19 @@ def gathered(
     merged = [name for name in models if name in recipe.models]
     kept = tokenizer.source if tokenizer.source not in _KINDS else recipe.base or merged[0]
     files = {name: read_tokenizer(_folder(source), keep=name == kept) for name, source in models.items()}
-    vocabulary = _vocabulary(recipe, tokenizer, files, merged)
     names = list(models)
     tables = [_tables(source) for source in models.values()]
     counts = [source.tensors[next(iter(table))].shape[0] for source, table in zip(models.values(), tables, strict=True)]
-    known = []
+    with_rows = {name: files[name].with_rows(rows) for name, rows in zip(names, counts, strict=True)}
+    # as in mergekit, a chosen tokenizer stays as it is
+    vocabulary = _vocabulary(recipe, tokenizer, with_rows if tokenizer.source in _KINDS else files, merged)
     for name, rows in zip(names, counts, strict=True):
-        beyond = sum(number >= rows for number in files[name].ids.values())
-        if beyond:
-            remarks.append(f"{beyond} tokens of {models[name].location} have no row in its embedding of {rows} rows.")
-        known.append({token: number for token, number in files[name].ids.items() if number < rows})
+        lost = files[name].ids.keys() - with_rows[name].ids.keys()
+        if lost:
+            left_out = ", and are left out" if lost.isdisjoint(vocabulary.ids) else ""
+            where = f"{models[name].location} have no row in its embedding of {rows} rows"
+            remarks.append(f"{len(lost)} tokens of {where}{left_out}.")
+    known = [with_rows[name].ids for name in names]
     base = names.index(recipe.base) if recipe.base in names else None
     candidates = [names.index(name) for name in merged]
     rows = _row_count(tokenizer, vocabulary)
@@ -143,6 +146,7 @@ def tokenizer_files(
         copies = tuple(sorted(kept, key=lambda path: path.name))
         left_out = TOKENIZER_FILES
         texts = {} if text is None else {"tokenizer.json": text}
+    settings = {} if vocabulary is None else _settings_without_lost(vocabulary.base)
     if recipe.chat_template is not None:
         if folder is None or not (folder / "tokenizer_config.json").is_file():
             raise CheckpointError(
@@ -151,10 +155,12 @@ def tokenizer_files(
             )
         found = chat_template(recipe.chat_template, [of for of in map(tokenizer_folder, models) if of])
         if found is not None:
-            settings = read_json(folder / "tokenizer_config.json") | {"chat_template": found}
-            texts["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+            settings |= {"chat_template": found}
             left_out |= {"chat_template.jinja", "chat_template.json"}
             copies = tuple(path for path in copies if path.name not in {"chat_template.jinja", "chat_template.json"})
+    if folder is not None and settings:
+        settings = read_json(folder / "tokenizer_config.json") | settings
+        texts["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     config: dict[str, Any] = {}
     if recipe.tokenizer is not None and vocabulary is not None:
         tokens = _renumbering(template, vocabulary, _row_count(recipe.tokenizer, vocabulary))
@@ -166,6 +172,15 @@ def tokenizer_files(
             texts[_GENERATION_NAME] = json.dumps(generation | changed, indent=2, ensure_ascii=False) + "\n"
             left_out |= {_GENERATION_NAME}
     return SmallFiles(texts, copies, left_out, config)
+
+
+def _settings_without_lost(tokenizer: TokenizerFiles) -> dict[str, Any]:
+    """Return the entries of ``tokenizer_config.json`` that change as tokens are left out, which it would add again."""
+    path = tokenizer.folder / "tokenizer_config.json"
+    stated = read_json(path).get("added_tokens_decoder") if tokenizer.lost and path.is_file() else None
+    if not isinstance(stated, dict):
+        return {}
+    return {"added_tokens_decoder": {n: entry for n, entry in stated.items() if int(n) not in tokenizer.lost}}
 
 
 def _renumbering(template: Source, vocabulary: Vocabulary, rows: int) -> Renumbering:

@@ -1,7 +1,7 @@
 """Reading the tokenizer of a model folder: ``tokenizer.json`` and what stands beside it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mergewise.checkpoint.folder import read_json
@@ -30,6 +30,7 @@ class TokenizerFiles:
         ids: The number of every token, by its text.
         added: The entry of every token that stands beside the model's own vocabulary, by its text.
         read: The files that tokens come from.
+        lost: Numbers of tokens that these files have and that are left out.
     """
 
     folder: Place
@@ -37,6 +38,18 @@ class TokenizerFiles:
     ids: dict[str, int]
     added: dict[str, dict[str, Any]]
     read: tuple[Place, ...]
+    lost: frozenset[int] = frozenset()
+
+    def with_rows(self, rows: int) -> "TokenizerFiles":
+        """Return the tokens that have a row in an embedding of so many."""
+        lost = {token for token, number in self.ids.items() if number >= rows}
+        if not lost:
+            return self
+        return replace(
+            self, content=_without(self.content, lost), lost=frozenset(self.ids[token] for token in lost),
+            ids={token: number for token, number in self.ids.items() if token not in lost},
+            added={token: entry for token, entry in self.added.items() if token not in lost},
+        )  # fmt: skip
 
 
 def read_tokenizer(folder: Place, *, keep: bool = True) -> TokenizerFiles:
@@ -73,6 +86,26 @@ def read_tokenizer(folder: Place, *, keep: bool = True) -> TokenizerFiles:
     content["added_tokens"] = [*entries, *more.values()]
     ids |= {token: entry["id"] for token, entry in more.items()}
     return TokenizerFiles(folder, content if keep else {}, ids, added | more, (path, file) if more else (path,))
+
+
+def _without(content: Mapping[str, Any], lost: set[str]) -> dict[str, Any]:
+    """Return the content of a ``tokenizer.json``, if it is kept, without some tokens and what merges into them."""
+    found = dict(content)
+    if "added_tokens" in found:
+        found["added_tokens"] = [entry for entry in found["added_tokens"] if entry["content"] not in lost]
+    model = found.get("model")
+    if not isinstance(model, dict):
+        return found
+    vocabulary, merges = model.get("vocab"), model.get("merges")
+    if isinstance(vocabulary, list):
+        model = model | {"vocab": [pair for pair in vocabulary if pair[0] not in lost]}
+    elif vocabulary:
+        model = model | {"vocab": {token: number for token, number in vocabulary.items() if token not in lost}}
+    if merges:
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+        kept = [lost.isdisjoint((*pair, "".join(pair))) for pair in pairs]
+        model = model | {"merges": [pair for pair, stays in zip(merges, kept, strict=True) if stays]}
+    return found | {"model": model}
 
 
 def _beside(folder: Place, ids: Mapping[str, int]) -> tuple[Place, dict[str, dict[str, Any]]]:

@@ -57,7 +57,7 @@ def chosen_vocabulary(base: TokenizerFiles, others: Iterable[TokenizerFiles], ex
                 entries.pop(token, None)
                 entries[token] = _flags(files.added[token])
     entries |= {token: _PLAIN for token in extra if token not in base.ids and token not in entries}
-    if not entries:
+    if not entries and not base.lost:
         return Vocabulary(dict(base.ids), base, None)
     first = max(base.ids.values()) + 1
     numbers = {token: first + i for i, token in enumerate(entries)}
