@@ -323,12 +323,22 @@ def test_a_file_that_holds_no_examples_is_refused_with_its_line(lines, words, mo
         ("llama", {"kind": "gram", "labels": "given"}, "Labels are for Fisher information"),
         ("classifier", {"kind": "fisher", "labels": "given"}, "needs a 'label' of every example, found none"),
         ("masked", {"kind": "fisher"}, "expected a tokenizer in .*, found none"),
+        ("vision", {"kind": "gram"}, "a model that reads tokens, found ViTFor.*, which reads 'pixel_values'"),
+        ("text and vision", {"kind": "gram"}, "the model cannot be run on tokens alone"),
     ],
 )
 def test_what_a_model_cannot_say_is_refused(kind, options, words, model, examples, tmp_path):
     path = examples([{"tokens": [1, 2, 3]}])
     with pytest.raises(ExamplesError, match=words):
         collect_statistics(str(model(kind)), path, tmp_path / "out", **options)
+
+
+def test_texts_are_cut_to_the_positions_that_are_left_where_these_begin_after_the_padding_token(
+    model, examples, tmp_path
+):
+    path = examples([{"tokens": [3] * 20}])
+    report = collect_statistics(str(model("roberta")), path, tmp_path / "out", kind="gram")
+    assert report.predictions == tiny.SIZES["max_position_embeddings"] - 2
 
 
 def test_a_label_beyond_the_classes_is_refused(model, examples, tmp_path):

@@ -8,6 +8,10 @@ SIZES = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
     "max_position_embeddings": 16,
 }  # fmt: skip
+VISION = {
+    "image_size": 4, "patch_size": 2, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}  # fmt: skip
 
 
 def build(kind):
@@ -30,6 +34,12 @@ def build(kind):
                 ).eval()
             case "classifier":
                 return t.BertForSequenceClassification(t.BertConfig(**SIZES, num_labels=3)).eval()
+            case "roberta":
+                return t.RobertaForSequenceClassification(t.RobertaConfig(**SIZES, num_labels=3)).eval()
+            case "vision":
+                return t.ViTForImageClassification(t.ViTConfig(**VISION)).eval()
+            case "text and vision":
+                return t.CLIPModel(t.CLIPConfig(text_config=SIZES, vision_config=VISION)).eval()
             case "masked":
                 return t.BertForMaskedLM(t.BertConfig(**SIZES)).eval()
             case "encoder":

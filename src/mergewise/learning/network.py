@@ -56,6 +56,9 @@ class Network:
     def length(self, wanted: int) -> int:
         """Return how many tokens of an example it reads, of so many that are wanted."""
         most = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        for name, module in self.model.named_modules():
+            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+                most = module.num_embeddings - module.padding_idx - 1  # as of RoBERTa, which counts from there on
         return min(wanted, most) if isinstance(most, int) and most > 0 else wanted
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -69,10 +72,17 @@ class Network:
         Args:
             example: The example.
             tokens: What it reads in place of the example's own tokens.
+
+        Raises:
+            ExamplesError: It needs more than tokens, such as an image.
         """
         given = torch.tensor([example.tokens if tokens is None else tokens])
         more = {} if example.segments is None else {"token_type_ids": torch.tensor([example.segments])}
-        output = self.model(input_ids=given, attention_mask=torch.ones_like(given), **more)
+        try:
+            output = self.model(input_ids=given, attention_mask=torch.ones_like(given), **more)
+        except (AttributeError, TypeError, ValueError) as error:  # as its class does without an image
+            reason = " ".join(str(error).split())[:200]
+            raise ExamplesError(f"{self.location}: the model cannot be run on tokens alone ({reason}).") from None
         found: torch.Tensor = output.last_hidden_state if self.kind == "encoder" else output.logits
         return found[0]
 
@@ -109,6 +119,11 @@ def open_network(source: Source, purpose: str) -> Network:
     except Exception as error:  # whatever its classes find amiss
         reason = " ".join(str(error).split())[:200]
         raise ExamplesError(f"{source.location}: transformers cannot build this model ({reason}).") from None
+    if model.main_input_name != "input_ids":
+        raise ExamplesError(
+            f"{source.location}: {purpose} needs a model that reads tokens, found {architecture or 'a model'}, which "
+            f"reads '{model.main_input_name}'."
+        )
     model = model.float().eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
