@@ -150,6 +150,11 @@ def test_an_encoder_without_a_head_is_refused(family):
         adamerging(family("encoder"), ["1.jsonl"], "out.yaml")
 
 
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(family):
+    with pytest.raises(mw.RecipeError, match=r"expected a folder to write into, but missing is not there"):
+        adamerging(family("llama"), ["no_such_examples.jsonl"], "missing/out.yaml")
+
+
 def test_a_recipe_that_is_there_is_not_written_over(family, tmp_path):
     with pytest.raises(mw.RecipeError, match="expected a new file"):
         adamerging(family("llama"), ["1.jsonl"], "recipe.yaml")

@@ -5,6 +5,7 @@ Adam (arXiv 2310.02575). They start at 0.3, or at the weights of the recipe, and
 step.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -102,6 +103,9 @@ def adamerging(
     recipe, path = as_recipe(recipe), Path(out)
     if path.exists():
         raise RecipeError(f"{path}: expected a new file, but it is there; remove it or choose another name.")
+    if not os.access(path.parent, os.W_OK):  # better known now than after the last step
+        fault = "cannot be written to" if path.parent.exists() else "is not there"
+        raise RecipeError(f"{path}: expected a folder to write into, but {path.parent} {fault}; choose another place.")
     if not examples:
         raise ExamplesError("AdaMerging needs unlabelled examples, found no file of them.")
     planned = _plan(recipe)
