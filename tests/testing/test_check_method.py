@@ -34,6 +34,15 @@ def test_a_typed_function_passes():
     check_method(declared(largest, space="weight"), symmetric=True, idempotent=True)
 
 
+@pytest.mark.parametrize(("fewest", "most"), [(3, None), (5, None), (1, 40)])
+def test_a_function_of_many_experts_passes(fewest, most):
+    def middle(taus):
+        xp = array_api_compat.array_namespace(*taus)
+        return xp.sort(xp.stack(taus), axis=0)[len(taus) // 2, ...]
+
+    check_method(declared(middle, min_experts=fewest, max_experts=most), symmetric=True, idempotent=True)
+
+
 def test_an_elementwise_function_with_random_masks_passes():
     def dropped(taus, masks: mw.Masks, density: mw.PerModel[float] = 1.0, lambda_: float = 1.0):
         xp = array_api_compat.array_namespace(*taus)

@@ -63,10 +63,14 @@ _CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF1
 
 
 def expert_counts(name: str, most: int = 4) -> tuple[int, int]:
-    """Return how few and how many experts to merge, beside a base that the method may count among its models."""
+    """Return how few and how many experts to merge, beside a base that the method may count among its models.
+
+    More than ``most`` models only where the method needs them.
+    """
     method = find_method(name)
     beside = 1 if method.base_is_first else 0
-    return max(1, method.min_experts - beside), (method.max_experts or most) - beside
+    fewest = max(1, method.min_experts - beside)
+    return fewest, max(fewest, min(method.max_experts or most, most) - beside)
 
 
 def takes(name: str, parameter: str) -> bool:
