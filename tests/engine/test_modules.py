@@ -101,6 +101,20 @@ def test_the_layers_of_one_module_may_be_sliced(models):
     assert any("belong to 'text'" in remark for remark in report.remarks)
 
 
+@pytest.mark.parametrize("layer", [0, 5])
+def test_layers_of_another_stack_beside_the_one_that_is_sliced_stand_at_the_start_of_gradients(models, layer):
+    for number, name in enumerate("AB", 1):
+        found = {f"model.layers.{i}.weight": full(10.0 * number) for i in range(4)}
+        found |= {f"mtp.layers.{i}.weight": full(10.0 * number) for i in range(6)}
+        support.save_model(models / name, found, config={"num_hidden_layers": 4})
+    weights = {"A": [0, 1], "B": [1, 0]}
+    slices = [
+        {"sources": [{"model": m, "layer_range": ends, "parameters": {"weight": w}} for m, w in weights.items()]}
+        for ends in ([0, 2], [2, 4])
+    ]
+    assert merged({"default": {"slices": slices}})[f"mtp.layers.{layer}.weight"][0, 0] == 20
+
+
 @pytest.mark.parametrize("missing", ["refuse", "base"])
 def test_a_model_may_lack_a_whole_module_as_it_may_lack_a_tensor(models, missing):
     language = {name: array for name, array in vision_language(20.0).items() if "vision" not in name}

@@ -189,7 +189,10 @@ def _views(
         positions = {}
         for name in views[0]:
             layer = layer_of(name)
-            positions[name] = 0.0 if layer is None else (layer[1] - offset) / last if last else 1.0
+            if layer is None or layer[0] != stack:
+                positions[name] = 0.0
+            else:
+                positions[name] = (layer[1] - offset) / last if last else 1.0
     reference = AlignedCheckpoint(inputs[0].source, views[0])
     others = zip(views[1:], inputs[1:], strict=True)
     aligned = [align_slice(view, one.source, reference, recipe, remarks) for view, one in others]
