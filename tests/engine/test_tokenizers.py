@@ -208,9 +208,23 @@ class TestTokensWithoutARow:
         assert settings.get("added_tokens_decoder", {}) == {}
         assert mw.verify("out", sample=None).faults == ()
 
+    def test_the_files_beside_the_tokenizer_name_them_no_more(self, models):
+        named = {"pad_token": {"content": "<|s|>"}, "eos_token": "b", "additional_special_tokens": ["<|s|>", "a"]}
+        save(models / "B", 2, ["b", "a", "x"], ["<|s|>"], count=3, **named)
+        (models / "B" / "special_tokens_map.json").write_text(json.dumps(named))
+        merge(models="BA", chat_template="{{ x }}")
+        for name, more in (
+            ("tokenizer_config.json", {"tokenizer_class": "X", "chat_template": "{{ x }}"}),
+            ("special_tokens_map.json", {}),
+        ):
+            found = json.loads((models / "out" / name).read_text())
+            assert found == {"eos_token": "b", "additional_special_tokens": ["a"]} | more
+
     def test_one_of_them_that_another_model_has_a_row_for_comes_with_that(self, models):
+        (models / "B" / "special_tokens_map.json").write_text('{"pad_token": "<|s|>"}')
         save(models / "A", 1, ["a", "b", "c"], ["<|s|>"])
         report = merge(models="BA")
+        assert json.loads((models / "out" / "special_tokens_map.json").read_text()) == {"pad_token": "<|s|>"}
         assert by_token(models / "out")["<|s|>"] == 103
         assert "1 tokens of B have no row in its embedding of 3 rows." in report.remarks
 

@@ -24,6 +24,7 @@ from mergewise.tokenizer import (
     chosen_vocabulary,
     read_tokenizer,
     row_maps,
+    settings_without_lost,
     special_tokens,
 )
 
@@ -146,7 +147,7 @@ def tokenizer_files(
         copies = tuple(sorted(kept, key=lambda path: path.name))
         left_out = TOKENIZER_FILES
         texts = {} if text is None else {"tokenizer.json": text}
-    settings = {} if vocabulary is None else _settings_without_lost(vocabulary.base)
+    changed = {} if vocabulary is None else settings_without_lost(vocabulary)
     if recipe.chat_template is not None:
         if folder is None or not (folder / "tokenizer_config.json").is_file():
             raise CheckpointError(
@@ -155,32 +156,22 @@ def tokenizer_files(
             )
         found = chat_template(recipe.chat_template, [of for of in map(tokenizer_folder, models) if of])
         if found is not None:
-            settings |= {"chat_template": found}
+            settings = changed.get("tokenizer_config.json") or read_json(folder / "tokenizer_config.json")
+            changed["tokenizer_config.json"] = settings | {"chat_template": found}
             left_out |= {"chat_template.jinja", "chat_template.json"}
             copies = tuple(path for path in copies if path.name not in {"chat_template.jinja", "chat_template.json"})
-    if folder is not None and settings:
-        settings = read_json(folder / "tokenizer_config.json") | settings
-        texts["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     config: dict[str, Any] = {}
     if recipe.tokenizer is not None and vocabulary is not None:
         tokens = _renumbering(template, vocabulary, _row_count(recipe.tokenizer, vocabulary))
         config = tokens.changes(template.config(), "config.json", remarks)
         path = None if template.folder is None else template.folder / _GENERATION_NAME
         generation = read_json(path) if path is not None and path.is_file() else {}
-        changed = tokens.changes(generation, _GENERATION_NAME, remarks)
-        if changed:
-            texts[_GENERATION_NAME] = json.dumps(generation | changed, indent=2, ensure_ascii=False) + "\n"
+        renumbered = tokens.changes(generation, _GENERATION_NAME, remarks)
+        if renumbered:
+            changed[_GENERATION_NAME] = generation | renumbered
             left_out |= {_GENERATION_NAME}
+    texts |= {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in changed.items()}
     return SmallFiles(texts, copies, left_out, config)
-
-
-def _settings_without_lost(tokenizer: TokenizerFiles) -> dict[str, Any]:
-    """Return the entries of ``tokenizer_config.json`` that change as tokens are left out, which it would add again."""
-    path = tokenizer.folder / "tokenizer_config.json"
-    stated = read_json(path).get("added_tokens_decoder") if tokenizer.lost and path.is_file() else None
-    if not isinstance(stated, dict):
-        return {}
-    return {"added_tokens_decoder": {n: entry for n, entry in stated.items() if int(n) not in tokenizer.lost}}
 
 
 def _renumbering(template: Source, vocabulary: Vocabulary, rows: int) -> Renumbering:

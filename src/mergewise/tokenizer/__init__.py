@@ -2,7 +2,7 @@
 
 from mergewise.tokenizer.chat import chat_template, common_template
 from mergewise.tokenizer.files import TOKENIZER_FILES, TokenizerFiles, read_tokenizer
-from mergewise.tokenizer.named import Renumbering, special_tokens
+from mergewise.tokenizer.named import Renumbering, settings_without_lost, special_tokens
 from mergewise.tokenizer.rows import row_maps
 from mergewise.tokenizer.union import Vocabulary, chosen_vocabulary
 
@@ -16,5 +16,6 @@ __all__ = [
     "common_template",
     "read_tokenizer",
     "row_maps",
+    "settings_without_lost",
     "special_tokens",
 ]

@@ -30,7 +30,7 @@ class TokenizerFiles:
         ids: The number of every token, by its text.
         added: The entry of every token that stands beside the model's own vocabulary, by its text.
         read: The files that tokens come from.
-        lost: Numbers of tokens that these files have and that are left out.
+        lost: Texts of tokens that these files have and that are left out.
     """
 
     folder: Place
@@ -38,15 +38,15 @@ class TokenizerFiles:
     ids: dict[str, int]
     added: dict[str, dict[str, Any]]
     read: tuple[Place, ...]
-    lost: frozenset[int] = frozenset()
+    lost: frozenset[str] = frozenset()
 
     def with_rows(self, rows: int) -> "TokenizerFiles":
         """Return the tokens that have a row in an embedding of so many."""
-        lost = {token for token, number in self.ids.items() if number >= rows}
+        lost = frozenset(token for token, number in self.ids.items() if number >= rows)
         if not lost:
             return self
         return replace(
-            self, content=_without(self.content, lost), lost=frozenset(self.ids[token] for token in lost),
+            self, content=_without(self.content, lost), lost=lost,
             ids={token: number for token, number in self.ids.items() if token not in lost},
             added={token: entry for token, entry in self.added.items() if token not in lost},
         )  # fmt: skip
@@ -88,7 +88,7 @@ def read_tokenizer(folder: Place, *, keep: bool = True) -> TokenizerFiles:
     return TokenizerFiles(folder, content if keep else {}, ids, added | more, (path, file) if more else (path,))
 
 
-def _without(content: Mapping[str, Any], lost: set[str]) -> dict[str, Any]:
+def _without(content: Mapping[str, Any], lost: frozenset[str]) -> dict[str, Any]:
     """Return the content of a ``tokenizer.json``, if it is kept, without some tokens and what merges into them."""
     found = dict(content)
     if "added_tokens" in found:

@@ -9,9 +9,12 @@ from typing import Any
 from mergewise.checkpoint.folder import read_json
 from mergewise.checkpoint.place import Place
 from mergewise.checkpoint.tokens import NESTED
+from mergewise.tokenizer.union import Vocabulary
 
-__all__ = ["Renumbering", "special_tokens"]
+__all__ = ["Renumbering", "settings_without_lost", "special_tokens"]
 
+_SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
+_DECODER = "added_tokens_decoder"
 _NAMES_TOKENS = re.compile(r"_token_(id|ids|index)$|suppress_tokens$")
 
 
@@ -84,12 +87,43 @@ def special_tokens(folder: Place) -> dict[str, str]:
         CheckpointError: A file is damaged.
     """
     found = {}
-    for path in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
+    for path in (folder / name for name in _SETTINGS):
         for key, value in (read_json(path) if path.is_file() else {}).items():
-            text = value.get("content") if isinstance(value, dict) else value
-            if key.endswith("_token") and isinstance(text, str):
+            text = _text(value)
+            if key.endswith("_token") and text is not None:
                 found[f"{key}_id"] = text
     return found
+
+
+def settings_without_lost(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
+    """Return what the files beside a tokenizer say, by name, without tokens of it that are left out.
+
+    Loaders would add them again. One that another tokenizer brings has another number, but keeps its use.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
+    base, found = vocabulary.base, {}
+    for path in (base.folder / name for name in _SETTINGS if base.lost):
+        if path.is_file():
+            settings = read_json(path)
+            decoder = settings.get(_DECODER)
+            if isinstance(decoder, dict):
+                settings[_DECODER] = {number: one for number, one in decoder.items() if _text(one) not in base.lost}
+            gone = base.lost - vocabulary.ids.keys()
+            for key, value in list(settings.items()):
+                if key.endswith("special_tokens") and isinstance(value, list):
+                    settings[key] = [one for one in value if _text(one) not in gone]
+                elif key.endswith("_token") and _text(value) in gone:
+                    del settings[key]
+            found[path.name] = settings
+    return found
+
+
+def _text(value: Any) -> str | None:
+    """Return the text of a token, which files state alone or with its properties."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
 
 
 def _numbers(value: Any) -> list[int]:
