@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file as numpy_load
 
 import support
-from mergewise.checkpoint import FolderTarget, OutputTensor, staging
+from mergewise.checkpoint import FolderTarget, OutputTensor, staging, writer
 from mergewise.errors import CheckpointError, MergeError
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), max_size=12).filter(lambda name: name != "__metadata__")
@@ -412,7 +412,7 @@ class TestInterruptedMerges:
             patched.setattr(os, "fsync", fail)
             with pytest.raises(CheckpointError, match="Input/output error"):
                 written(tmp_path / "out", ARRAYS, 500)
-        assert not (tmp_path / "out").exists()
+        assert support.tree(tmp_path) == {}  # what the disk lost is not taken over
         written(tmp_path / "out", ARRAYS, 500, {"README.md": "x"})
         assert support.tree(tmp_path / "out") == fresh
 
@@ -451,6 +451,47 @@ class TestInterruptedMerges:
             written(tmp_path / "out", ARRAYS, 500, copies=[tmp_path / "vanished.json"])
         (kept,) = tmp_path.iterdir()
         assert kept.name in str(fault.value)
+
+
+class TestBytesThatTheDiskLost:
+    """The system tells one sync of a file that its bytes could not be brought to the disk; those after it succeed."""
+
+    @pytest.fixture(autouse=True)
+    def _losing_disk(self, monkeypatch):
+        told = []
+
+        def fdatasync(descriptor):
+            if not told:
+                told.append(descriptor)
+                raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        monkeypatch.setattr(writer, "_SYNC_BYTES", 1)
+
+    def test_a_fault_that_was_met_in_the_background_is_told_and_nothing_is_published(self, tmp_path):
+        with pytest.raises(CheckpointError, match="out: cannot be written: Input/output error"):
+            written(tmp_path / "out", ARRAYS, 500)
+        assert support.tree(tmp_path) == {}
+        same(support.load_model(written(tmp_path / "out", ARRAYS, 500)), ARRAYS)
+
+    def test_a_fault_that_is_met_after_the_last_write_is_told_too(self, tmp_path):
+        arrays = dict([next(iter(ARRAYS.items()))])
+        with pytest.raises(CheckpointError, match="out: cannot be written: Input/output error"):
+            written(tmp_path / "out", arrays)
+        assert support.tree(tmp_path) == {}
+
+    @pytest.mark.parametrize("how", ["interrupted", "killed"])
+    def test_what_was_finished_is_not_taken_over_after_another_end(self, how, tmp_path):
+        target = FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w")
+        fill(target, dict([next(iter(ARRAYS.items()))]))
+        if how == "killed":
+            target._write_behind.close()  # by when the fault is known
+            target._close()
+        else:
+            with pytest.raises(KeyboardInterrupt), target:
+                raise KeyboardInterrupt
+        with FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w") as target:
+            assert target.resumed == set()
 
 
 class TestWhatIsRefused:

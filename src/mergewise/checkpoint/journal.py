@@ -1,7 +1,8 @@
 """What an interrupted merge has finished: an append-only file of tensor numbers beside the data.
 
 A record is appended after a tensor's last byte was handed to the operating system, so it survives the death of the
-process; after a reboot the journal is void, because data may have been lost with the page cache.
+process; after a reboot the journal is void, because data may have been lost with the page cache, and so it is once the
+system could not bring data to the disk.
 """
 
 import hashlib
@@ -41,6 +42,7 @@ class Journal:
         self._path = folder / JOURNAL_NAME
         self._head = work.encode() + b"\n"
         self._descriptor = -1
+        self._void = False
         content = self._path.read_bytes() if self._path.is_file() else b""
         self.continues = content.startswith(self._head)
         self.finished = set(self._records(content[len(self._head) :])) if self.continues else set()
@@ -59,9 +61,17 @@ class Journal:
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def add(self, number: int) -> None:
-        """Record that a tensor is finished."""
+        """Record that a tensor is finished, unless the journal is void."""
+        if self._void:
+            return
         self.finished.add(number)
         os.write(self._descriptor, _RECORD.pack(number, self._check(number)))
+
+    def void(self) -> None:
+        """Take back what is recorded, and record nothing more."""
+        self._void = True
+        self.forget()
+        os.ftruncate(self._descriptor, 0)
 
     def close(self) -> None:
         """Stop writing."""

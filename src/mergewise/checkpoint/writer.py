@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +93,8 @@ class FolderTarget:
         self._descriptors: list[int] = []
         self._places: dict[str, tuple[int, int]] = {}
         self._staging = Staging(self.out)
-        self._write_behind = WriteBehind()
         self._journal = Journal(self._staging.folder, work)
+        self._write_behind = WriteBehind(self._journal.void)
         try:
             headers = [
                 encode_header([(t.name, t.dtype, t.shape, t.nbytes) for t in s], _METADATA) for s in self._shards
@@ -132,9 +132,9 @@ class FolderTarget:
         shard, start = self._places[name]
         try:
             _write_all(self._descriptors[shard], view, start + offset)
+            self._write_behind.wrote(self._descriptors[shard], len(view))
         except OSError as error:
             raise self._fault(error) from error
-        self._write_behind.wrote(self._descriptors[shard], len(view))
 
     def finish(self, name: str) -> None:
         """Record that all bytes of a tensor are written."""
@@ -189,9 +189,7 @@ class FolderTarget:
         try:
             for name, text in {**texts, **self.index()}.items():
                 (folder / name).write_bytes(text_bytes(text))
-            self._write_behind.close()
-            for descriptor in self._descriptors:
-                os.fsync(descriptor)
+            self._write_behind.finish(self._descriptors)
             self._staging.sync()
             require_free(self.out)
             self._staging.publish()
@@ -207,6 +205,7 @@ class FolderTarget:
 
     def _leave(self) -> None:
         """Stop, and keep what is finished for the next try, if anything is."""
+        self._write_behind.close()  # which may void the journal
         if self._journal.finished:
             self._close()
         self.discard()
@@ -246,26 +245,58 @@ class FolderTarget:
 
 
 class WriteBehind:
-    """Keeps the disk busy while a merge runs, so that little is left to sync at its end."""
+    """Keeps the disk busy while a merge runs, so that little is left to sync at its end.
 
-    def __init__(self) -> None:
+    Of bytes that it could not bring to the disk the system tells one sync only; those after it succeed. So a fault is
+    kept until somebody asks, wherever it was met.
+
+    Args:
+        lost: Called when a sync failed: whatever was written before may be lost.
+    """
+
+    def __init__(self, lost: Callable[[], None]) -> None:
+        self._lost = lost
+        self._fault: OSError | None = None
         self._pool = ThreadPoolExecutor(1, "mergewise-sync")
         self._lock = threading.Lock()
         self._pending = 0
         self._busy: Future[None] | None = None
 
     def wrote(self, descriptor: int, nbytes: int) -> None:
-        """Note that a file has grown by some bytes; now and then, have it synced in the background."""
+        """Note that a file has grown by some bytes; now and then, have it synced in the background.
+
+        Raises:
+            OSError: A sync failed.
+        """
         with self._lock:
+            self._require_sound()
             self._pending += nbytes
             idle = self._busy is None or self._busy.done()
             if self._pending >= _SYNC_BYTES and idle:
                 self._pending = 0
-                self._busy = self._pool.submit(os.fdatasync, descriptor)
+                self._busy = self._pool.submit(self._sync, os.fdatasync, descriptor)
+
+    def finish(self, descriptors: Iterable[int]) -> None:
+        """Wait for the background, and bring files to the disk; faults as ``wrote``."""
+        self.close()
+        for descriptor in descriptors:
+            self._sync(os.fsync, descriptor)
+        self._require_sound()
 
     def close(self) -> None:
-        """Wait for the background; a fault that it met will be met again by the final sync."""
+        """Wait for the background."""
         self._pool.shutdown(wait=True)
+
+    def _sync(self, how: Callable[[int], None], descriptor: int) -> None:
+        try:
+            how(descriptor)
+        except OSError as error:
+            self._fault = error
+            self._lost()
+
+    def _require_sound(self) -> None:
+        if self._fault is not None:
+            raise self._fault
 
 
 _METADATA = {"format": "pt"}
