@@ -404,6 +404,16 @@ class TestInterruptedMerges:
         written(tmp_path / "out", ARRAYS, 500, {"README.md": "x"})
         assert support.tree(tmp_path / "out") == fresh
 
+    def test_small_files_that_have_gone_since_are_not_published(self, tmp_path, fresh):
+        (tmp_path / "notes.json").write_text("{}")
+        target = FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w")
+        fill(target, ARRAYS)
+        target.take_over([tmp_path / "notes.json"])
+        target._close()  # killed
+        (tmp_path / "notes.json").unlink()
+        written(tmp_path / "out", ARRAYS, 500, {"README.md": "x"})
+        assert support.tree(tmp_path / "out") == fresh
+
     def test_a_commit_that_fails_on_the_last_flush_can_be_tried_again(self, tmp_path, monkeypatch, fresh):
         def fail(_):
             raise OSError(errno.EIO, "Input/output error")

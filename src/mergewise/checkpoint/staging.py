@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,10 +73,10 @@ class Staging:
         """Whether the folder is still ours to write into."""
         return self._lock is not None
 
-    def sweep(self) -> None:
-        """Remove what a merge of something else left."""
+    def sweep(self, kept: Container[str] = ()) -> None:
+        """Remove what an earlier merge left, but for files of some names."""
         for left in self.folder.iterdir():
-            if left.name != _LOCK_NAME:
+            if left.name != _LOCK_NAME and left.name not in kept:
                 left.unlink()
 
     def sync(self) -> None:

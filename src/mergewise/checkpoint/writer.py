@@ -11,7 +11,7 @@ from pathlib import Path
 from mergewise.checkpoint.dtypes import STORAGE_DTYPES
 from mergewise.checkpoint.folder import INDEX_NAME, SINGLE_NAME
 from mergewise.checkpoint.header import encode_header
-from mergewise.checkpoint.journal import Journal
+from mergewise.checkpoint.journal import JOURNAL_NAME, Journal
 from mergewise.checkpoint.place import Place, copy_file, sha256_of
 from mergewise.checkpoint.source import Writable
 from mergewise.checkpoint.staging import Staging, cannot_write, require_free
@@ -102,7 +102,8 @@ class FolderTarget:
             sizes = [len(h) + sum(t.nbytes for t in s) for h, s in zip(headers, self._shards, strict=True)]
             if not self._journal.continues or not self._intact(headers, sizes):
                 self._journal.forget()
-                self._staging.sweep()
+            # small files are taken over again: those of the earlier merge may have gone, or be others
+            self._staging.sweep({JOURNAL_NAME, *self._names} if self._journal.continues else ())
             for name, shard, header, size in zip(self._names, self._shards, headers, sizes, strict=True):
                 self._allocate(name, shard, header, size)
             self._journal.open()
