@@ -91,6 +91,17 @@ class TestInputs:
         assert record["revisions"] == {f"org/{name}": commit for name, commit in on_the_hub.items()}
         assert {entry["commit"] for entry in record["inputs"]} == set(on_the_hub.values())
 
+    def test_what_comes_into_the_local_cache_of_the_hub_changes_nothing(self, on_the_hub, family, tmp_path, quick):
+        def cache(name):  # as transformers does when it loads the model
+            snapshots = tmp_path / "hub-cache" / f"models--org--{name}" / "snapshots"
+            shutil.copytree(family[name], snapshots / on_the_hub[name], dirs_exist_ok=True)
+
+        mw.merge(recipe("org"), tmp_path / "out", access=quick, progress=lambda *_: cache("e1"))
+        cache("base")
+        again = mw.merge(recipe("org"), tmp_path / "out", access=quick)
+        assert again.remarks[-1].endswith("holds this merge already; nothing was done.")
+        assert mw.verify(tmp_path / "out", access=quick).faults == ()
+
     def test_a_merge_of_a_branch_is_verified_against_the_commit_it_was_made_of(self, on_the_hub, hub, tmp_path, quick):
         mw.merge(recipe("org"), tmp_path / "out", access=quick)
         other = support.save_model(tmp_path / "other", support.model_arrays(9, width=32, exact=True))

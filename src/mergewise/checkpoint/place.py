@@ -7,9 +7,12 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from mergewise.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mergewise.checkpoint.remote.stores import Facts
 
 __all__ = [
     "LocalRanges",
@@ -149,7 +152,7 @@ def file_identity(place: Place) -> tuple[int | str, ...]:
         CheckpointError: A remote file is gone, or its server does not answer.
     """
     if not isinstance(place, Path):
-        facts = _remote_facts(place)
+        facts = _remote_facts(place).identity()
         return tuple(word for pair in sorted(facts.items()) for word in pair)
     found = place.stat()
     return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
@@ -157,17 +160,19 @@ def file_identity(place: Place) -> tuple[int | str, ...]:
 
 def file_size(place: Place) -> int:
     """Return the bytes in a file; faults as ``file_identity``."""
-    return place.stat().st_size if isinstance(place, Path) else int(_remote_facts(place)["size"])
+    return place.stat().st_size if isinstance(place, Path) else _remote_facts(place).size
 
 
 def file_facts(place: Place) -> Mapping[str, int | str] | None:
     """Return what a server tells of a remote file and its version; ``None`` for a local one, which can be hashed."""
-    return None if isinstance(place, Path) else _remote_facts(place)
+    return None if isinstance(place, Path) else _remote_facts(place).recorded()
 
 
-def _remote_facts(place: Any) -> Mapping[str, int | str]:
-    found: Mapping[str, int | str] = place.facts().recorded()
-    return found
+def _remote_facts(place: Place) -> "Facts":
+    from mergewise.checkpoint.remote.path import RemotePath  # noqa: PLC0415 - remote places build on this module
+
+    assert isinstance(place, RemotePath)
+    return place.facts()
 
 
 def local_copy(place: Place) -> Path:

@@ -263,4 +263,10 @@ def _respelt(value: Any, folders: Mapping[str, str]) -> Any:
 
 def _versions(records: Iterable[InputRecord]) -> list[list[tuple[str, int | str]]]:
     """Return what tells versions of inputs apart, wherever they are, in the order of the recipe's models."""
-    return [sorted(pair for pair in record.items() if pair[0] != "file") for record in records]
+    return [_version(record) for record in records]
+
+
+def _version(record: InputRecord) -> list[tuple[str, int | str]]:
+    # a commit determines the SHA-256, which the Hub knows of large files, and its local cache does not
+    left_out = {"file", "sha256"} if "commit" in record else {"file"}
+    return sorted(pair for pair in record.items() if pair[0] not in left_out)

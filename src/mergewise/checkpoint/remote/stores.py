@@ -39,10 +39,13 @@ class Facts:
     sha256: str | None = None
     ranged: bool = True
 
+    def identity(self) -> dict[str, int | str]:
+        """Return what stays equal for as long as the file does, whoever is asked."""
+        return {"size": self.size, **self.version}
+
     def recorded(self) -> dict[str, int | str]:
         """Return what provenance records of it."""
-        own: dict[str, int | str] = {"size": self.size, **self.version}
-        return own | ({"sha256": self.sha256} if self.sha256 else {})
+        return self.identity() | ({"sha256": self.sha256} if self.sha256 else {})
 
 
 class Store(Protocol):
