@@ -135,5 +135,14 @@ def test_rht_refuses_weights_without_a_positive_sum():
 def test_a_density_that_differs_between_tensors_is_refused_at_model_scope(name):
     base, models = one_family(0, 2, shapes=[(4,), (5,)])
     density = [{"filter": "t0", "value": 0.5}, {"value": 0.7}]
-    with pytest.raises(mw.RecipeError, match="With 'scope: model' a density holds for the whole model"):
+    with pytest.raises(mw.RecipeError, match=r"With 'scope: model' .* so 'density' cannot differ .* 't0' and 't1'"):
         mw.merge_arrays(name, base, models, density=density, scope="model")
+
+
+@pytest.mark.parametrize("name", ["breadcrumbs", "breadcrumbs_ties"])
+def test_a_gamma_that_differs_between_tensors_is_refused_at_model_scope(name):
+    base, models = one_family(0, 2, shapes=[(4,), (5,)])
+    gamma = [{"filter": "t0", "value": 0.4}, {"value": 0.01}]
+    with pytest.raises(mw.RecipeError, match=r"With 'scope: model' .* so 'gamma' cannot differ .* 't0' and 't1'"):
+        mw.merge_arrays(name, base, models, density=0.5, gamma=gamma, scope="model")
+    mw.merge_arrays(name, base, models, density=1.0, gamma=gamma, scope="model")  # which leaves nothing to drop

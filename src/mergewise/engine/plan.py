@@ -304,14 +304,21 @@ def _check_dtypes(sources: Sequence[Source]) -> None:
 
 
 def _check_model_scope(jobs: Sequence[TensorJob]) -> None:
-    """Require one density per expert where magnitudes are ranked over the whole model."""
-    voting = [job for job in jobs if isinstance(job.program, VotingProgram)]
-    scopes = {job.program.scope for job in voting if isinstance(job.program, VotingProgram)}
-    if scopes == {"tensor"} or not voting:
+    """Require one density and one γ per expert where magnitudes are ranked over the whole model."""
+    voting = {job.name: job.program for job in jobs if isinstance(job.program, VotingProgram)}
+    if all(program.scope == "tensor" for program in voting.values()):
         return
-    densities = {job.program.densities: job.name for job in voting if isinstance(job.program, VotingProgram)}
-    if len(scopes) > 1 or len(densities) > 1:
-        raise RecipeError(
-            "With 'scope: model' a density holds for the whole model, so 'density' and 'scope' cannot differ between "
-            f"tensors; found otherwise for '{next(iter(densities.values()))}' and '{voting[-1].name}'."
-        )
+    (first, program), *others = voting.items()
+    for name, other in others:
+        for parameter, value in _ranking(other).items():
+            if value != _ranking(program)[parameter]:
+                raise RecipeError(
+                    "With 'scope: model' magnitudes are ranked over the whole model, so "
+                    f"'{parameter}' cannot differ between tensors; found otherwise for '{first}' and '{name}'."
+                )
+
+
+def _ranking(program: VotingProgram) -> dict[str, Any]:
+    """Return the parameters that say what is kept where magnitudes are ranked; a density of one leaves γ no room."""
+    outliers = program.outliers if program.sparse else ()
+    return {"scope": program.scope, "density": program.densities, "gamma": outliers}
