@@ -138,13 +138,19 @@ def plan_models(recipe: Recipe, models: Mapping[str, Source], statistics: Sequen
     return replace(planned, remarks=(*planned.remarks, *remarks), small_files=small_files)
 
 
-def build_plan(recipe: Recipe, sources: Sequence[Source], statistics: Sequence[StatisticsFile] = ()) -> Plan:
+def build_plan(
+    recipe: Recipe,
+    sources: Sequence[Source],
+    statistics: Sequence[StatisticsFile] = (),
+    positions: LayerPositions | None = None,
+) -> Plan:
     """Plan a merge of opened checkpoints.
 
     Args:
         recipe: What to do.
         sources: The base first, if the method works in delta space; then the experts in the order of the recipe.
         statistics: Those of every expert, if the method needs some.
+        positions: Where tensors stand among the layers of the model; ``None`` if the sources hold all of them.
 
     Raises:
         MergewiseError: As ``plan``.
@@ -163,7 +169,7 @@ def build_plan(recipe: Recipe, sources: Sequence[Source], statistics: Sequence[S
     measured = entries_of(aligned, statistics, done)
     others = [*aligned[:template], *aligned[template + 1 :]]
     aligned[template] = with_own_head(aligned[template], others, done)
-    return _plan(recipe, aligned, None, (*remarks, *done), measured, template)
+    return _plan(recipe, aligned, None, (*remarks, *done), measured, template, positions)
 
 
 def _plan(
@@ -173,13 +179,14 @@ def _plan(
     remarks: tuple[str, ...],
     measured: Entries = NO_ENTRIES,
     template: int = 0,
+    positions: LayerPositions | None = None,
 ) -> Plan:
     _check_dtypes(sources)
     sources[template].config()  # a damaged configuration is better known now than after the merge
-    members = members or _whole_members(recipe, sources[0])
-    depths = LayerPositions(sources[0].tensors)
+    positions = positions or LayerPositions(sources[0].tensors)
+    members = members or _whole_members(recipe, sources[0], positions)
     names = sorted(sources[0].tensors, key=str.encode)
-    jobs = [_job(recipe, sources, name, members[name], measured, depths(name), sources[template]) for name in names]
+    jobs = [_job(recipe, sources, name, members[name], measured, positions(name), sources[template]) for name in names]
     _check_model_scope(jobs)
     told = {own for name, member in members.items() for own in (name, *member.names)}
     remarks = (*remarks, *unmatched_filters(recipe, told))
@@ -189,10 +196,9 @@ def _plan(
     return Plan(recipe, (*sources, *measured.views), tuple(jobs), remarks, members, template_number=template)
 
 
-def _whole_members(recipe: Recipe, reference: Source) -> dict[str, Member]:
+def _whole_members(recipe: Recipe, reference: Source, positions: LayerPositions) -> dict[str, Member]:
     """Return where the tensors of whole models come from."""
     section = recipe.sections[0]
-    positions = LayerPositions(reference.tensors)
     return {name: Member(section, positions(name), (name,) * len(section.merged)) for name in reference.tensors}
 
 
@@ -200,7 +206,7 @@ def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
     """Plan a merge of adapters into one: the recipe is carried out on their cores."""
     merge = open_adapters(recipe, connections)
     in_core: dict[str, Any] = {"dtype": None, "out_dtype": None}  # "adapter" stays: its base is never merged too
-    planned = build_plan(recipe.model_copy(update=in_core), merge.sources)
+    planned = build_plan(recipe.model_copy(update=in_core), merge.sources, positions=merge.positions)
     changed = changes(merge.space)
     jobs = []
     for job in planned.jobs:

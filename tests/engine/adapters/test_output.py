@@ -89,6 +89,16 @@ def test_the_adapter_makes_the_changes_that_merging_whole_models_makes(family, m
     assert_close(changes_of(family, family / "out"), full_changes(family, asked), 1e-12)
 
 
+def test_gradients_go_over_the_layers_of_the_base_whichever_of_them_the_adapters_change(family):
+    for i in range(2):  # as layers_to_transform of PEFT's makes them
+        tensors = load_file(family / f"a{i}" / "adapter_model.safetensors")
+        save_adapter(family / f"a{i}", {f"raw:{n}": t for n, t in tensors.items() if ".layers.1." in n})
+    asked = recipe(family, count=2, parameters={"weight": [0.0, 0.9]})
+    mw.merge(asked, family / "out")
+    assert_close(changes_of(family, family / "out"), full_changes(family, asked), 1e-12)
+    assert mw.explain(asked, "model.layers.1.mlp.up_proj.weight").position == 0.5
+
+
 def test_no_product_of_factors_of_two_adapters_is_in_a_sum(family):
     asked = recipe(family, parameters={"weight": 0.5})
     merged = mw.merge_to_arrays(asked)

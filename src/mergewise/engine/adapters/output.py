@@ -29,7 +29,7 @@ from mergewise.engine.adapters.core_checkpoints import CoreCheckpoint, bias_name
 from mergewise.engine.adapters.core_space import CoreModule, CoreSpace
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import find_method
-from mergewise.recipe import ModelReference, Recipe
+from mergewise.recipe import LayerPositions, ModelReference, Recipe
 
 __all__ = ["AdapterMerge", "adapter_config", "of_experts", "open_adapters"]
 
@@ -43,6 +43,7 @@ class AdapterMerge:
         sources: What the engine merges: the base first where changes to it are merged, then the adapters.
         written: What is written for every merged tensor: B and A of a module, or a tensor.
         config: The ``adapter_config.json`` of the result.
+        positions: Where tensors stand among the layers of the base; of the adapters, if it is not here.
         remarks: What a user should know, a sentence each.
     """
 
@@ -50,6 +51,7 @@ class AdapterMerge:
     sources: tuple[Source, ...]
     written: Mapping[str, tuple[OutputTensor, ...]]
     config: Mapping[str, Any]
+    positions: LayerPositions
     remarks: tuple[str, ...]
 
 
@@ -77,7 +79,10 @@ def open_adapters(recipe: Recipe, connections: Connections) -> AdapterMerge:
     remarks = []
     if base is None:
         what = f"the base '{base_path}' is" if base_path else "no base is"
-        remarks.append(f"Adapters are compared with each other only, since {what} not here to check them against.")
+        remarks.append(
+            f"Adapters are compared with each other only, since {what} not here to check them against; gradients go "
+            "over the layers that the adapters change."
+        )
     modules = _modules(adapters, adapted, names)
     wholes, raw_names, saved = _whole_tensors(adapters, adapted, names)
     mixed = [modules.pop(name) for name in sorted(modules.keys() & raw_names.keys(), key=str.encode)]
@@ -115,7 +120,8 @@ def open_adapters(recipe: Recipe, connections: Connections) -> AdapterMerge:
         for name, count in zip(names, lacking, strict=True)
         if count
     ]
-    return AdapterMerge(space, tuple(sources), written, config, tuple(remarks))
+    positions = LayerPositions(changes(space) if base is None else base.tensors)
+    return AdapterMerge(space, tuple(sources), written, config, positions, tuple(remarks))
 
 
 def adapter_config(
