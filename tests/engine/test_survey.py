@@ -278,6 +278,22 @@ def test_an_interrupted_survey_goes_on_where_it_was(paths, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["s.survey"]
 
 
+def test_a_second_survey_of_the_same_models_to_the_same_place_is_told_to_wait(paths, tmp_path):
+    out = tmp_path / "s.survey"
+    told = []
+
+    def another(*_):
+        if not told:
+            with pytest.raises(mw.SurveyError, match=r"s\.survey: another survey is being written here; wait for it"):
+                mw.survey(paths[0], paths[1:], out=out, spectra=False, threads=1)
+            told.append(True)
+
+    first = mw.survey(paths[0], paths[1:], out=out, spectra=False, threads=1, progress=another)
+    assert told
+    assert out.read_bytes() == pack(first)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.survey"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_disk_that_fills_up_during_a_survey_is_told_in_a_sentence(paths, tmp_path, monkeypatch):
     start = SurveyJournal.__init__

@@ -12,7 +12,7 @@ from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.journal import JOURNAL_NAME
 from mergewise.errors import CheckpointError
 
-__all__ = ["LAST_NAMES", "Staging", "cannot_write", "require_free", "take_back"]
+__all__ = ["LAST_NAMES", "Staging", "cannot_write", "is_at", "require_free", "take_back"]
 
 _SUFFIX = ".mergewise-partial"
 _LOCK_NAME = ".lock"
@@ -62,7 +62,7 @@ class Staging:
             raise CheckpointError(
                 f"{self.folder}: another merge is writing here; wait for it or choose another output."
             ) from error
-        if _is_at(lock, path):
+        if is_at(lock, path):
             return lock
         os.close(lock)
         require_free(self._out)
@@ -179,7 +179,7 @@ def take_back(out: Path, locked: bool = False) -> None:
     try:
         if not locked:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(lock, folder / _LOCK_NAME):
+        if not is_at(lock, folder / _LOCK_NAME):
             return  # it was all done in between
         for name in names:
             if (out / name).is_file() and not (folder / name).exists():
@@ -209,7 +209,7 @@ def _hidden(out: Path) -> Path:
     return whole / _SUFFIX if whole.is_mount() else whole.parent / f".{whole.name}{_SUFFIX}"
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
     """Whether an open file is still the one that a path leads to."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())

@@ -1,12 +1,14 @@
 """What an interrupted survey has finished: records of tensors, one after the other, each with a check."""
 
+import fcntl
 import os
 import struct
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
+from mergewise.checkpoint.staging import is_at
 from mergewise.engine.survey.file import pack, unpack
 from mergewise.engine.survey.record import Survey
 from mergewise.errors import SurveyError
@@ -27,22 +29,25 @@ class SurveyJournal:
         finished: Surveys of what is finished, a tensor each.
 
     Raises:
-        SurveyError: It cannot be written.
+        SurveyError: It cannot be written, or another survey is being written there.
     """
 
     def __init__(self, path: Path, work: str) -> None:
         self._path = path.with_name(f".{path.name}.mergewise-partial")
         head = work.encode() + b"\n"
         try:
-            content = self._path.read_bytes() if self._path.is_file() else b""
+            self._file = _locked(self._path)
+            content = self._file.read()
             self.finished, end = _read(content, len(head)) if content.startswith(head) else ([], 0)
-            self._file = self._path.open("r+b" if end else "wb")
-            if end:
-                self._file.truncate(end)  # what comes after was cut short
-                self._file.seek(end)
-            else:
+            self._file.truncate(end)  # what comes after was cut short
+            self._file.seek(end)
+            if not end:
                 self._file.write(head)
                 self._file.flush()
+        except BlockingIOError as error:
+            raise SurveyError(
+                f"{path}: another survey is being written here; wait for it, or choose another place for this one."
+            ) from error
         except OSError as error:
             raise SurveyError(f"{path}: cannot be written: {error.strerror}; choose another place for it.") from error
 
@@ -71,8 +76,27 @@ class SurveyJournal:
 
     def remove(self) -> None:
         """Remove the journal: the survey is written."""
+        self._path.unlink()
         self._file.close()
-        os.unlink(self._path)  # noqa: PTH108 - must not be missing
+
+
+def _locked(path: Path) -> BinaryIO:
+    """Open a file, made if need be, that nobody else has open so until it is closed.
+
+    Raises:
+        BlockingIOError: Somebody has.
+        OSError: It cannot be opened.
+    """
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+        if is_at(file.fileno(), path):
+            return file
+        file.close()  # it was removed, with the survey written, in between
 
 
 def _read(content: bytes, at: int) -> tuple[list[Survey], int]:
