@@ -76,6 +76,23 @@ class TestMerging:
         recorded = json.loads((models / "out" / "mergewise.json").read_text())
         assert recorded["recipe"]["base_model"] == "kept/left"
 
+    def test_the_folder_one_stands_in_may_be_the_output(self, models, monkeypatch):
+        (models / "recipe.yaml").write_text(TWO.replace("model: ", "model: ../").replace("../half", "half"))
+        (models / "here").mkdir()
+        monkeypatch.chdir(models / "here")
+        mw.merge("../recipe.yaml", ".")
+        assert (models / "here.stages" / "half" / "model.safetensors").is_file()
+        a, c = arrays("A", 4)[UP], arrays("C", 4)[UP]
+        assert np.array_equal(support.load_model(models / "here")[UP], a + 0.5 * ((a + c) / 2 - a))
+
+    @pytest.mark.parametrize(("out", "stages"), [("out", "out/stages"), ("kept/half", "kept"), ("out", ".")])
+    def test_stages_inside_the_output_or_around_it_are_refused_before_any_is_merged(self, models, out, stages):
+        path = written(models, TWO.replace("half", "out") if stages == "." else TWO)
+        before = support.tree(models)
+        with pytest.raises(mw.CheckpointError, match=r"apart from the output .* found one inside the other"):
+            mw.merge(path, out, stages=stages)
+        assert support.tree(models) == before
+
     def test_a_finished_stage_is_taken_over(self, models):
         path = written(models, TWO)
         mw.merge(path, "out")

@@ -81,7 +81,7 @@ def merge(
     from mergewise.engine.devices.device import open_device
     from mergewise.engine.finished import holds_already, holds_merge
     from mergewise.engine.layout import parse_size
-    from mergewise.engine.stages import plan_stages, stage_folders
+    from mergewise.engine.stages import output_folders, plan_stages
 
     shard_bytes = parse_size(shard_size, "shard size")
     output = {"rank": rank} if adapter else None
@@ -94,7 +94,7 @@ def merge(
     )
     recipe = resolved(whole, select, survey, access(offline, cache), threads=threads, memory=memory, quiet=json)
     if dry_run:
-        folders = stage_folders(recipe, merge.stages_folder(out, destination) if stages is None else stages)
+        folders = output_folders(recipe, out, destination, stages)
         plans = plan_stages(recipe, folders, access(offline, cache))
         place = local_path(out) if destination is None else destination.folder
         on = None if device is None else open_device(device).record()

@@ -52,10 +52,10 @@ from mergewise.engine.provenance import (
     require_unchanged,
     small_texts,
 )
-from mergewise.engine.stages import as_stages, noted, plan_stages, stage_folders
+from mergewise.engine.stages import as_stages, noted, output_folders, plan_stages
 from mergewise.recipe import Recipe, Stage, placed
 
-__all__ = ["MergeReport", "merge", "stages_folder"]
+__all__ = ["MergeReport", "merge"]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def merge(
     if destination is None:
         holds_merge(local_path(out))  # refused before anything is planned
     steps = as_stages(recipe)
-    folders = stage_folders(steps, stages_folder(out, destination) if stages is None else stages)
+    folders = output_folders(steps, out, destination, stages)
     plans = plan_stages(steps, folders, access)
     commits: dict[str, str] = {}
     for planned in plans:
@@ -183,12 +183,6 @@ def merge(
     finally:
         _let_go(last)
     return replace(report, remarks=(*remarks, *report.remarks), seconds=time.perf_counter() - began)
-
-
-def stages_folder(out: str | os.PathLike[str], destination: Destination | None) -> str:
-    """Return where stages go by default: beside the output, or beside the place in which it is staged."""
-    beside = local_path(out) if destination is None else destination.folder
-    return f"{os.fspath(beside)}.stages"
 
 
 def _merge(

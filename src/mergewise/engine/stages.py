@@ -3,15 +3,16 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from mergewise.checkpoint import Access, Connections, Source
+from mergewise.checkpoint import Access, Connections, Destination, Source, local_path
 from mergewise.engine.jobs import Plan
 from mergewise.engine.plan import plan_over
 from mergewise.engine.planned import PlannedCheckpoint
-from mergewise.errors import MergewiseError
+from mergewise.errors import CheckpointError, MergewiseError
 from mergewise.recipe import Recipe, Stage, check_parameters, load_stages, order_stages, placed, references
 
-__all__ = ["as_stages", "noted", "plan_stages", "stage_folders"]
+__all__ = ["as_stages", "noted", "output_folders", "plan_stages", "stage_folders"]
 
 
 def as_stages(recipe: Recipe | str | os.PathLike[str] | Sequence[Stage]) -> list[Stage]:
@@ -37,6 +38,39 @@ def noted(planned: Plan, stage: Stage) -> Plan:
 def stage_folders(stages: Sequence[Stage], folder: str | os.PathLike[str]) -> dict[str, str]:
     """Return where the results of all stages but the last go, by their names."""
     return {stage.name: os.path.join(folder, stage.name) for stage in stages[:-1] if stage.name is not None}  # noqa: PTH118 - a model reference, not a path to open
+
+
+def output_folders(
+    stages: Sequence[Stage],
+    out: str | os.PathLike[str],
+    destination: Destination | None,
+    folder: str | os.PathLike[str] | None,
+) -> dict[str, str]:
+    """Return where the results of all stages but the last go when these are merged, by their names.
+
+    Args:
+        stages: In the order of doing.
+        out: Where the result of the last goes.
+        destination: That on another machine, if it is there.
+        folder: Where the others go; ``None`` for beside the output, or beside the place in which it is staged.
+
+    Raises:
+        CheckpointError: A stage would go into the output, or the output into a stage.
+    """
+    own = local_path(out) if destination is None else destination.folder
+    if folder is None:
+        beside = own if own.name not in {"", ".."} else own.resolve()  # "." has no name that another could stand beside
+        folder = f"{os.fspath(beside)}.stages"
+    found = stage_folders(stages, folder)
+    whole = Path(os.path.realpath(own))
+    for name, place in found.items():
+        stage = Path(os.path.realpath(place))
+        if stage.is_relative_to(whole) or whole.is_relative_to(stage):
+            raise CheckpointError(
+                f"{place}: expected a folder for stage '{name}' apart from the output {out}, found one inside the "
+                "other; choose another folder for stages, or another output."
+            )
+    return found
 
 
 def plan_stages(stages: Sequence[Stage], folders: Mapping[str, str], access: Access | None = None) -> list[Plan]:
