@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
-from support import save_model
+from support import load_model, save_model
 
 NAMES = tuple(f"e{i}" for i in range(7))
 
@@ -56,6 +56,18 @@ def test_where_all_models_are_of_another_base_there_is_nothing_to_choose(experts
         mw.RecipeError, match=r"found none\. Merge none of these: all of them seem to be of a different"
     ):
         mw.select(recipe)
+
+
+def test_models_that_lack_tensors_are_chosen_among_too(experts):
+    rng = np.random.default_rng(3)
+    down = rng.normal(size=(64, 64))
+    for name in ("base", *NAMES[1:]):
+        change = rng.normal(size=(64, 64)) * (0.0 if name == "base" else 0.01)
+        save_model(Path(name), {**load_model(Path(name)), "layers.0.down.weight": (down + change).astype(np.float32)})
+    recipe = mw.Recipe(method="task_arithmetic", base="base", experts=list(NAMES), select=3, missing_tensors="base")
+    first = mw.select(recipe)
+    assert len(first.experts) == 3
+    assert mw.select(recipe).experts == first.experts  # by the survey that is kept
 
 
 def test_a_kept_survey_serves_recipes_of_the_same_policies_only(experts):
