@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,11 +105,25 @@ def values(source, name):
     return read(source, name).view(np.dtype(dtype)).reshape(info.shape)
 
 
+def open_at(path):
+    links = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return links.count(path)
+
+
 def refusal(path):
     with pytest.raises(CheckpointError) as caught:
         open_source(path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_a_file_is_open_for_as_long_as_somebody_reads_it(tmp_path):
+    path = write(tmp_path / "base.gguf", model())
+    source = open_source(path)
+    read(source, "model.norm.weight")
+    assert open_at(path) == 1
+    del source
+    assert open_at(path) == 0
 
 
 class TestWhatIsRead:

@@ -106,9 +106,6 @@ class Checkpoint:
                 opened.close()  # another thread was first
         return self._open[file]
 
-    def __del__(self) -> None:
-        self.close()
-
 
 def open_checkpoint(path: str | os.PathLike[str] | Place, location: str = "") -> Checkpoint:
     """Open a safetensors file, or a folder with ``model.safetensors``, an index of shards, or one other such file.

@@ -94,7 +94,9 @@ class Ranges(Protocol):
 
 
 class LocalRanges:
-    """A file of this machine."""
+    """A file of this machine, open until it is closed or nobody has it any more."""
+
+    _descriptor = -1
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -124,6 +126,9 @@ class LocalRanges:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def open_ranges(place: Place) -> Ranges:
