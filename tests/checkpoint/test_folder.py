@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,22 @@ class TestWhatIsNotACheckpoint:
     def test_nothing_there(self, tmp_path):
         assert "found nothing there" in refusal(tmp_path / "missing")
 
+    @pytest.mark.parametrize("mode", [0o600, 0o300, 0])
+    def test_a_folder_that_may_not_be_searched_or_listed(self, mode):
+        user, somebody = os.geteuid(), 65534
+        with tempfile.TemporaryDirectory() as parent:  # root's own folders are closed to others
+            folder = support.save_model(Path(parent) / "m", support.model_arrays(0))
+            Path(parent).chmod(0o755)
+            folder.chmod(mode)
+            if user == 0:  # who may look into every folder
+                os.chown(folder, somebody, -1)
+                os.seteuid(somebody)
+            try:
+                assert "m: expected a checkpoint folder that may be listed and searched" in refusal(folder)
+            finally:
+                os.seteuid(user)
+                folder.chmod(0o700)
+
     def test_an_empty_folder(self, tmp_path):
         assert "model.safetensors" in refusal(tmp_path)
 
@@ -123,15 +140,6 @@ class TestWhatIsNotACheckpoint:
 
     def test_a_name_that_no_file_can_have(self, tmp_path):
         refusal(tmp_path / ("x" * 300))
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-    def test_a_folder_that_may_not_be_read(self, tmp_path, arrays):
-        folder = support.save_model(tmp_path / "m", arrays)
-        folder.chmod(0)
-        try:
-            refusal(folder)
-        finally:
-            folder.chmod(0o700)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b'"a"', b"\xff", b"[" * 100_000])
     def test_a_configuration_that_is_not_an_object_gives_a_sentence(self, content, tmp_path, arrays):

@@ -141,13 +141,19 @@ def _open_place(path: Place) -> Checkpoint:
 
 
 def existing(path: str | os.PathLike[str] | Place) -> Place:
-    """Return a place where there is a file or a folder.
+    """Return a place where there is a file, or a folder that may be looked into.
 
     Raises:
-        CheckpointError: There is neither.
+        CheckpointError: There is neither, or it may not be looked into.
     """
     place: Place = Path(path) if isinstance(path, str | os.PathLike) else path
-    if not _ask(place, place.is_dir) and not _ask(place, place.is_file):
+    if _ask(place, place.is_dir):
+        if isinstance(place, Path) and not os.access(place, os.R_OK | os.X_OK, effective_ids=True):
+            raise CheckpointError(
+                f"{place}: expected a checkpoint folder that may be listed and searched, found that its permissions "
+                "forbid it; have its owner allow it with 'chmod +rx'."
+            )
+    elif not _ask(place, place.is_file):
         raise CheckpointError(f"{place}: expected a checkpoint folder or file, found nothing there; check the path.")
     return place
 
