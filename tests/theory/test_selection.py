@@ -70,6 +70,20 @@ def test_models_that_lack_tensors_are_chosen_among_too(experts):
     assert mw.select(recipe).experts == first.experts  # by the survey that is kept
 
 
+def test_under_a_tokenizer_models_of_one_vocabulary_are_chosen_among_and_others_refused(experts):
+    rng = np.random.default_rng(4)
+    table = rng.normal(size=(3, 64)).astype(np.float32)
+    for name in ("base", *NAMES):
+        save_model(Path(name), {**load_model(Path(name)), "model.embed_tokens.weight": table})
+        Path(name, "tokenizer.json").write_text('{"model": {"vocab": {"a": 0, "b": 1, "c": 2}}}')
+    tokenizer = {"source": "union"}
+    recipe = mw.Recipe(method="task_arithmetic", base="base", experts=list(NAMES), select=3, tokenizer=tokenizer)
+    assert len(mw.select(recipe).experts) == 3
+    Path("e1", "tokenizer.json").write_text('{"model": {"vocab": {"a": 0, "c": 1, "b": 2}}}')
+    with pytest.raises(mw.RecipeError, match=r"e1: expected the tokens of base in the same rows, since a survey"):
+        mw.survey(recipe)
+
+
 def test_a_kept_survey_serves_recipes_of_the_same_policies_only(experts):
     """What other recipes do with tensors that some models lack makes another survey."""
     rng = np.random.default_rng(2)

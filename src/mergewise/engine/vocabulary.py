@@ -28,7 +28,7 @@ from mergewise.tokenizer import (
     special_tokens,
 )
 
-__all__ = ["SmallFiles", "gathered", "tokenizer_files", "tokenizer_models"]
+__all__ = ["SmallFiles", "gathered", "require_one_vocabulary", "tokenizer_files", "tokenizer_models"]
 
 _HEAD_BIAS = re.compile(r"(^|\.)((generator_)?lm_head|embed_out|output|predictions|decoder|vocab_projector)\.bias$")
 _OTHER_HEAD = re.compile(r"(^|\.)((predictions|lm_head)\.decoder|generator_lm_head|vocab_projector)\.weight$")
@@ -61,6 +61,24 @@ def tokenizer_models(recipe: Recipe) -> tuple[str, ...]:
     named = [rule.model for rule in recipe.tokenizer.tokens.values() if rule.model]
     named += [recipe.tokenizer.source] if recipe.tokenizer.source not in _KINDS else []
     return tuple(dict.fromkeys(named))
+
+
+def require_one_vocabulary(models: Sequence[Source]) -> None:
+    """Require that the embeddings of models have the same tokens in the same rows.
+
+    Raises:
+        RecipeError: They do not.
+        CheckpointError: A model has no tokenizer or no embedding.
+    """
+    tokens = [read_tokenizer(_folder(source), keep=False).ids for source in models]
+    rows = [source.tensors[next(iter(_tables(source)))].shape[0] for source in models]
+    for source, *found in zip(models, tokens, rows, strict=True):
+        if found != [tokens[0], rows[0]]:
+            raise RecipeError(
+                f"{source.location}: expected the tokens of {models[0].location} in the same rows, since a survey "
+                "compares embeddings row by row, without the recipe's 'tokenizer'; found others, so say which models "
+                "to merge, or choose among models of one vocabulary."
+            )
 
 
 def gathered(

@@ -4,10 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mergewise.checkpoint import Access, let_go
-from mergewise.engine.plan import as_recipe, plan
+from mergewise.checkpoint import Access, Connections, let_go
+from mergewise.engine.plan import as_recipe, plan_over, wanted_models
+from mergewise.engine.references import open_models
 from mergewise.engine.survey.carry_out import Progress, Wanted, survey_plan
 from mergewise.engine.survey.record import Survey
+from mergewise.engine.vocabulary import require_one_vocabulary
 from mergewise.errors import RecipeError
 from mergewise.recipe import Recipe
 from mergewise.statistics.claims import MOST_EXPERTS
@@ -56,8 +58,12 @@ def survey(
         MergewiseError: The models do not fit each other or cannot be read, hold NaN or infinity, or the survey that is
             to be extended is of others.
     """
-    recipe = _recipe(base, experts, density)
-    planned = plan(recipe, access)
+    asked, connections = _recipe(base, experts, density), Connections(access)
+    recipe = asked.model_copy(update={"tokenizer": None})
+    models = open_models(wanted_models(recipe), recipe.base, connections)
+    if asked.tokenizer is not None:
+        require_one_vocabulary(list(models.values()))
+    planned = plan_over(recipe, connections, models)
     wanted = Wanted(density, spectra, tuple(tensors), seed)
     try:
         return survey_plan(planned, wanted, extend, None if out is None else Path(out), threads, memory, progress)
@@ -68,10 +74,10 @@ def survey(
 def _recipe(
     base: str | os.PathLike[str] | Recipe, experts: Sequence[str | os.PathLike[str]] | None, density: float
 ) -> Recipe:
-    """Return a recipe of the same models whose program ranks the changes of each tensor."""
+    """Return a recipe of the same models and tokenizer whose program ranks the changes of each tensor."""
     if not 0.0 < density < 1.0:
         raise RecipeError(f"The density of a survey must be above 0 and below 1, found {density}.")
-    missing, extra = "refuse", "refuse"
+    missing, extra, tokenizer = "refuse", "refuse", None
     if experts is None:
         given = as_recipe(base)
         if not given.whole:
@@ -79,7 +85,7 @@ def _recipe(
         if given.base is None:
             raise RecipeError("A survey is of changes to a base, so the recipe needs 'base_model'; found none.")
         names, root = [expert.model for expert in given.experts if expert.model != given.base], given.base
-        missing, extra = given.missing_tensors, given.extra_tensors
+        missing, extra, tokenizer = given.missing_tensors, given.extra_tensors, given.tokenizer
     elif isinstance(base, Recipe):
         raise RecipeError("A survey takes a recipe, or a base and experts; found both.")
     else:
@@ -88,5 +94,5 @@ def _recipe(
         raise RecipeError(f"A survey is of 1 to {MOST_EXPERTS} experts, found {len(names)}.")
     return Recipe(
         method="ties", base=root, experts=names, parameters={"density": density}, missing_tensors=missing,
-        extra_tensors=extra,
+        extra_tensors=extra, tokenizer=tokenizer,
     )  # fmt: skip
