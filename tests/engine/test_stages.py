@@ -288,6 +288,10 @@ REFUSED = {
     "two ends": (TWO.replace("model: half", "model: A2"), "whose result no other merges, found 'half', one without"),
     "a misspelt stage": (TWO.replace("model: half", "model: hallf"), "Did you mean 'half'?"),
     "two without names": (TWO.replace("name: half\n", ""), "found one without a name, one without a name"),
+    "an adapter for later ones": (
+        TWO.replace("merge_method: linear", "merge_method: task_arithmetic\nbase_model: A\nadapter: true"),
+        "found that 'half' makes an adapter; merge it with a recipe of its own",
+    ),
     "an empty document": (TWO + "---\n", "document 3 of 3 is empty"),
     "a fault in a document": (TWO.replace("linear", "linaer"), "document 1: There is no merge method 'linaer'"),
     "nothing": ("", "expected one recipe, found nothing"),

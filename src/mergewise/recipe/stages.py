@@ -37,7 +37,8 @@ def order_stages(stages: Sequence[Stage], where: str) -> list[Stage]:
         where: What messages call the file.
 
     Raises:
-        RecipeError: A name stands twice, stages need each other, or it is not clear which gives the result.
+        RecipeError: A name stands twice, stages need each other, one makes an adapter for others, or it is not clear
+            which gives the result.
     """
     if len(stages) == 1:
         return list(stages)
@@ -60,7 +61,14 @@ def order_stages(stages: Sequence[Stage], where: str) -> list[Stage]:
         listed = ", ".join(f"'{stage.name}'" if stage.name else "one without a name" for stage in ends)
         unknown = _unknown(ends, names)
         raise RecipeError(f"{where}: expected one stage whose result no other merges, found {listed}.{unknown}")
-    return [*(stage for stage in ordered if stage is not ends[0]), ends[0]]
+    before = [stage for stage in ordered if stage is not ends[0]]
+    for stage in before:
+        if stage.recipe.adapter is not None:
+            raise RecipeError(
+                f"{where}: expected stages that make models for later ones, found that '{stage.name}' makes an "
+                "adapter; merge it with a recipe of its own, and name its folder here."
+            )
+    return [*before, ends[0]]
 
 
 def references(recipe: Recipe) -> set[str]:
