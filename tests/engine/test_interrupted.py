@@ -1,9 +1,11 @@
 """A merge that is killed, stopped or starved goes on where it was, and gives the same bytes."""
 
+import errno
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
-from mergewise.checkpoint import FolderTarget
+from mergewise.checkpoint import FolderTarget, writer
 from mergewise.checkpoint.journal import JOURNAL_NAME, Journal, fingerprint
 from mergewise.checkpoint.place import sha256_of
 from mergewise.engine import intact, provenance
@@ -143,6 +145,23 @@ def test_an_input_that_changes_during_the_merge_is_refused(tmp_path, monkeypatch
     with pytest.raises(mw.CheckpointError, match="changed while it was being merged"):
         mw.merge(mw.Recipe(method="average", **models), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_small_file_that_cannot_be_read_is_told_before_the_merge(tmp_path, monkeypatch):
+    models = family(tmp_path, tensors=2, size=8)
+    notes = tmp_path / "base" / "notes.json"
+    notes.write_text("{}")
+
+    def closed(file, path):
+        if file == notes:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        shutil.copyfile(file, path)
+
+    monkeypatch.setattr(writer, "copy_file", closed)
+    advanced = []
+    with pytest.raises(mw.CheckpointError, match=r"notes\.json: cannot be read: Permission denied"):
+        mw.merge(mw.Recipe(**models, **METHODS[1]), tmp_path / "out", progress=lambda *_: advanced.append(_))
+    assert not advanced
 
 
 def test_a_fault_does_not_wait_until_all_inputs_are_hashed(tmp_path, monkeypatch):

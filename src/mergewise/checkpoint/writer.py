@@ -148,16 +148,18 @@ class FolderTarget:
         """Copy small files into the folder, and return their SHA-256 by name.
 
         Raises:
-            CheckpointError: A remote file cannot be had, the disk is full, or a file or the disk gives an error.
+            CheckpointError: A file cannot be had, or the disk is full or gives a write error.
         """
         found: dict[str, str] = {}
-        try:
-            for file in files:
-                path = self._staging.folder / file.name
+        for file in files:
+            path = self._staging.folder / file.name
+            try:
                 copy_file(file, path)
-                found[file.name] = sha256_of(path)
-        except OSError as error:
-            raise self._fault(error) from error
+            except OSError as error:
+                if error.filename == str(file):
+                    raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
+                raise self._fault(error) from error
+            found[file.name] = sha256_of(path)
         return found
 
     def index(self) -> dict[str, str]:

@@ -210,6 +210,8 @@ def _merge(
     if destination is None and holds_merge(place) and holds_result(planned, place, shard_bytes, recorded, there):
         return _untouched(planned, out, layout, began, put_back(planned, place))
     with _folder(planned, place, shard_bytes, work) as folder:
+        # one that cannot be had is better known before the merge than after it
+        beside = folder.take_over(companion_files(planned)) | file_digests(folder.index(), {})
         target = merge_target(planned, folder)
         # what is only copied is compared as it is, so it is copied again
         done = folder.resumed - {job.name for job in planned.jobs if job.program is None}
@@ -224,7 +226,6 @@ def _merge(
                 _let_go(planned)
                 raise
         require_unchanged(planned.sources, identities)
-        beside = folder.take_over(companion_files(planned)) | file_digests(folder.index(), {})
         stages = {name: digests[stage] for name, stage in folders.items() if stage in digests}
         weights = folder.digests() if out in there else {}  # of a stage, which is hashed as an input of the next anyway
         folder.commit(provenance_texts(planned, records, recorded, beside, stages, weights))
