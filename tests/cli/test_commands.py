@@ -194,10 +194,9 @@ class TestMerge:
         assert found["mergewise"] == mw.__version__
         assert found["recipe"] == yaml.safe_load((world.folder / "recipe.yaml").read_text())
         assert {i["file"]: i["sha256"] for i in found["inputs"]} == {
-            f"{name}/model.safetensors": hashlib.sha256(
-                (world.folder / name / "model.safetensors").read_bytes()
-            ).hexdigest()
+            f"{name}/{file}": hashlib.sha256((world.folder / name / file).read_bytes()).hexdigest()
             for name in ("base", "e1", "e2")
+            for file in ("config.json", "model.safetensors")
         }
 
     @pytest.mark.parametrize("name", METHODS)
@@ -226,7 +225,9 @@ class TestJson:
         assert report["parameters"] == sum(a.size for a in world.base.values())
         assert report["bytes_out"] == sum(a.nbytes for a in world.base.values())
         assert report["bytes_in"] == 3 * report["bytes_out"]
-        assert sorted(report["inputs"]) == [f"{n}/model.safetensors" for n in ("base", "e1", "e2")]
+        assert sorted(report["inputs"]) == [
+            f"{n}/{file}" for n in ("base", "e1", "e2") for file in ("config.json", "model.safetensors")
+        ]
 
     def test_plan_and_dry_run_agree(self, world, run):
         plan = run("plan", world.recipe(merge_method="ties", parameters={"density": 0.5}), "--json", "--threads", "2")

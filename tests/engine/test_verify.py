@@ -26,7 +26,7 @@ def test_a_fresh_merge_is_as_recorded(merged):
     found = mw.verify(merged, sample=None)
     assert found.faults == ()
     assert found.tensors == found.total == len(load_model(merged))
-    assert found.inputs == 3
+    assert found.inputs == 6  # three models, each with its config.json
 
 
 def test_one_changed_bit_is_found(merged):

@@ -64,7 +64,7 @@ InputRecord = Mapping[str, int | str]
 
 
 def input_identities(sources: Sequence[Source]) -> dict[str, tuple[int | str, ...]]:
-    """Return what stays equal for as long as nobody touches it of every file that holds input tensors, by its place.
+    """Return what stays equal for as long as nobody touches it of every file that tensors depend on, by its place.
 
     Raises:
         CheckpointError: A file is gone.
@@ -78,13 +78,14 @@ def require_unchanged(sources: Sequence[Source], identities: dict[str, tuple[int
     Raises:
         CheckpointError: A file is gone, or is not the one that was read.
     """
-    for path, identity in input_identities(sources).items():
-        if identity != identities[path]:
+    found = input_identities(sources)
+    for path in {**identities, **found}:
+        if found.get(path) != identities.get(path):
             raise CheckpointError(f"{path}: it changed while it was being merged; run again when it is at rest.")
 
 
 def record_inputs(sources: Sequence[Source], stop: threading.Event | None = None) -> dict[str, InputRecord]:
-    """Return what is recorded of every file that holds input tensors, by its place.
+    """Return what is recorded of every file that tensors depend on, by its place.
 
     A local file is hashed once: its digest is kept in the cache folder, by path and identity. A remote file is not read
     for this: its server's word stands for it.
@@ -100,7 +101,10 @@ def record_inputs(sources: Sequence[Source], stop: threading.Event | None = None
 
 
 def _input_files(sources: Sequence[Source]) -> list[Place]:
-    return list({str(place): place for source in sources for place in source.files}.values())
+    """Return the files that hold input tensors, and each ``config.json`` beside them, which says how to read these."""
+    files = {str(place): place for source in sources for place in source.files}
+    configs = {str(config): config for place in files.values() if (config := place.parent / "config.json").is_file()}
+    return [*files.values(), *configs.values()]
 
 
 def _identity(place: Place) -> tuple[int | str, ...]:
