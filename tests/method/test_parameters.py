@@ -117,6 +117,15 @@ def test_numpy_numbers_are_numbers():
     assert np.array_equal(mw.merge_arrays("dare_ties", base, models, density=0.5, seed=np.int64(3))["t0"], seeded["t0"])
 
 
+def test_an_array_of_values_is_a_list_of_them():
+    base, models = one_family(0, 2, shapes=[(4,)])
+    plain = mw.merge_arrays("ties", base, models, weight=[0.5, 0.25], density=0.5)
+    found = mw.merge_arrays("ties", base, models, weight=np.array([0.5, 0.25]), density=np.array(0.5))
+    assert np.array_equal(found["t0"], plain["t0"])
+    with pytest.raises(mw.RecipeError, match="'weight' has 3 values for 2 experts"):
+        mw.merge_arrays("ties", base, models, weight=np.ones(3))
+
+
 def test_whole_numbers_stand_for_floats():
     base, models = one_family(0, 2, shapes=[(4,)])
     found = mw.merge_arrays("ties", base, models, weight=[1, 2], density=1, lambda_=2)

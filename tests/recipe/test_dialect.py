@@ -2,7 +2,9 @@
 
 import re
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -356,6 +358,11 @@ def test_a_model_that_contains_itself_is_refused_and_not_searched_forever(tmp_pa
         sys.settrace(before)
 
 
+def test_a_parameter_that_contains_itself_is_refused(tmp_path):
+    text = "{merge_method: linear, models: [A], parameters: {weight: &a [{value: *a}]}}"
+    assert "found filters inside a filter" in refusal(tmp_path, text)
+
+
 @pytest.mark.parametrize("path", ["missing.yaml", ".", "x" * 300, "missing\0.yaml"])
 def test_a_recipe_that_cannot_be_read_is_refused(path, tmp_path):
     with pytest.raises(RecipeError, match="expected a recipe, but it cannot be read"):
@@ -473,6 +480,29 @@ class TestRecipesInPython:
         )
         assert [e.model for e in recipe.experts] == ["A", str(tmp_path / "B"), "C", "D"]
         assert recipe.experts[2].parameters == {"weight": 2}
+
+    @pytest.mark.parametrize(
+        ("value", "held"),
+        [
+            (np.float32(0.5), 0.5),
+            (np.float64(0.5), 0.5),
+            (np.int64(2), 2),
+            (np.bool_(True), True),
+            (np.array([0.25, 1.0]), [0.25, 1.0]),
+            (Path("folder/file"), str(Path("folder/file"))),
+            ([{"filter": "mlp", "value": (np.float32(0.5), 1)}, {"value": np.int64(2)}],
+             [{"filter": "mlp", "value": [0.5, 1]}, {"value": 2}]),
+        ],
+    )  # fmt: skip
+    def test_parameters_are_held_as_they_will_be_written(self, value, held):
+        expert = Expert(model="A", parameters={"weight": value})
+        assert repr(expert.parameters) == repr({"weight": held})
+        slices = [{"sources": [{"model": "A", "layer_range": [0, 1]}], "parameters": {"weight": value}}]
+        found = Recipe(method="linear", slices=slices, parameters={"weight": value}).canonical()
+        assert repr(found["parameters"]) == repr(found["slices"][0]["parameters"]) == repr({"weight": held})
+        post = [{"lines": {"alpha": np.float64(0.5), "beta": np.float32(0.25)}}]
+        steps = Recipe(method="task_arithmetic", base="B", experts=["A"], post=post).post
+        assert repr(steps) == repr(({"lines": {"alpha": 0.5, "beta": 0.25}},))
 
     def test_a_base_may_be_a_path(self, tmp_path):
         assert Recipe(method="ties", base=tmp_path, experts=["A"]).base == str(tmp_path)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import Access, ArrayCheckpoint, ArrayTarget, Connections, StatisticsFile
@@ -69,9 +70,9 @@ def merge_arrays(
         threads: Workers; ``None`` for one per available processor.
         memory: Budget for the process without inputs and result.
         device: As for ``merge``.
-        parameters: Of the method. A list of values gives one per expert, a list of ``{filter, value}`` chooses by the
-            tensor's name; ``lambda_`` stands for ``lambda``. ``statistics``, of methods that need some, is a list of
-            files, or of dictionaries of arrays by name.
+        parameters: Of the method. A list or an array of values gives one per expert, a list of ``{filter, value}``
+            chooses by the tensor's name; ``lambda_`` stands for ``lambda``. ``statistics``, of methods that need some,
+            is a list of files, or of dictionaries of arrays by name.
 
     Returns:
         Merged arrays by name.
@@ -84,6 +85,7 @@ def merge_arrays(
     own: list[dict[str, Any]] = [{} for _ in experts]
     for given, value in parameters.items():
         name = given.rstrip("_")
+        value = value.tolist() if isinstance(value, np.ndarray) else value  # noqa: PLW2901 - the same, as a list
         if isinstance(value, list | tuple) and not any(isinstance(one, dict | list) for one in value):
             if len(value) != len(own):
                 raise RecipeError(f"'{name}' has {len(value)} values for {len(own)} experts; expected one for each.")

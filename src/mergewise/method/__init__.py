@@ -17,7 +17,7 @@ from mergewise.method.base import (
 )
 from mergewise.method.declare import Array, Choices, PerModel, Range, merge_method
 from mergewise.method.masks import Masks, masks_like
-from mergewise.method.parameters import Parameter
+from mergewise.method.parameters import Parameter, plain
 from mergewise.method.post import POST_STEPS, PostStep, find_post_step, with_post_steps
 from mergewise.method.registry import find_method, methods
 from mergewise.method.whole import carry_out, sees_changes
@@ -49,6 +49,7 @@ __all__ = [
     "masks_like",
     "merge_method",
     "methods",
+    "plain",
     "row_elements",
     "sees_changes",
     "with_post_steps",

@@ -5,11 +5,14 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mergewise.errors import RecipeError
 
-__all__ = ["Parameter"]
+__all__ = ["Parameter", "plain"]
 
 _LARGEST = sys.float_info.max
+_DEEPEST = 4  # parameters, of which one is a list, of filters, with a list as value
 
 
 def _short(value: Any) -> str:
@@ -18,6 +21,22 @@ def _short(value: Any) -> str:
         return "an integer beyond all floats"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return a value as JSON and YAML know it: NumPy's numbers as Python's, arrays as lists, paths as words.
+
+    What lies deeper than any parameter does stays as it is, since YAML can make a list hold itself.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, dict | list | tuple) and depth < _DEEPEST:
+        if isinstance(value, dict):
+            return {key: plain(item, depth + 1) for key, item in value.items()}
+        return [plain(item, depth + 1) for item in value]
+    return value
 
 
 @dataclass(frozen=True)
@@ -76,8 +95,7 @@ class Parameter:
         Raises:
             RecipeError: The value is not one that the parameter takes.
         """
-        if type(value).__module__ == "numpy" and hasattr(value, "item"):
-            value = value.item()
+        value = plain(value)
         if (isinstance(self.default, bool) or self.aliases) and isinstance(value, int | float) and value in (0, 1):
             value = bool(value)  # tools that search for recipes write booleans as 1.0
         for spelling, choice in self.aliases:
@@ -85,7 +103,6 @@ class Parameter:
                 return choice
         accepted = False
         if self.path:
-            value = os.fspath(value) if isinstance(value, os.PathLike) else value
             accepted = isinstance(value, str)
         elif self.choices:
             accepted = isinstance(value, str) and value in self.choices

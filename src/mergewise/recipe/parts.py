@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mergewise.errors import RecipeError
-from mergewise.method import find_post_step
+from mergewise.method import find_post_step, plain
 
 __all__ = [
     "CHAT_FORMATS",
@@ -73,7 +73,7 @@ def _none_is_empty(value: Any) -> Any:
     return {} if value is None else value
 
 
-Parameters = Annotated[dict[str, Any], BeforeValidator(_none_is_empty)]
+Parameters = Annotated[dict[str, Any], BeforeValidator(plain), BeforeValidator(_none_is_empty)]
 
 
 class _Part(BaseModel):
@@ -287,7 +287,7 @@ def _as_post_steps(value: Any) -> Any:
             f"Expected a list of steps such as 'lines: {{alpha: 0.8, beta: 0.3}}' at post, found {value!r}."
         )
     steps = []
-    for i, item in enumerate(value):
+    for i, item in enumerate(plain(value)):
         step = {item: {}} if isinstance(item, str) else item
         if not isinstance(step, dict) or len(step) != 1 or not isinstance(next(iter(step)), str):
             raise RecipeError(

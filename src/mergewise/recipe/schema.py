@@ -14,6 +14,7 @@ from mergewise.recipe.parts import (
     ChatTemplate,
     Expert,
     Module,
+    Parameters,
     PostSteps,
     Reference,
     Selection,
@@ -72,7 +73,7 @@ class Recipe(BaseModel):
     experts: tuple[Annotated[Expert, BeforeValidator(as_expert)], ...] = ()
     slices: tuple[Slice, ...] = ()
     modules: dict[str, Module] = {}
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
     dtype: DtypeName | None = None
     out_dtype: DtypeName | None = None
     tokenizer: TokenizerRecipe | None = None
