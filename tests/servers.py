@@ -132,11 +132,12 @@ class Server:
 
 
 class FileServer(Server):
-    """The files of a folder, with ETags; folders have no list."""
+    """The files of a folder, with ETags unless ``versioned`` is false; folders have no list."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
+        self.versioned = True
 
     def answer(self, method: str, path: str, body: bytes, headers: Any) -> Answer:
         file = self.folder / unquote(urlsplit(path).path).lstrip("/")
@@ -145,7 +146,8 @@ class FileServer(Server):
         if not file.is_file():
             return 404, {}, b"nothing here"
         content = file.read_bytes()
-        return 200, {"ETag": f'"{hashlib.md5(content).hexdigest()}"', "Accept-Ranges": "bytes"}, content
+        version = {"ETag": f'"{hashlib.md5(content).hexdigest()}"'} if self.versioned else {}
+        return 200, {**version, "Accept-Ranges": "bytes"}, content
 
 
 class ObjectStore(Server):

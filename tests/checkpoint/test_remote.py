@@ -258,6 +258,21 @@ class TestTheCache:
             source = opened(f"{file_server.url}/m", access)
             assert read(source, "lm_head.weight") == model["lm_head.weight"].tobytes()
 
+    @pytest.mark.parametrize("trouble", [None, "whole"])
+    def test_without_a_version_nothing_is_taken_for_the_file_but_itself(
+        self, trouble, file_server, arrays, tmp_path, quick
+    ):
+        file_server.versioned = False
+        file_server.trouble = lambda method, path: trouble
+        for model in (arrays, support.expert_of(arrays, 1)):
+            support.save_model(file_server.folder / "m", model)
+            connections = Connections(replace(quick, cache=tmp_path / "kept"))
+            source = open_source(f"{file_server.url}/m", connections)
+            assert {name: read(source, name) for name in source.tensors} == {n: a.tobytes() for n, a in model.items()}
+            open_source(f"{file_server.url}/m", connections)
+        downloads = [request for request in file_server.requests if request[0] == "GET" and not request[2]]
+        assert len(downloads) == (2 if trouble else 0)  # once for every merge
+
     def test_a_damaged_block_is_fetched_again(self, url, arrays, tmp_path, quick):
         access = replace(quick, cache=tmp_path / "kept")
         read(opened(url, access), "lm_head.weight")

@@ -152,6 +152,13 @@ class TestInputs:
         faults = mw.verify(tmp_path / "out", access=quick).faults
         assert any("e1/model-00001-of-00002.safetensors: expected size" in fault for fault in faults)
 
+    def test_a_server_that_tells_no_version_is_remarked_on(self, on_the_web, file_server, quick):
+        assert not any("no version" in remark for remark in plan(recipe(on_the_web), quick).remarks)
+        file_server.versioned = False
+        (remark,) = (remark for remark in plan(recipe(on_the_web), quick).remarks if "no version" in remark)
+        assert remark.startswith(f"{on_the_web}/base/")
+        assert "a change that keeps the size goes unnoticed" in remark
+
     def test_an_interrupted_merge_goes_on(self, on_the_web, local, file_server, tmp_path, quick):
         def stop(done, total):
             if done > total // 2:

@@ -109,7 +109,8 @@ def plan_over(recipe: Recipe, connections: Connections, made: Mapping[str, Sourc
         models = open_models(wanted_models(recipe), recipe.base, connections, made)
         require_measured(recipe, models, statistics)
         planned = plan_models(recipe, models, statistics)
-    return replace(planned, revisions=dict(connections.commits))
+    remarks = (*planned.remarks, *connections.remarks)
+    return replace(planned, remarks=remarks, revisions=dict(connections.commits))
 
 
 def plan_models(recipe: Recipe, models: Mapping[str, Source], statistics: Sequence[StatisticsFile] = ()) -> Plan:

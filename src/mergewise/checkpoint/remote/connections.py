@@ -61,6 +61,17 @@ class Connections:
                 self._blocks = BlockCache(self.access.parallel, len(os.sched_getaffinity(0)), self.folders)
             return self._blocks
 
+    @property
+    def remarks(self) -> list[str]:
+        """What to know of the files that servers were asked for: which of them have no version."""
+        found = sorted(file for file, facts in self.known.items() if facts is not None and not facts.version)
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        said = (
+            "the server tells no version, such as an ETag or a date, so nothing is kept for the next time, and a "
+            "change that keeps the size goes unnoticed."
+        )
+        return [f"{found[0]}{more}: {said}"] if found else []
+
     def __enter__(self) -> Self:
         return self
 

@@ -23,12 +23,16 @@ __all__ = ["DiskCache"]
 class DiskCache:
     """A folder of blocks of remote files, by address and version; nothing is removed from it by itself.
 
+    Of a file whose server tells no version no block is kept, and a whole copy is used only where it was fetched: by the
+    size alone an old file could be taken for a new one.
+
     Args:
         folder: Where it is.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._fetched: set[Path] = set()
         self._locks: dict[Path, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -36,6 +40,8 @@ class DiskCache:
         self, place: "RemotePath", facts: Facts, start: int, end: int, download: Callable[[int, int], bytes]
     ) -> bytes:
         """Return a range of a file, from blocks that are there or are now fetched."""
+        if not facts.version:
+            return download(start, end)
         folder, parts = self._folder_of(place, facts), []
         for at in range(start // BLOCK_BYTES * BLOCK_BYTES, end, BLOCK_BYTES):
             last = min(at + BLOCK_BYTES, facts.size)
@@ -51,7 +57,8 @@ class DiskCache:
         """
         path = self._folder_of(place, facts) / place.name
         with self._locked(path):
-            if path.is_file() and path.stat().st_size == facts.size:
+            known = facts.version or path in self._fetched
+            if known and path.is_file() and path.stat().st_size == facts.size:
                 return path
             beside = path.with_name(f".{path.name}.{os.getpid()}")
             try:
@@ -62,6 +69,7 @@ class DiskCache:
                         f"{place}: expected {facts.size} bytes, found {beside.stat().st_size}; try again later."
                     )
                 beside.replace(path)
+                self._fetched.add(path)
             except AbsentError:
                 raise CheckpointError(f"{place}: it was there a moment ago, but is gone.") from None
             except OSError as error:

@@ -29,7 +29,7 @@ class Facts:
 
     Attributes:
         size: Bytes in it.
-        version: What versions are told apart by, such as ``{"etag": …}``.
+        version: What versions are told apart by, such as ``{"etag": …}``; empty if the server tells nothing but size.
         sha256: Of its content, where the server knows it.
         ranged: Whether ranges of it can be had.
     """
