@@ -108,6 +108,7 @@ def test_a_survey_is_made_once_and_serves_any_order_of_the_models(four, run):
 
 def test_explain_knows_the_choice(four, run):
     four.recipe(models=FOUR, experts=1)
+    assert "a survey, if the recipe chooses its experts" in " ".join(run("explain", "--help").out.split())
     found = run("explain", "recipe.yaml", next(iter(four.base)), "--json")
     assert found.code == 0, found.err
     assert sum(one["role"] != "base" for one in found.json["inputs"]) == 1

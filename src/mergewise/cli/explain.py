@@ -21,7 +21,7 @@ def explain(
     cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what a merge does to one tensor, and with which numbers; only headers are read."""
+    """Say what a merge does to one tensor, from headers alone (and a survey, if the recipe chooses its experts)."""
     from mergewise.engine import explain
 
     reach = access(offline, cache)
