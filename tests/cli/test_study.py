@@ -70,6 +70,13 @@ def test_failed_cells_give_a_report_and_exit_code_1(run, spec):
     assert "Cells of RHT are missing (" in page
 
 
+def test_an_address_without_ray_is_refused(run, spec):
+    outcome = run("study", "run", spec(), "out", "--address", "auto", "--cache", "cache")
+    assert outcome.code == 2
+    assert "--address goes with --engine ray" in outcome.err
+    assert not Path("out").exists()
+
+
 def test_a_report_of_nothing_is_refused(run, spec):
     outcome = run("study", "report", spec(), "--cache", "empty")
     assert outcome.code == 1

@@ -48,6 +48,8 @@ def run(
     from mergewise.study.spec import load_spec, resolve
     from mergewise.study.study_report import write_report
 
+    if address is not None and engine != "ray":
+        raise typer.BadParameter(f"--address goes with --engine ray, found --engine {engine}")
     study = resolve(load_spec(spec))
     if dry_run:
         _print_estimate(study, estimate(study), jobs or default_jobs(), json=json)
