@@ -83,7 +83,9 @@ class TestMerge:
         assert weights(world.folder / "one") == weights(world.folder / "other")
 
     def test_the_files_beside_the_weights_are_those_of_the_base(self, world, run):
-        for name in ("README.md", "model.safetensors.index.json.bak", "notes.bin", ".hidden", "generation_config.json"):
+        kept = ("model.safetensors.index.json.bak", "generation_config.json")
+        records = ("README.md", "mergekit_config.yml", "mergewise.json", "mergewise_recipe.yaml")
+        for name in (*kept, *records, "notes.bin", ".hidden"):
             (world.folder / "base" / name).write_text("old")
         (world.folder / "base" / "folder").mkdir()
         assert run("merge", world.recipe(), "out").code == 0
@@ -94,7 +96,7 @@ class TestMerge:
         ]  # fmt: skip
         assert json.loads(out["config.json"]) == support.CONFIG
         assert out["tokenizer.json"] == b'{"version": "1.0"}'
-        assert out["README.md"] != b"old"
+        assert b"old" not in {out["README.md"], out["mergewise.json"], out["mergewise_recipe.yaml"]}
 
     def test_loose_files_in_a_folder_of_other_things_take_nothing_of_it_along(self, world, run):
         for name, arrays in zip("ab", world.experts, strict=True):

@@ -56,6 +56,9 @@ PROVENANCE_NAME = "mergewise.json"
 _WEIGHTS = {
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz", ".pkl", ".ot",
 }  # fmt: skip
+_RECORDS = {"README.md", RECIPE_NAME, PROVENANCE_NAME, "mergekit_config.yml"}
+"""What a merge, here or by mergekit, says of itself, which is not true of a merge of its result."""
+
 _LARGEST_COMPANION = 256 << 20
 
 
@@ -171,7 +174,7 @@ def _companions(template: Source) -> list[Place]:
         if path.suffix not in _WEIGHTS
         and not path.name.startswith(".")
         and not path.name.endswith(".index.json")
-        and path.name not in {"README.md", RECIPE_NAME, PROVENANCE_NAME}
+        and path.name not in _RECORDS
     ]
     found = [path for path in named if path.is_file() and file_size(path) <= _LARGEST_COMPANION]
     return sorted(found, key=lambda path: path.name)
