@@ -187,7 +187,8 @@ def test_merges_with_statistics_are_the_formulas_and_can_be_verified(kind, stati
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7, err_msg=name)
     record = json.loads((tmp_path / "out" / "mergewise.json").read_text())
     files = {entry["file"] for entry in record["inputs"]}
-    assert files == {"e1/model.safetensors", "e2/model.safetensors", "s1.safetensors", "s2.safetensors"}
+    read = {f"{model}/{file}" for model in ("e1", "e2") for file in ("config.json", "model.safetensors")}
+    assert files == read | {"s1.safetensors", "s2.safetensors"}
     assert mw.verify("out", sample=None).faults == ()
     tiny.load(tmp_path / "out", kind)
 
