@@ -404,6 +404,20 @@ class TestInterruptedMerges:
         written(tmp_path / "out", ARRAYS, 500, {"README.md": "x"})
         assert support.tree(tmp_path / "out") == fresh
 
+    def test_a_disk_that_is_full_when_small_files_are_copied_is_told_of_the_output(self, tmp_path, monkeypatch, fresh):
+        (tmp_path / "notes.json").write_text("{}")
+        opened = Path.open
+
+        def full(self, *args, **kwargs):
+            return opened(Path("/dev/full") if self.name == "notes.json" else self, *args, **kwargs)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "open", full)
+            with pytest.raises(CheckpointError, match="out: cannot be written: No space left on device"):
+                written(tmp_path / "out", ARRAYS, 500, copies=[tmp_path / "notes.json"])
+        written(tmp_path / "out", ARRAYS, 500, {"README.md": "x"})
+        assert support.tree(tmp_path / "out") == fresh
+
     def test_small_files_that_have_gone_since_are_not_published(self, tmp_path, fresh):
         (tmp_path / "notes.json").write_text("{}")
         target = FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w")

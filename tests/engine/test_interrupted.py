@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +17,9 @@ import numpy as np
 import pytest
 
 import mergewise as mw
-from mergewise.checkpoint import FolderTarget, writer
+from mergewise.checkpoint import FolderTarget, place
 from mergewise.checkpoint.journal import JOURNAL_NAME, Journal, fingerprint
-from mergewise.checkpoint.place import sha256_of
+from mergewise.checkpoint.place import open_ranges, sha256_of
 from mergewise.engine import intact, provenance
 from mergewise.engine.workers import Crew
 from mergewise.method import registry
@@ -152,12 +151,12 @@ def test_a_small_file_that_cannot_be_read_is_told_before_the_merge(tmp_path, mon
     notes = tmp_path / "base" / "notes.json"
     notes.write_text("{}")
 
-    def closed(file, path):
+    def closed(file):
         if file == notes:
             raise PermissionError(errno.EACCES, "Permission denied", str(file))
-        shutil.copyfile(file, path)
+        return open_ranges(file)
 
-    monkeypatch.setattr(writer, "copy_file", closed)
+    monkeypatch.setattr(place, "open_ranges", closed)
     advanced = []
     with pytest.raises(mw.CheckpointError, match=r"notes\.json: cannot be read: Permission denied"):
         mw.merge(mw.Recipe(**models, **METHODS[1]), tmp_path / "out", progress=lambda *_: advanced.append(_))

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -220,17 +219,26 @@ def copy_file(place: Place, path: Path) -> None:
     """Copy a file, remote or not, to a path of this machine.
 
     Raises:
-        OSError: One of the two gives an error.
-        CheckpointError: A remote file cannot be had.
+        OSError: The copy cannot be written.
+        CheckpointError: The file cannot be had.
     """
-    if isinstance(place, Path):
-        shutil.copyfile(place, path)
-        return
-    ranges = open_ranges(place)
-    size = ranges.size
-    buffer = memoryview(bytearray(min(size, _COPY_BYTES)))
     with path.open("wb") as stream:
+        for part in _parts(place):
+            stream.write(part)
+
+
+def _parts(place: Place) -> Iterator[memoryview]:
+    """Yield what is in a file, part by part, each good until the next.
+
+    Raises:
+        CheckpointError: It cannot be had.
+    """
+    try:
+        ranges = open_ranges(place)
+        size = ranges.size
+        buffer = memoryview(bytearray(min(size, _COPY_BYTES)))
         for start in range(0, size, _COPY_BYTES):
             part = buffer[: min(_COPY_BYTES, size - start)]
-            ranges.read_into(start, part, (0, size))
-            stream.write(part)
+            yield part[: ranges.read_into(start, part, (0, size))]
+    except OSError as error:
+        raise CheckpointError(f"{place}: cannot be read: {error.strerror}.") from error

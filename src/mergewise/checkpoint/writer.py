@@ -156,8 +156,6 @@ class FolderTarget:
             try:
                 copy_file(file, path)
             except OSError as error:
-                if error.filename == str(file):
-                    raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
                 raise self._fault(error) from error
             found[file.name] = sha256_of(path)
         return found
