@@ -57,5 +57,8 @@ def test_an_output_is_of_those_it_was_made_with(recipe):
 
 @pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("{}")])
 def test_one_that_changes_while_a_merge_runs_is_told(recipe, change):
-    with pytest.raises(mw.CheckpointError, match=r"e1/config\.json: it changed while it was being merged"):
+    # one that is gone may be missed first by who hashes it meanwhile
+    with pytest.raises(
+        mw.CheckpointError, match=r"e1/config\.json: (it changed while it was being merged|cannot be read)"
+    ):
         mw.merge(recipe, "out", progress=lambda *_: Path("e1/config.json").is_file() and change(Path("e1/config.json")))
