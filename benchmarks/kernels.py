@@ -17,6 +17,7 @@ from mergewise.kernels import (
     keep_by_rank,
     keep_by_row_rank,
     keep_random,
+    product_lanes,
     row_room,
     sparsified_l1,
     survey_piece,
@@ -92,7 +93,7 @@ def main() -> None:
         ),
         "L1 norms": lambda: sparsified_l1(raw, codes, blocks, marks, whole, kept),
         "survey": _surveying(raw, codes, blocks),
-        "inner products": lambda: gram(raw, codes, True, bounds, room, products),
+        "inner products": lambda: gram(raw, codes, True, bounds, room, product_lanes(EXPERTS), products),
     }
     for name, run in measured.items():
         run()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from mergewise.kernels import gram, tiles
+from mergewise.kernels import gram, product_lanes, tiles
 from mergewise.kernels.constants import CODES, LANES, TILE
 from mergewise.kernels.intrinsics import as_bits, as_single, dot
 
@@ -81,13 +81,15 @@ def test_bits_and_singles_are_the_same_thing(bits):
 
 @pytest.mark.parametrize("delta", [True, False])
 @pytest.mark.parametrize("bounds", [[0, 2500], [0, 7, 8, 1000, 2500], [3, 1027, 2051, 2499]])
-def test_gram_matrices_are_sums_of_tiles_in_lanes(delta, bounds):
+@pytest.mark.parametrize("experts", [1, 2, 3, 4, 5, 7])
+def test_gram_matrices_are_sums_of_tiles_in_lanes(delta, bounds, experts):
     rng = np.random.default_rng(2)
-    models = np.stack([numbers(rng, 2500) for _ in range(4)])
-    out = np.full((len(bounds) - 1, 3 if delta else 4, 3 if delta else 4), np.nan)
-    raw = np.zeros((4, 2500 * 8 + 32), np.uint8)
+    models = np.stack([numbers(rng, 2500) for _ in range(experts + delta)])
+    out = np.full((len(bounds) - 1, experts, experts), np.nan)
+    raw = np.zeros((len(models), 2500 * 8 + 32), np.uint8)
     raw[:, : 2500 * 8] = models.view(np.uint8)
-    gram(raw, np.full(4, CODES["F64"]), delta, np.array(bounds), tiles(len(models), TILE), out)
+    codes, lanes = np.full(len(models), CODES["F64"]), product_lanes(experts)
+    gram(raw, codes, delta, np.array(bounds), tiles(experts, TILE), lanes, out)
     x = models[1:] - models[0] if delta else models
     for s, matrix in enumerate(out):
         for i in range(len(x)):

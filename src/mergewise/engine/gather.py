@@ -14,9 +14,10 @@ from mergewise.engine.layout import BLOCK, COLLECT_MOST, COLLECT_SHARE, bins_per
 from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.pieces import Piece, Runner, Workspace
 from mergewise.engine.ties import TieShares
-from mergewise.kernels import collect_between, count_magnitudes, gram, sample_keys, sparsified_l1, tiles
+from mergewise.kernels import collect_between, count_magnitudes, gram, product_lanes, sample_keys, sparsified_l1, tiles
 from mergewise.kernels.constants import TILE
 from mergewise.method import GeometricProgram, VotingProgram
+from mergewise.pages import fresh_pages
 from mergewise.statistics.gram import GramRows, segment_bounds
 from mergewise.statistics.magnitude import MagnitudeCounts, MagnitudeKeys, MagnitudeSearch, kept_count, kept_ranks
 from mergewise.statistics.norms import L1Norms
@@ -124,7 +125,7 @@ def _products(
     experts = len(piece.job.inputs) - (1 if program.delta else 0)
     bounds = segment_bounds(piece.start, piece.count, piece.job.row, BLOCK)
     part = np.empty((bounds.size - 1, experts, experts))
-    gram(raw, codes, program.delta, bounds, tiles(experts, TILE), part)
+    gram(raw, codes, program.delta, bounds, tiles(experts, TILE), product_lanes(experts), part)
     return piece.start + bounds[:-1], part
 
 
@@ -200,24 +201,25 @@ def _combined(parts: list[M]) -> M:
 def _sample(experts: int, pieces: Sequence[Piece], runner: Runner, every: int, length: int) -> NDArray[np.uint32]:
     """Return the magnitude keys of one run of ``length`` elements out of ``every``, (experts, size) uint32."""
     stride = every * length
-    before = [0, *accumulate(piece.count for piece in pieces)]
+    before = accumulate((piece.count for piece in pieces), initial=0)
+    starts = [range(0 if every == 1 else -b % stride, p.count, stride) for b, p in zip(before, pieces, strict=False)]
+    # the last run may be cut short by the end of the piece
+    sizes = [sum(min(length, piece.count - s) for s in own) for own, piece in zip(starts, pieces, strict=True)]
+    places = list(accumulate(sizes, initial=0))
+    keys = fresh_pages((experts, places[-1]), np.uint32)
 
-    def sample(workspace: Workspace, index: int, piece: Piece) -> NDArray[np.uint32]:
-        first = 0 if every == 1 else -before[index] % stride
-        starts = range(first, piece.count, stride)
+    def sample(workspace: Workspace, index: int, piece: Piece) -> None:
         if len(pieces) > 1 and every > 1:  # only the runs are read
-            runs = [Piece(piece.job, piece.start + s, min(length, piece.count - s)) for s in starts]
-            return np.concatenate([np.empty((experts, 0), np.uint32), *(keys(workspace, run, 0, 1) for run in runs)], 1)
-        return keys(workspace, piece, first, len(starts))
+            at = places[index]
+            for s in starts[index]:
+                run = Piece(piece.job, piece.start + s, min(length, piece.count - s))
+                sample_keys(*workspace.rows(run), 0, length, stride, at, run.count, keys)
+                at += run.count
+        else:
+            sample_keys(*workspace.rows(piece), starts[index].start, length, stride, places[index], sizes[index], keys)
 
-    def keys(workspace: Workspace, piece: Piece, first: int, runs: int) -> NDArray[np.uint32]:
-        last = first + (runs - 1) * stride  # whose run may be cut short by the end of the piece
-        size = (runs - 1) * length + min(length, piece.count - last) if runs else 0
-        found = np.empty((experts, size), np.uint32)
-        sample_keys(*workspace.rows(piece), first, length, stride, found)
-        return found
-
-    return np.concatenate(runner.each(sample, pieces), axis=1)
+    runner.each(sample, pieces)
+    return keys
 
 
 def _l1_ratios(

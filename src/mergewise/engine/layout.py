@@ -284,7 +284,6 @@ def _counting_bytes(plan: Plan) -> int:
             # a collection that finds more than it has room for is followed by a count
             ranks = len(program.weights) + len(program.outliers)
             most = max(most, ranks * (collected + bins_per_rank(ranks) * 8))
-            # before that, a sample: its parts, and all of it
             experts = len(program.weights)
-            most = max(most, 2 * experts * sample_size(scope, experts) * 4)
+            most = max(most, experts * sample_size(scope, experts) * 4)  # before that, a sample
     return most

@@ -46,6 +46,7 @@ __all__ = [
     "keep_by_row_rank",
     "keep_random",
     "merge_sample",
+    "product_lanes",
     "row_room",
     "sample_differences",
     "sample_keys",
@@ -61,7 +62,7 @@ _BYTES, _BYTE_ROWS = Array("uint8", 1), Array("uint8", 2)
 _WORDS, _WORD_ROWS, _KEYS = Array("uint32", 1), Array("uint32", 2), Array("uint64", 1)
 _KEY_ROWS = Array("uint64", 2)
 _INTEGERS, _INTEGER_ROWS = Array("int64", 1), Array("int64", 2)
-_REALS, _REAL_ROWS, _MATRICES = Array("float64", 1), Array("float64", 2), Array("float64", 3)
+_REALS, _REAL_ROWS, _MATRICES, _LANES = (Array("float64", dimensions) for dimensions in (1, 2, 3, 5))
 _MODELS = (_BYTE_ROWS, _INTEGERS)  # raw bytes and codes of their dtypes
 _OUTPUT = (_BYTES, int, float)  # bytes, the code of their dtype, and what it cannot hold
 
@@ -77,9 +78,9 @@ combine_voting = Kernel(
     ],
     tells=True,
 )  # fmt: skip
-gram = Kernel("products.gram", [*_MODELS, bool, _INTEGERS, _REAL_ROWS, _MATRICES])
+gram = Kernel("products.gram", [*_MODELS, bool, _INTEGERS, _REAL_ROWS, _LANES, _MATRICES])
 sparsified_l1 = Kernel("norms.sparsified_l1", [*_MODELS, _INTEGERS, _BYTE_ROWS, _REAL_ROWS, _REAL_ROWS])
-sample_keys = Kernel("magnitude.sample_keys", [*_MODELS, int, int, int, _WORD_ROWS])
+sample_keys = Kernel("magnitude.sample_keys", [*_MODELS, int, int, int, int, int, _WORD_ROWS])
 collect_between = Kernel(
     "magnitude.collect_between", [*_MODELS, int, _INTEGERS, _WORDS, _WORDS, _WORD_ROWS, _INTEGERS, _INTEGERS]
 )
@@ -106,8 +107,8 @@ _ASIDE = (_HALF_ROWS, _PLACES, _CHANGES, _INTEGERS)
 survey_piece = Kernel(
     "survey.survey_piece",
     [
-        *_MODELS, _INTEGERS, int, _WORDS, _WORDS, _WORDS, Array("float32", 2), _REAL_ROWS, Array("float64", 5),
-        _MATRICES, _BYTES, Array("uint16", 3), _HALF_ROWS, _MATRICES, _MATRICES, _INTEGER_ROWS, _WORD_ROWS, *_ASIDE,
+        *_MODELS, _INTEGERS, int, _WORDS, _WORDS, _WORDS, Array("float32", 2), _REAL_ROWS, _LANES, _MATRICES,
+        _BYTES, Array("uint16", 3), _HALF_ROWS, _MATRICES, _MATRICES, _INTEGER_ROWS, _WORD_ROWS, *_ASIDE,
     ],
 )  # fmt: skip
 count_set_aside = Kernel("claims.count_set_aside", [*_ASIDE, _WORDS, _WORD_ROWS])
@@ -128,16 +129,19 @@ def tiles(experts: int, elements: int, dtype: "DTypeLike" = np.float64) -> "NDAr
     return room[first : first + experts * row].reshape(experts, row)
 
 
+def product_lanes(models: int) -> "NDArray[np.float64]":
+    """Return lanes for the sums of all products of so many models, as ``products`` has them."""
+    groups = -(-models // BLOCK_ROWS)
+    return np.empty((groups, groups, BLOCK_ROWS, BLOCK_ROWS, BLOCK_LANES))
+
+
 def survey_room(models: int) -> "tuple[NDArray[Any], ...]":
     """Return what ``survey_piece`` works in for so many models, from ``tau`` to ``planes``."""
-    groups = -(-models // BLOCK_ROWS)
-    tau = tiles(groups * BLOCK_ROWS, SURVEY_TILE, np.float32)
-    tau[:] = 0.0
-    blocks = np.empty((groups, groups, BLOCK_ROWS, BLOCK_ROWS, BLOCK_LANES))
+    tau = tiles(models, SURVEY_TILE, np.float32)
     limits = np.empty((models - 1, LIMIT_ROWS, MARK_LANES), np.uint16)
     return (
-        tau, tiles(models, TILE // 2), blocks, np.empty((models, 3, LANES)), np.empty(models, np.uint8), limits,
-        tiles(3, SURVEY_TILE, np.uint16),
+        tau, tiles(models, TILE // 2), product_lanes(models), np.empty((models, 3, LANES)), np.empty(models, np.uint8),
+        limits, tiles(3, SURVEY_TILE, np.uint16),
     )  # fmt: skip
 
 

@@ -16,10 +16,14 @@ __all__ = [
     "as_single",
     "as_wide_bits",
     "bf16_differences",
-    "block_products",
+    "block_products_1",
+    "block_products_2",
+    "block_products_3",
     "dot",
     "magnitude_sums",
-    "own_products",
+    "own_products_1",
+    "own_products_2",
+    "own_products_3",
     "power_sums",
     "tile",
     "trailing_zeros",
@@ -215,16 +219,19 @@ def _powers(builder: Any, wide: Any, count: Any, found: Any) -> Iterator[tuple[A
     _add_to_lanes(builder, sums, _lane_places(builder, found, 3, LANES))
 
 
-def _products_of_rows(*, same: bool) -> Any:
-    """Return an intrinsic that adds the inner products of rows i, i + 1, i + 2 with j, j + 1, j + 2 to lanes of sums.
+def _products_of_rows(height: int, *, same: bool) -> Any:
+    """Return an intrinsic that adds the inner products of ``height`` rows from i on with those from j on to lanes.
 
     The rows are of a contiguous two-dimensional array, float32 or float64; of each the first ``count`` elements are
     taken, a multiple of ``BLOCK_LANES``. Lane l adds the elements ≡ l in their order, in the precision of the rows, and
-    the outcome is added to the lanes, (3, 3, BLOCK_LANES) float64 contiguous, which stay apart. A product and a sum are
-    rounded each by itself, whether or not a machine could do both at once, so that they are equal everywhere.
+    the outcome is added to the lanes, (BLOCK_ROWS, BLOCK_ROWS, BLOCK_LANES) float64 contiguous, which stay apart. A
+    product and a sum are rounded each by itself, whether or not a machine could do both at once, so that they are equal
+    everywhere.
 
     Args:
-        same: Whether j is i: then only the products of a row with those up to itself are added.
+        height: Rows from i on.
+        same: Whether j is i: then only the products of a row with those up to itself are added; else there are
+            ``BLOCK_ROWS`` from j on.
     """
 
     def products(context: Any, rows: Any, i: Any, j: Any, count: Any, lanes: Any) -> Any:  # noqa: ARG001
@@ -242,8 +249,11 @@ def _products_of_rows(*, same: bool) -> Any:
                 places = (builder.bitcast(builder.gep(data, [index]), wide.as_pointer()) for data in side)
                 return [builder.load(place, align=4) for place in places]
 
-            left, right = ([row(first, r) for r in range(BLOCK_ROWS)] for first in arguments[1:3])
-            pairs = [(a, b) for a in range(BLOCK_ROWS) for b in range(a + 1 if same else BLOCK_ROWS)]
+            left, right = (
+                [row(first, r) for r in range(rows)]
+                for first, rows in zip(arguments[1:3], (height, BLOCK_ROWS), strict=True)
+            )
+            pairs = [(a, b) for a in range(height) for b in range(a + 1 if same else BLOCK_ROWS)]
             sums = {pair: cgutils.alloca_once_value(builder, ir.Constant(wide, None)) for pair in pairs}
             for total in sums.values():
                 builder.store(ir.Constant(wide, None), total)
@@ -262,7 +272,8 @@ def _products_of_rows(*, same: bool) -> Any:
     return _intrinsic(products)
 
 
-block_products, own_products = _products_of_rows(same=False), _products_of_rows(same=True)
+block_products_1, block_products_2, block_products_3 = (_products_of_rows(h, same=False) for h in (1, 2, 3))
+own_products_1, own_products_2, own_products_3 = (_products_of_rows(h, same=True) for h in (1, 2, 3))
 
 
 @_intrinsic

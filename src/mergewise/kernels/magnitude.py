@@ -18,7 +18,7 @@ _BLOCK = 16 * TILE  # stays in the caches while one expert after another is coun
 
 
 @njit(**COMPILE)
-def sample_keys(raw, codes, first, run, stride, keys):
+def sample_keys(raw, codes, first, run, stride, place, size, keys):
     """Write the magnitude keys of runs of elements.
 
     Args:
@@ -27,15 +27,17 @@ def sample_keys(raw, codes, first, run, stride, keys):
         first: First element of the first run within the rows.
         run: Elements of a run.
         stride: Elements from the start of one run to that of the next.
-        keys: (experts, size) uint32, written; the last run may be shorter than the others.
+        place: Where their keys begin in the output.
+        size: Elements of all runs; the last run may be shorter than the others.
+        keys: (experts, ≥ place + size) uint32, written.
     """
-    size = keys.shape[1]
     for i in range(keys.shape[0]):
         for at in range(0, size, run):
             begin = first + at // run * stride
             for part in range(0, min(run, size - at), TILE):
                 count = min(TILE, run - part, size - at - part)
-                difference_keys(raw, codes, i, begin + part, count, keys[i, at + part : at + part + count])
+                to = place + at + part
+                difference_keys(raw, codes, i, begin + part, count, keys[i, to : to + count])
 
 
 @njit(**COMPILE)

@@ -14,7 +14,6 @@ from numba import njit
 from mergewise.kernels.claims import add_changed, claim, count_above, write_limits
 from mergewise.kernels.constants import (
     BF16,
-    BLOCK_ROWS,
     F16,
     F64,
     LANES,
@@ -23,7 +22,8 @@ from mergewise.kernels.constants import (
     SURVEY_TILE,
     TILE,
 )
-from mergewise.kernels.intrinsics import bf16_differences, block_products, dot, own_products, power_sums, tile
+from mergewise.kernels.intrinsics import bf16_differences, dot, power_sums, tile
+from mergewise.kernels.products import add_products, add_up, mirror, sum_products
 from mergewise.kernels.storage import COMPILE, decode, decode_difference, decode_single, from_bf16
 
 __all__ = ["survey_piece"]
@@ -60,15 +60,6 @@ def _rounded_differences(codes, raw, start, size, tau):
 
 
 @njit(**COMPILE)
-def _total(lanes):
-    """Add lanes up, one after the other."""
-    total = 0.0
-    for lane in range(lanes.size):
-        total += lanes[lane]
-    return total
-
-
-@njit(**COMPILE)
 def _pairs_in_float64(wide, padded, old, again, products):
     """Add inner products of pairs of which a model is to be summed again, and of which one is new."""
     for i in range(old, again.size):
@@ -83,13 +74,6 @@ def _begin_pairs(again, products):
         for j in range(i + 1):
             if again[i] | again[j]:
                 products[i, j] = 0.0
-
-
-@njit(**COMPILE)
-def _mirror(products):
-    for i in range(products.shape[0]):
-        for j in range(i):
-            products[j, i] = products[i, j]
 
 
 @njit(**COMPILE)
@@ -121,11 +105,11 @@ def _in_float64(raw, codes, first, last, old, again, wide, powers, products, sum
             if again[i]:
                 power_sums(wide[i], padded, powers[i])
         _pairs_in_float64(wide, padded, old, again, products)
-    _mirror(products)
+    mirror(products)
     for i in range(1, codes.size):
         if again[i]:
             for m in range(3):
-                sums[i - 1, m] = _total(powers[i, m])
+                sums[i - 1, m] = add_up(powers[i, m])
 
 
 @njit(**COMPILE)
@@ -147,25 +131,14 @@ def _differences(codes, raw, start, size, padded, single, powers, tau):
 
 
 @njit(**COMPILE)
-def _add_products(tau, padded, old, blocks):
-    """Add the inner products of a tile, but for those that are known."""
-    for a in range(blocks.shape[0]):
-        if a == 0 or BLOCK_ROWS * (a + 1) > old:  # the base's square decides on precision
-            for b in range(a):
-                block_products(tau, BLOCK_ROWS * a, BLOCK_ROWS * b, padded, blocks[a, b])
-            own_products(tau, BLOCK_ROWS * a, BLOCK_ROWS * a, padded, blocks[a, a])
-
-
-@njit(**COMPILE)
 def _segment(blocks, powers, products, sums):
     """Write the sums of a segment."""
-    for i in range(products.shape[0]):
-        for j in range(i + 1):
-            products[i, j] = _total(blocks[i // BLOCK_ROWS, j // BLOCK_ROWS, i % BLOCK_ROWS, j % BLOCK_ROWS])
-    _mirror(products)
+    products[:] = 0.0
+    sum_products(blocks, products)
+    mirror(products)
     for i in range(1, products.shape[0]):
         for m in range(3):
-            sums[i - 1, m] = _total(powers[i, m])
+            sums[i - 1, m] = add_up(powers[i, m])
 
 
 @njit(**COMPILE)
@@ -213,9 +186,9 @@ def survey_piece(
             2^16, as only the upper halves of keys are compared.
         mark: (experts,) uint32, those from which on it is; multiples of 2^16, up to 2^31.
         high: (experts,) uint32, where this is above ``mark``, magnitudes from there on are counted.
-        tau: (groups · BLOCK_ROWS, ≥ SURVEY_TILE) float32, room to work in; noughts beyond the models.
+        tau: (1 + experts, ≥ SURVEY_TILE) float32, room to work in.
         wide: (1 + experts, ≥ TILE / 2) float64, room to work in.
-        blocks: (groups, groups, BLOCK_ROWS, BLOCK_ROWS, BLOCK_LANES) float64, room to work in.
+        blocks: Lanes of products for so many models, room to work in.
         powers: (1 + experts, 3, LANES) float64, room to work in.
         again: (1 + experts,) uint8, room to work in.
         limits: (experts, LIMIT_ROWS, MARK_LANES) uint16, room to work in.
@@ -249,7 +222,7 @@ def survey_piece(
             padded = -(-size // MARK_LANES) * MARK_LANES
             _differences(codes, raw, start, size, padded, single, powers, tau)
             if single:
-                _add_products(tau, padded, old, blocks)
+                add_products(tau, codes.size, padded, old, blocks)
             if counting:
                 claim(tau, size, limits, halves, planes, tally, counts, masks, places, changes, filled)
             else:

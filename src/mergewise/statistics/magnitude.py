@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mergewise.kernels import select_largest
+from mergewise.pages import fresh_pages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +103,7 @@ class MagnitudeCounts:
     @classmethod
     def zero(cls, ranks: int, bins: int) -> "MagnitudeCounts":
         """Return the counts of no data."""
-        return cls(np.zeros((ranks, bins), np.int64), np.zeros(ranks, np.int64))
+        return cls(fresh_pages((ranks, bins), np.int64), np.zeros(ranks, np.int64))
 
     def combine(self, other: "MagnitudeCounts") -> None:
         """Add the counts of other data."""
@@ -127,7 +128,8 @@ class MagnitudeKeys:
     @classmethod
     def zero(cls, ranks: int, capacity: int) -> "MagnitudeKeys":
         """Return the keys of no data."""
-        return cls(np.empty((ranks, capacity), np.uint32), np.zeros(ranks, np.int64), np.zeros(ranks, np.int64))
+        found = fresh_pages((ranks, capacity), np.uint32)
+        return cls(found, np.zeros(ranks, np.int64), np.zeros(ranks, np.int64))
 
     def combine(self, other: "MagnitudeKeys") -> None:
         """Add the keys of other data."""

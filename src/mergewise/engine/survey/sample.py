@@ -54,7 +54,8 @@ def take_sample(workspace: Workspace, pieces: Sequence[Piece]) -> Sample:
     length = _KEY_RUN if experts <= DENSE_EXPERTS and _RUNS * _KEY_RUN < job.numel <= _MOST else _RUN
     counts = [(min(_RUN, job.numel - run * _RUN), min(length, job.numel - run * _RUN)) for run in chosen]
     changes = np.empty((experts, sum(count for count, _ in counts)))
-    keys, at = [], 0
+    keys = np.empty((experts, sum(more for _, more in counts) if length > _RUN else 0), np.uint32)
+    at = ranked = 0
     for run, (count, more) in zip(chosen, counts, strict=True):
         start = run * _RUN
         piece, first = (pieces[0], start) if len(pieces) == 1 else (Piece(job, start, more), 0)
@@ -62,9 +63,9 @@ def take_sample(workspace: Workspace, pieces: Sequence[Piece]) -> Sample:
         sample_differences(raw, codes, first, count, at, changes)
         at += count
         if length > _RUN:
-            keys.append(np.empty((experts, more), np.uint32))
-            sample_keys(raw, codes, first, more, more, keys[-1])
-    return Sample(changes, np.concatenate(keys, axis=1) if keys else None)
+            sample_keys(raw, codes, first, more, more, ranked, more, keys)
+            ranked += more
+    return Sample(changes, keys if ranked else None)
 
 
 def _claimed(sample: NDArray[np.float64], thresholds: NDArray[np.float32]) -> NDArray[np.bool_]:
