@@ -349,11 +349,11 @@ def slerp(v: np.ndarray, w: np.ndarray, t: float) -> np.ndarray:
 
 
 def nuslerp(v: np.ndarray, w: np.ndarray, weight: Sequence[float]) -> np.ndarray:
-    """As slerp, at t = w_1 / (w_0 + w_1); a line where |sin θ| < 1e-8."""
+    """As slerp, at t = w_1 / (w_0 + w_1); a line where |sin θ| < 1e-7, which inner products can tell."""
     total = weight[0] + weight[1]
     t = weight[1] / total if abs(total) >= 1e-6 else 0.5
     cosine = _dot(v / (_norm(v) or 1.0), w / (_norm(w) or 1.0))
-    return _arc(v, w, t, cosine, straight=math.sin(math.acos(max(-1.0, min(1.0, cosine)))) < 1e-8)
+    return _arc(v, w, t, cosine, straight=math.sin(math.acos(max(-1.0, min(1.0, cosine)))) < 1e-7)
 
 
 def multislerp(x: Sequence[np.ndarray], weight: Sequence[float], normalize_weights: bool = True) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
-from mergewise.engine.layout import lay_out
+from mergewise.engine.layout import lay_out, parse_size
 from support import expert_of, model_arrays, save_model
 
 MIB = 1 << 20
@@ -40,6 +40,29 @@ def test_torch_and_what_it_cannot_map_are_counted(plain, tmp_path):
     torch.save(tensors | {"big": tensors["big"].t().contiguous().t()}, tmp_path / "turned" / "pytorch_model.bin")
     assert peak(tmp_path, tmp_path / "mapped") == peak(tmp_path, tmp_path / "plain") + 256 * MIB
     assert peak(tmp_path, tmp_path / "turned") == peak(tmp_path, tmp_path / "mapped") + 8 * MIB
+
+
+def test_headers_of_very_many_tensors_and_models_are_counted(plain, tmp_path):
+    for name in ("base", "plain"):
+        save_model(tmp_path / name, model_arrays(0) | {f"t{i}": np.zeros((), np.float32) for i in range(10_000)})
+    planned = mw.plan(mw.Recipe(method="task_arithmetic", base=tmp_path / "base", experts=[tmp_path / "plain"] * 9))
+    assert lay_out(planned, 1, "2GiB").peak_bytes(planned) >= plain + 30 * MIB
+
+
+@pytest.mark.parametrize("memory", ["220MiB", "600MiB"])
+def test_rows_of_many_experts_take_no_more_than_one_at_a_time(memory, tmp_path):
+    # six squares of the number of experts in float64 for every row, of two numbers
+    experts = [save_model(tmp_path / f"{i}", {"w": np.ones((4096, 2), np.float32) * i}) for i in range(100)]
+    recipe = mw.Recipe(method="model_stock", base=experts[0], experts=experts, parameters={"filter_wise": True})
+    planned = mw.plan(recipe)
+    assert lay_out(planned, 1, memory).peak_bytes(planned) <= parse_size(memory, "budget")
+
+
+def test_a_row_too_long_for_the_budget_is_named(tmp_path):
+    models = [save_model(tmp_path / f"{i}", {"bias": np.ones(6 << 20, np.float32) * i}) for i in range(3)]
+    recipe = mw.Recipe(method="della", base=models[0], experts=models[1:], parameters={"density": 0.5})
+    with pytest.raises(mw.RecipeError, match=r"for tensor 'bias' of shape \[6291456\], whose rows it ranks as a whole"):
+        lay_out(mw.plan(recipe), 1, "250MiB")
 
 
 def test_the_sample_of_a_large_scope_is_counted():

@@ -97,6 +97,17 @@ def test_nuslerp_weighs_by_its_share_and_halves_weights_that_cancel():
     np.testing.assert_allclose(mw.merge_arrays("nuslerp", None, [a, b], weight=[1.0, -1.0])["w"], half, rtol=1e-14)
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("times", [-2.0, 3.0])
+def test_nuslerp_of_models_on_one_line_is_on_that_line(seed, times):
+    # the rounding of inner products makes sines of 1e-8 of what is straight; dividing by one would blow it up
+    a = np.random.default_rng(seed).normal(size=7).astype(np.float32)
+    for shape in (7,), (7, 1), (1, 7):
+        models = [{"w": a.reshape(shape)}, {"w": (times * a).reshape(shape)}]
+        found = mw.merge_arrays("nuslerp", None, models, weight=[0.5, 0.5], nuslerp_flatten=len(shape) == 1)["w"]
+        np.testing.assert_allclose(found.reshape(-1), a * (1 + times) / 2, rtol=1e-6)
+
+
 def test_multislerp_is_the_mean_direction_at_the_mean_length():
     found = mw.merge_arrays("multislerp", None, [w(2, 0), w(0, 4)], weight=[0.5, 0.5])["w"]
     np.testing.assert_allclose(found, [3 * np.sqrt(0.5)] * 2, rtol=1e-7)

@@ -30,7 +30,10 @@ BLOCK = 65536
 """Pieces start at multiples of this many elements, the block of all sums."""
 
 FIXED_BYTES = 192 << 20
-"""What the interpreter, its libraries and the compiled kernels take before any data is read."""
+"""What the interpreter, its libraries, the compiled kernels and some headers take before any data is read."""
+
+# what is kept of a tensor of the result, and of each of its inputs; and how much of that is among the fixed bytes
+_JOB_BYTES, _INPUT_BYTES, _FIXED_HEADERS = 1 << 10, 400, 16 << 20
 
 COLLECT_MOST, COLLECT_SHARE = 1 << 24, 16
 """Up to so many elements the keys that a sample leaves in doubt are collected, at most one of so many, …"""
@@ -44,7 +47,6 @@ _STREAM_BYTES = 3 << 20  # what a piece takes stays in the caches while it is wo
 # tensors up to here stay in hand from one stage to the next; others are read again, which is better where it is cheap
 _WINDOW_BYTES, _COSTLY_WINDOW_BYTES = 1 << 24, 1 << 28
 _LEAST_BITS = 4  # of the number of bins
-_LEAST_ELEMENTS = 1 << 12  # of rows that need much memory per element, since they are short
 _RANKING_BYTES = 40  # what it takes to rank one element of a row, beside a workspace
 
 _DIGITS_BYTES = 4 * 8 << 16
@@ -155,9 +157,10 @@ def sample_size(total: int, experts: int) -> int:
 
 
 def opened_bytes(plan: Plan) -> int:
-    """Return what open sources take for all workers together: fetching from other machines, and torch's files."""
+    """Return what open sources take for all workers together: headers, fetching from elsewhere, and torch's files."""
+    headers = max(0, sum(_JOB_BYTES + _INPUT_BYTES * len(job.inputs) for job in plan.jobs) - _FIXED_HEADERS)
     fetching = reserved_bytes(file for source in plan.sources for file in source.files)
-    return fetching + resident_bytes(_read(plan))
+    return headers + fetching + resident_bytes(_read(plan))
 
 
 def bytes_per_element(job: TensorJob) -> int:
@@ -187,14 +190,18 @@ def _ranking_bytes(job: TensorJob) -> int:
     if isinstance(job.program, ElementwiseProgram):
         # about four arrays per model, and the counts of a rank's digits before and after a pass
         return min(BLOCK, job.numel) * (4 * len(job.inputs) + 10) * 8 + (_DIGITS_BYTES if job.program.rank else 0)
-    ranked = isinstance(job.program, VotingProgram) and _by_row(job)
-    return (job.row + PADDING + 2 * TILE) * _RANKING_BYTES if ranked else 0
+    return (job.row + PADDING + 2 * TILE) * _RANKING_BYTES if _ranks_rows(job) else 0
 
 
 def _by_row(job: TensorJob) -> bool:
     """Whether rows are dealt with one by one."""
     program = job.program
     return isinstance(program, VotingProgram | GeometricProgram) and program.row is not None and job.numel > 0
+
+
+def _ranks_rows(job: TensorJob) -> bool:
+    """Whether magnitudes are ranked row by row, each as a whole."""
+    return isinstance(job.program, VotingProgram) and _by_row(job)
 
 
 def _gathers(job: TensorJob) -> bool:
@@ -204,10 +211,10 @@ def _gathers(job: TensorJob) -> bool:
 def _least_elements(job: TensorJob) -> int:
     if isinstance(job.program, WholeProgram):
         return job.numel
-    if isinstance(job.program, VotingProgram) and _by_row(job):
-        return min(job.numel, sum_elements(job))  # rows are ranked as a whole
+    if _ranks_rows(job):
+        return min(job.numel, sum_elements(job))
     if _by_row(job) and job.row <= BLOCK:
-        return min(BLOCK, job.numel, max(job.row, _LEAST_ELEMENTS))
+        return job.row
     return min(BLOCK, max(1, job.numel))
 
 
@@ -225,10 +232,12 @@ def _input_bytes(job: TensorJob) -> int:
 
 
 def _for_a_whole(job: TensorJob | None, beside: int) -> str:
-    whole = job is not None and isinstance(job.program, MatrixProgram | WholeProgram)
-    if job is None or not whole or _least_bytes(job) <= beside:
+    if job is None or _least_bytes(job) <= beside:
         return ""
-    return f", for tensor '{job.name}' of shape {list(job.output.shape)}, which it merges as a whole"
+    tensor = f", for tensor '{job.name}' of shape {list(job.output.shape)}"
+    if isinstance(job.program, MatrixProgram | WholeProgram):
+        return f"{tensor}, which it merges as a whole"
+    return f"{tensor}, whose rows it ranks as a whole" if _ranks_rows(job) and job.row > BLOCK else ""
 
 
 def default_threads() -> int:

@@ -31,6 +31,7 @@ Grams = NDArray[np.float64]  # (rows, experts, experts)
 Coefficients = NDArray[np.float64]  # (rows, experts)
 
 _TINY = 1e-8
+_RESOLVED = 1e-7  # sines and lengths that inner products in float64 can tell from nought
 _PARALLEL = 0.9995
 
 
@@ -58,7 +59,7 @@ def _nuslerp(gram: Grams, t: float) -> Coefficients:
     norms = _norms(gram)
     norms = np.where(norms > 0.0, norms, 1.0)
     cosine = np.clip(gram[:, 0, 1] / (norms[:, 0] * norms[:, 1]), -1.0, 1.0)
-    return _arc(cosine, t, np.sin(np.arccos(cosine)) < _TINY)
+    return _arc(cosine, t, np.sin(np.arccos(cosine)) < _RESOLVED)
 
 
 def _multislerp(gram: Grams, weights: tuple[float, ...], eps: float) -> Coefficients:
@@ -69,7 +70,7 @@ def _multislerp(gram: Grams, weights: tuple[float, ...], eps: float) -> Coeffici
     mean = np.broadcast_to(w, norms.shape)
     mean_norm = _length(mean, units)
     # directions cancel, but for what inner products can resolve, or there are none: the tangent space has no origin
-    undirected = mean_norm <= max(eps, 1e-7 * float(np.sum(np.abs(w))))
+    undirected = mean_norm <= max(eps, _RESOLVED * float(np.sum(np.abs(w))))
     mean = mean / np.where(undirected, 1.0, mean_norm)[:, None]
     cosines = np.einsum("rij,rj->ri", units, mean)
     tangent = w - np.sum(w * cosines, axis=1, keepdims=True) * mean
