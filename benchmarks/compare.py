@@ -220,6 +220,8 @@ def scaling(session: Session) -> None:
             for name, (_, _, options) in axes[axis].items():
                 session.prepare(case, families[name])
                 contenders.append(bench.run_mergewise(case, families[name], name, options))
+                if axis != "threads":
+                    contenders.append(bench.run_floor(case, families[name], name=f"floor, {name}"))
             session.measure(
                 "scaling", f"{axis}-{given.size if axis != 'size' else '-'.join(given.sizes)}-{case.method}", case,
                 contenders, axis=axis,

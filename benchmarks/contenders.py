@@ -136,9 +136,11 @@ class Bench:
         command = [str(self.sd_mecha), str(script), self._recipe(case, family), str(out)]
         return self._contender("sd-mecha", command, out, family, os.sync, {})
 
-    def run_floor(self, case: Case, family: Sequence[Path], before: Callable[[], None] = os.sync) -> Contender:
+    def run_floor(
+        self, case: Case, family: Sequence[Path], before: Callable[[], None] = os.sync, name: str = "floor"
+    ) -> Contender:
         """Return the least that a merge must do: read every input file, write and sync one of their size."""
-        out = self.out("floor")
+        out = self.out(name)
         read = inputs(case, family)
         # the bytes that are written come from an input, which the page cache holds by then
         command = ["sh", "-c", _FLOOR, "floor", str(out), str(read[0]), *map(str, weight_files(read))]
@@ -147,7 +149,7 @@ class Bench:
             out.mkdir()
             before()
 
-        return self._contender("floor", command, out, family, prepare, {})
+        return self._contender(name, command, out, family, prepare, {})
 
     def out(self, name: str) -> Path:
         """Return where a contender of that name writes."""

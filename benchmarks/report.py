@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 RUNS, KILLS = 5, 50
 """How many runs, and kills, a verdict takes."""
 
+_FLOOR_TOO = {"threads": "", **dict.fromkeys(("experts", "size"), "; what the floor takes shows what the disk gives")}
+
 PEAK, PEAK_GROWTH, PER_BYTE = 800e6, 1.05, 1.15
 """Targets: anonymous memory at 512 MiB in bytes; its growth with model or experts; seconds per byte, most to least."""
 
@@ -204,11 +206,13 @@ def _scaling(rows: Sequence[Row], plots: dict[str, str]) -> str:
         chosen = [row for row in rows if row["axis"] == axis]
         for names in dict.fromkeys(tuple(row["points"]) for row in chosen):
             group = [row for row in chosen if tuple(row["points"]) == names]
-            parts += [sentence + " *Start-up* is the same merge of a model of no size.\n"]
-            lines = [
-                (row["method"], _seconds(row["runs"]["start-up"]), *(_scaled(row, name, axis) for name in names))
-                for row in group
-            ]
+            parts += [f"{sentence} *Start-up* is the same merge of a model of no size{_FLOOR_TOO[axis]}.\n"]
+            lines = []
+            for row in group:
+                own = [_scaled(row, name, axis) for name in names]
+                lines.append((row["method"], _seconds(row["runs"]["start-up"]), *own))
+                if axis != "threads":
+                    lines.append(("… the floor", "–", *(_floor_scaled(row, name) for name in names)))
             parts.append(results.table(("method", "start-up", *names), lines))
         if chosen and axis != "threads":
             key, scale, label = (
@@ -284,6 +288,11 @@ def _scaled(row: Row, name: str, axis: str) -> str:
         first = next(iter(row["points"]))
         return f"{wall} ({_compared(row, first, name).median:.2f}×)"
     return f"{wall} ({_per_byte(row)[name] * 1e9:.2f})"
+
+
+def _floor_scaled(row: Row, name: str) -> str:
+    runs = row["runs"][f"floor, {name}"]
+    return f"{_seconds(runs)} ({_median(runs) / row['points'][name]['bytes'] * 1e9:.2f})"
 
 
 def _peaks(row: Row) -> dict[str, float]:

@@ -93,6 +93,7 @@ def test_time_per_byte_leaves_out_the_start_up(walls, expected):
     measured = {"start-up": runs(*[start] * 5)} | {
         name: runs(*[wall] * 5) for name, wall in zip(points, others, strict=True)
     }
+    measured |= {f"floor, {name}": runs(*[wall / 2] * 5) for name, wall in zip(points, others, strict=True)}
     found = verdicts(row("scaling", axis="experts", points=points, runs=measured))
     assert found == {"ties: seconds per byte over experts, most to least": expected}
 

@@ -45,7 +45,7 @@ def add_products(rows, models, count, old, blocks):
     """
     for a in range(blocks.shape[0]):
         first = BLOCK_ROWS * a
-        if 0 < a and first + BLOCK_ROWS <= old:
+        if a > 0 and first + BLOCK_ROWS <= old:
             continue
         height = min(BLOCK_ROWS, models - first)
         for b in range(a):
