@@ -682,3 +682,10 @@ class TestOutputFoldersThatCannotBeReplaced:
         (tmp_path / "out").symlink_to("disk")
         self.fill_or_refuse_at_once(tmp_path / "out")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "out"]
+
+    def test_what_loaders_look_for_is_seen_last(self, tmp_path, monkeypatch):
+        seen, rename = [], Path.rename
+        monkeypatch.setattr(Path, "rename", lambda path, to: (seen.append(path.name), rename(path, to))[1])
+        (tmp_path / "out").mkdir()
+        written(tmp_path / "out", ARRAYS, 500, {"config.json": "{}", "tokenizer.json": "{}"})
+        assert seen[-2:] == ["model.safetensors.index.json", "config.json"]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -445,3 +446,56 @@ def test_a_merge_killed_while_its_files_are_moved_into_an_existing_folder(tmp_pa
     mw.merge("recipe.json", "undisturbed")
     assert digests(Path("out")) == digests(Path("undisturbed"))
     assert not list(Path().glob(".*"))
+
+
+@pytest.fixture
+def killed_while_moving(tmp_path, monkeypatch):
+    """Two merges: ``other``, and one that was killed when all its files but the last were moved into ``out``."""
+    monkeypatch.chdir(tmp_path)
+    models = family(tmp_path, tensors=4, size=10)
+    recipe = {"merge_method": "linear", "models": [{"model": expert} for expert in models["experts"]]}
+    Path("recipe.json").write_text(json.dumps(recipe))
+    Path("out").mkdir()
+    assert subprocess.run([sys.executable, "-c", KILLED_WHILE_MOVING, "3"], check=False).returncode == 9
+    assert len(list(Path("out").iterdir())) == 3
+    mw.merge(mw.Recipe(method="linear", experts=models["experts"][:2]), "other")
+    return Path("out")
+
+
+def test_files_that_took_the_place_of_those_that_a_killed_merge_moved_are_not_taken_for_them(killed_while_moving):
+    for path in killed_while_moving.iterdir():
+        path.unlink()
+    shutil.copytree("other", "out", dirs_exist_ok=True)
+    before = digests(killed_while_moving)
+    with pytest.raises(mw.CheckpointError, match="out: expected an output folder that is new or empty"):
+        mw.merge("recipe.json", "out")
+    assert digests(killed_while_moving) == before
+    shutil.rmtree("out")
+    Path("out").mkdir()
+    mw.merge("recipe.json", "out")
+    mw.merge("recipe.json", "undisturbed")
+    assert digests(Path("out")) == digests(Path("undisturbed"))
+    assert not list(Path().glob(".*"))
+
+
+def test_nothing_is_moved_out_of_a_folder_that_holds_something_else_too(killed_while_moving):
+    (killed_while_moving / "notes.txt").write_text("mine")
+    before = digests(killed_while_moving)
+    with pytest.raises(mw.CheckpointError, match="out: expected an output folder that is new or empty"):
+        mw.merge("recipe.json", "out")
+    assert digests(killed_while_moving) == before
+    (killed_while_moving / "notes.txt").unlink()
+    assert "4 tensors were taken over from an interrupted merge." in mw.merge("recipe.json", "out").remarks
+
+
+@pytest.mark.parametrize("left", [[], [".lock"], [".lock", ".journal"]], ids=str)
+def test_what_a_merge_left_that_was_killed_when_all_was_moved_is_removed_by_the_next(tmp_path, left):
+    models = family(tmp_path, tensors=2, size=10)
+    recipe = mw.Recipe(**models, method="task_arithmetic")
+    mw.merge(recipe, tmp_path / "out")
+    hidden = tmp_path / ".out.mergewise-partial"
+    hidden.mkdir()
+    for name in left:
+        (hidden / name).touch()
+    mw.merge(recipe, tmp_path / "out")
+    assert not hidden.exists()

@@ -4,23 +4,24 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG
 from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.journal import JOURNAL_NAME
 from mergewise.errors import CheckpointError
 
-__all__ = ["LAST_NAMES", "Staging", "cannot_write", "is_at", "require_free", "take_back"]
+__all__ = ["Staging", "by_visibility", "cannot_write", "is_at", "require_free", "take_back"]
 
 _SUFFIX = ".mergewise-partial"
 _LOCK_NAME = ".lock"
 _MOVING_NAME = ".moving"
 _SYNCED = ".safetensors"
 _ON_A_FRESH_DISK = {"lost+found"}
-LAST_NAMES = (INDEX_NAME, "config.json")
-"""What makes loaders take a folder for a checkpoint."""
+_LAST_NAMES = (INDEX_NAME, ADAPTER_CONFIG, "config.json")
+"""What makes loaders take a folder for a checkpoint, the last of them last."""
 
 
 class Staging:
@@ -104,12 +105,11 @@ class Staging:
             # it may be a mounted volume, a link, or where somebody stands: it is filled rather than replaced
             files = [path for path in self.folder.iterdir() if path not in marks]
             moving = self.folder / _MOVING_NAME
-            moving.write_text(json.dumps([path.name for path in files]), "utf-8")
+            moving.write_text(json.dumps({path.name: _identity(path) for path in files}), "utf-8")
             self._move_out(files)
             _sync(self._out)
-            for mark in [moving, *marks]:
-                mark.unlink()
-            self.folder.rmdir()
+            moving.unlink()
+            shutil.rmtree(self.folder, ignore_errors=True)
         else:
             for mark in marks:
                 mark.unlink()
@@ -130,7 +130,7 @@ class Staging:
     def _move_out(self, files: list[Path]) -> None:
         """Move files into the output, what loaders look for last; if one cannot be moved, none is."""
         try:
-            for path in sorted(files, key=lambda path: (path.name in LAST_NAMES, path.name)):
+            for path in by_visibility(files):
                 path.rename(self._out / path.name)
         except BaseException:
             take_back(self._out, locked=True)
@@ -152,8 +152,7 @@ def require_free(out: Path) -> None:
     """
     take_back(out)
     try:
-        ours = {_SUFFIX, *(_ON_A_FRESH_DISK if out.is_mount() else ())}
-        free = not (out.exists() or out.is_symlink()) or (out.is_dir() and {p.name for p in out.iterdir()} <= ours)
+        free = not (out.exists() or out.is_symlink()) or (out.is_dir() and not _content(out))
     except (OSError, ValueError) as error:
         raise cannot_write(out, error) from error
     if not free:
@@ -164,31 +163,54 @@ def require_free(out: Path) -> None:
 
 
 def take_back(out: Path, locked: bool = False) -> None:
-    """Move back into the hidden folder what a merge had begun to move out of it when it was killed.
+    """Clear up after a merge that was killed while it moved files out of its hidden folder.
+
+    They are moved back into it, unless something else is in the output too: then that is a user's, and all stay where
+    they are. What is left of the hidden folder once all were moved is removed.
 
     Args:
         out: The output folder; nothing happens if no merge was moving files there, or one is just now.
-        locked: Whether the caller has the hidden folder's lock.
+        locked: Whether the caller has the hidden folder's lock, and wants its files back whatever else is there.
     """
     try:
         folder = _hidden(out)
-        names = json.loads((folder / _MOVING_NAME).read_text("utf-8"))
-        lock = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except (OSError, ValueError, RuntimeError):  # a loop of links is a RuntimeError
         return
     try:
         if not locked:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not is_at(lock, folder / _LOCK_NAME):
-            return  # it was all done in between
-        for name in names:
-            if (out / name).is_file() and not (folder / name).exists():
-                (out / name).rename(folder / name)
-        (folder / _MOVING_NAME).unlink()
-    except OSError:
+        if is_at(lock, folder / _LOCK_NAME):  # else it was all done in between
+            _clear_up(out, folder, locked)
+    except (OSError, ValueError):
         return
     finally:
         os.close(lock)
+
+
+def _clear_up(out: Path, folder: Path, whatever_else: bool) -> None:
+    found, moving = _content(out), folder / _MOVING_NAME
+    if moving.exists():
+        begun = dict(json.loads(moving.read_text("utf-8")))
+        ours = [path for path in found if begun.get(path.name) == _identity(path)]
+        if whatever_else or ours == found:
+            for path in ours:
+                path.rename(folder / path.name)
+            moving.unlink()
+    elif found and {path.name for path in folder.iterdir()} <= {_LOCK_NAME, JOURNAL_NAME}:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _content(out: Path) -> list[Path]:
+    """Return what is in an output folder, but for what was put there neither by a user nor to be seen."""
+    unseen = {_SUFFIX, *(_ON_A_FRESH_DISK if out.is_mount() else ())}
+    return [path for path in out.iterdir() if path.name not in unseen]
+
+
+def _identity(path: Path) -> list[int]:
+    """Return what stays equal when a file is moved, and differs in any other that takes its place."""
+    found = path.lstat()
+    return [found.st_ino, found.st_size, found.st_mtime_ns]
 
 
 def cannot_write(out: Path, error: OSError | ValueError, kept: Path | None = None) -> CheckpointError:
@@ -200,6 +222,12 @@ def cannot_write(out: Path, error: OSError | ValueError, kept: Path | None = Non
         else "make room or choose another place, and run again"
     )
     return CheckpointError(f"{str(out)[:200]}: cannot be written: {reason}; {advice}.")
+
+
+def by_visibility(files: Iterable[Path]) -> list[Path]:
+    """Return files in the order in which they are to be seen: what loaders look for last."""
+    order = {name: number for number, name in enumerate(_LAST_NAMES, 1)}
+    return sorted(files, key=lambda path: (order.get(path.name, 0), path.name))
 
 
 def _hidden(out: Path) -> Path:

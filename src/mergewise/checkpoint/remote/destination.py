@@ -18,7 +18,7 @@ from mergewise.checkpoint.remote.faults import attempt
 from mergewise.checkpoint.remote.hub import HubStore, commit_files
 from mergewise.checkpoint.remote.path import RemotePath
 from mergewise.checkpoint.remote.stores import FsspecStore
-from mergewise.checkpoint.staging import LAST_NAMES
+from mergewise.checkpoint.staging import by_visibility
 from mergewise.errors import CheckpointError
 
 __all__ = ["Destination"]
@@ -93,7 +93,7 @@ class Destination:
         Raises:
             CheckpointError: It cannot be sent; the staged copy is kept for the next try.
         """
-        files = sorted(folder.iterdir(), key=lambda path: (path.name in LAST_NAMES, path.name))
+        files = by_visibility(folder.iterdir())
         try:
             self.require_free()
             begun, names = set(self._begun()), {path.name for path in files}
