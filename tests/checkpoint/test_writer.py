@@ -540,14 +540,14 @@ class TestWhatIsRefused:
 
     def test_an_output_below_a_file(self, tmp_path):
         (tmp_path / "file").write_text("mine")
-        with pytest.raises(CheckpointError, match="cannot be written: Not a directory"):
+        with pytest.raises(CheckpointError, match="Not a directory; mend that or choose another place, and run"):
             FolderTarget(tmp_path / "file" / "out", outputs(ARRAYS), UNLIMITED)
         assert support.tree(tmp_path) == {"file": b"mine"}
 
     @pytest.mark.parametrize("length", [250, 300])
     def test_an_output_with_a_name_that_no_folder_can_have(self, length, tmp_path):
         # at 250 letters the output could exist, but not the longer name of the hidden folder beside it
-        with pytest.raises(CheckpointError, match="File name too long"):
+        with pytest.raises(CheckpointError, match="File name too long; choose a shorter name, and run again"):
             FolderTarget(tmp_path / ("x" * length), outputs(ARRAYS), UNLIMITED)
         assert support.tree(tmp_path) == {}
 
@@ -606,7 +606,7 @@ class TestFullDisks:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(os, call, full)
-        with pytest.raises(CheckpointError, match="out: cannot be written: No space left on device"):
+        with pytest.raises(CheckpointError, match="out: cannot be written: No space left on device; make room or"):
             written(tmp_path / "out", ARRAYS)
         assert support.tree(tmp_path) == {}
 

@@ -1,10 +1,11 @@
 """The hidden folder in which an output grows, and how it becomes visible."""
 
+import errno
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,11 @@ _LOCK_NAME = ".lock"
 _MOVING_NAME = ".moving"
 _SYNCED = ".safetensors"
 _ON_A_FRESH_DISK = {"lost+found"}
+_WAYS_OUT: Mapping[int | None, str] = {
+    errno.ENOSPC: "make room or choose another place",
+    errno.EDQUOT: "make room or choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 _LAST_NAMES = (INDEX_NAME, ADAPTER_CONFIG, "config.json")
 """What makes loaders take a folder for a checkpoint, the last of them last."""
 
@@ -216,12 +222,9 @@ def _identity(path: Path) -> list[int]:
 def cannot_write(out: Path, error: OSError | ValueError, kept: Path | None = None) -> CheckpointError:
     """Return a fault of writing, with what to do about it."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    advice = (
-        f"what is finished is kept in {kept}; mend that and run again"
-        if kept
-        else "make room or choose another place, and run again"
-    )
-    return CheckpointError(f"{str(out)[:200]}: cannot be written: {reason}; {advice}.")
+    way = _WAYS_OUT.get(getattr(error, "errno", None), "mend that or choose another place")
+    advice = f"what is finished is kept in {kept}; mend that" if kept else way
+    return CheckpointError(f"{str(out)[:200]}: cannot be written: {reason}; {advice}, and run again.")
 
 
 def by_visibility(files: Iterable[Path]) -> list[Path]:
