@@ -3,7 +3,10 @@
 import gc
 import importlib.util
 import json
+import os
 import pickle
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +159,64 @@ def test_what_is_pickled_is_not_run(torch, tmp_path):
 def test_what_is_no_mapping_of_names_to_tensors_is_refused(content, torch, tmp_path):
     torch.save(content, tmp_path / "model.pt")
     refusal(tmp_path / "model.pt")
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_told_as_such(torch, tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(1 << 16), "b": torch.ones(1 << 16)}, path)
+    source = open_source(path)
+    os.truncate(path, 1 << 16)  # touching it where it is mapped would end the process
+    with pytest.raises(CheckpointError, match=r"model\.pt: expected 262144 bytes of 'a' at .* was cut short"):
+        contents(source)
+
+
+def test_weights_are_read_from_the_file_and_take_no_memory(torch, tmp_path):
+    torch.save(tensors(torch), tmp_path / "model.pt")
+    assert open_source(tmp_path / "model.pt").held_bytes == EXPECTED["turned"][1][0] * 2 * 4
+    with Path("/proc/self/maps").open() as maps:
+        assert str(tmp_path) not in maps.read()
+
+
+def test_weights_of_the_other_byte_order_are_turned(torch, tmp_path):
+    torch.save({"a": torch.arange(6, dtype=torch.float32).reshape(2, 3)}, tmp_path / "native.pt")
+    with zipfile.ZipFile(tmp_path / "native.pt") as native, zipfile.ZipFile(tmp_path / "model.pt", "w") as turned:
+        for entry in native.infolist():
+            content = native.read(entry)
+            if entry.filename.endswith("/data/0"):
+                content = np.frombuffer(content, "<f4").astype(">f4").tobytes()
+            turned.writestr(entry, b"big" if entry.filename.endswith("/byteorder") else content)
+    assert contents(open_source(tmp_path / "model.pt")) == {"a": EXPECTED["a"]}
+
+
+def test_a_tensor_without_weights_is_refused(torch, tmp_path):
+    torch.save({"a": torch.zeros(2), "b": torch.empty(4, 4, device="meta")}, tmp_path / "model.pt")
+    assert "'b' has a shape but no weights" in refusal(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_tensor_that_is_larger_than_what_is_stored_of_it_is_refused(legacy, torch, tmp_path):
+    expanded = {"a": torch.zeros(1).expand(1 << 40)}
+    torch.save(expanded, tmp_path / "model.pt", _use_new_zipfile_serialization=not legacy)
+    assert "'a' is expanded: expected 4398046511104 bytes of it, found 4" in refusal(tmp_path / "model.pt")
+
+
+def test_views_that_are_larger_than_their_file_together_are_refused(torch, tmp_path):
+    stored = torch.zeros(1 << 16)
+    views = {str(k): stored.view(2 << k, -1).T for k in range(15)}
+    torch.save(views, tmp_path / "model.pt")
+    assert "that take no more than the file" in refusal(tmp_path / "model.pt")
+
+
+def test_a_turned_tensor_may_have_many_names(torch, tmp_path):
+    turned = torch.arange(1 << 16).reshape(2, -1).T
+    torch.save(dict.fromkeys("abc", turned), tmp_path / "model.pt")
+    expected = turned.contiguous().numpy().tobytes()
+    assert {data for _, _, data in contents(open_source(tmp_path / "model.pt")).values()} == {expected}
+
+
+def test_the_name_that_safetensors_keeps_for_itself_is_refused(torch, tmp_path):
+    torch.save({"a": torch.zeros(2), "__metadata__": torch.zeros(2)}, tmp_path / "model.pt")
+    assert "'__metadata__'" in refusal(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("kind", ["sparse", "complex", "number for a name", "half a character for a name"])

@@ -13,7 +13,18 @@ from mergewise.checkpoint.dtypes import STORAGE_DTYPES
 from mergewise.checkpoint.place import Place, Ranges, open_ranges
 from mergewise.errors import CheckpointError, did_you_mean
 
-__all__ = ["MAX_HEADER_BYTES", "TensorInfo", "encode_header", "parse_header", "read_header", "read_header_of"]
+__all__ = [
+    "MAX_HEADER_BYTES",
+    "METADATA_NAME",
+    "TensorInfo",
+    "encode_header",
+    "parse_header",
+    "read_header",
+    "read_header_of",
+]
+
+METADATA_NAME = "__metadata__"
+"""What no tensor can be called."""
 
 MAX_HEADER_BYTES = 100_000_000
 """Largest header that the format's reference library accepts."""
@@ -125,10 +136,10 @@ def parse_header(
         raise CheckpointError(f"{where}: its header is not valid JSON ({error}).") from error
     if not text.startswith(b"{") or not isinstance(header, dict):
         raise CheckpointError(f"{where}: its header must be a JSON object and begin with '{{', found {text[:20]!r}.")
-    metadata = header.pop("__metadata__", None)
+    metadata = header.pop(METADATA_NAME, None)
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointError(f"{where}: '__metadata__' must map words to words.")
+        raise CheckpointError(f"{where}: '{METADATA_NAME}' must map words to words.")
     data_start = _LENGTH_BYTES + len(text)
     tensors = {name: _tensor(name, entry, data_start, where, file) for name, entry in header.items()}
     _check_cover(tensors, data_start, data_bytes, where)
@@ -142,7 +153,7 @@ def encode_header(tensors: list[tuple[str, str, tuple[int, ...], int]], metadata
         tensors: Name, dtype, shape and bytes of each tensor, in file order.
         metadata: Words to words.
     """
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    header: dict[str, Any] = {METADATA_NAME: metadata} if metadata else {}
     offset = 0
     for name, dtype, shape, nbytes in tensors:
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
