@@ -119,6 +119,11 @@ def test_a_tensor_that_the_index_names_and_no_shard_holds_is_refused(torch, tmp_
     assert "'ghost'" in refusal(folder)
 
 
+def test_an_index_that_names_the_wrong_shard_is_refused(torch, tmp_path):
+    folder = shards(torch, tmp_path, {"a": "pytorch_model-00002-of-00002.bin"})
+    assert "expected tensor 'a' in pytorch_model-00002-of-00002.bin, which does not hold it" in refusal(folder)
+
+
 def test_a_missing_shard_is_named(torch, tmp_path):
     shards(torch, tmp_path)
     (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()

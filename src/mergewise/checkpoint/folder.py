@@ -3,14 +3,14 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from mergewise.checkpoint.header import TensorInfo, read_header
 from mergewise.checkpoint.place import Place, Ranges, open_ranges
 from mergewise.checkpoint.remote.path import reserved_bytes
-from mergewise.checkpoint.source import Writable
+from mergewise.checkpoint.source import Source, Writable
 from mergewise.errors import CheckpointError
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "indexed_files",
     "open_checkpoint",
     "read_json",
+    "require_as_indexed",
 ]
 
 SINGLE_NAME = "model.safetensors"
@@ -216,13 +217,22 @@ def indexed_files(path: _P, index: Place) -> tuple[dict[str, str], tuple[_P, ...
 def _open_index(path: Place, index: Place) -> Checkpoint:
     weight_map, files = indexed_files(path, index)
     checkpoint = _open_files(path, files)
-    for name, shard in weight_map.items():
-        info = checkpoint.tensors.get(name)
-        if info is None or checkpoint.files[info.file].name != shard:
-            raise CheckpointError(f"{index}: expected tensor '{name}' in {shard}, which does not hold it.")
-    for name in checkpoint.tensors.keys() - weight_map.keys():
-        raise CheckpointError(f"{index}: tensor '{name}' is in a shard but not in the index.")
+    require_as_indexed(checkpoint, weight_map, index)
     return checkpoint
+
+
+def require_as_indexed(source: Source, weight_map: Mapping[str, str], index: Place) -> None:
+    """Require that every tensor is in the file that the index of a sharded checkpoint names.
+
+    Raises:
+        CheckpointError: One is elsewhere, or in but one of index and shards.
+    """
+    for name, shard in weight_map.items():
+        info = source.tensors.get(name)
+        if info is None or source.files[info.file].name != shard:
+            raise CheckpointError(f"{index}: expected tensor '{name}' in {shard}, which does not hold it.")
+    for name in source.tensors.keys() - weight_map.keys():
+        raise CheckpointError(f"{index}: tensor '{name}' is in a shard but not in the index.")
 
 
 def read_json(path: Place) -> dict[str, Any]:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 from mergewise.checkpoint.adapter import ADAPTER_WEIGHTS
 from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG
-from mergewise.checkpoint.folder import INDEX_NAME, SINGLE_NAME, existing, files_ending, indexed_files, open_checkpoint
+from mergewise.checkpoint.folder import (
+    INDEX_NAME,
+    SINGLE_NAME,
+    existing,
+    files_ending,
+    indexed_files,
+    open_checkpoint,
+    require_as_indexed,
+)
 from mergewise.checkpoint.fp8 import DequantisedCheckpoint, is_fp8
 from mergewise.checkpoint.gguf import open_gguf
 from mergewise.checkpoint.place import Place
@@ -42,8 +50,7 @@ def _open_place(place: Place, location: str) -> Source:
         if (place / TORCH_INDEX).is_file():
             weight_map, files = indexed_files(place, place / TORCH_INDEX)
             source = open_torch(place, files, location)
-            for name in weight_map.keys() ^ source.tensors.keys():
-                raise CheckpointError(f"{location}: tensor '{name}' is in the index or in a shard, but not in both.")
+            require_as_indexed(source, weight_map, place / TORCH_INDEX)
             return source
         if (place / TORCH_SINGLE).is_file():
             return open_torch(place, (place / TORCH_SINGLE,), location)
