@@ -80,9 +80,23 @@ class TestWhatOpens:
         support.save_file(folder / "adapter.safetensors", support.model_arrays(1))
         assert contents(open_checkpoint(folder)) == as_bytes(arrays)
 
-    def test_an_index_wins_over_a_single_file_beside_it(self, sharded, arrays):
-        support.save_file(sharded / "model.safetensors", support.model_arrays(1))
-        assert contents(open_checkpoint(sharded)) == as_bytes(arrays)
+    def test_model_safetensors_wins_over_an_index_of_other_files_beside_it(self, sharded, arrays):
+        other = support.model_arrays(1)
+        support.save_file(sharded / "model.safetensors", other)
+        for shards in (SHARDS, ()):  # these may have been removed
+            opened = open_checkpoint(sharded)
+            assert contents(opened) == as_bytes(other)
+            assert opened.left_out == sharded / "model.safetensors.index.json"
+            for shard in shards:
+                (sharded / shard).unlink()
+
+    def test_an_index_may_name_model_safetensors_alone(self, tmp_path, arrays):
+        folder = support.save_model(tmp_path / "m", arrays)
+        index = {"weight_map": dict.fromkeys(arrays, "model.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        opened = open_checkpoint(folder)
+        assert contents(opened) == as_bytes(arrays)
+        assert opened.left_out is None
 
     def test_shards_may_be_links_as_in_the_cache_of_the_hub(self, sharded, arrays, tmp_path):
         blobs = tmp_path / "blobs"

@@ -255,3 +255,11 @@ def test_a_bin_file_with_code_in_it_is_refused(merge, tmp_path):
     with pytest.raises(mw.CheckpointError, match="nothing but tensors"):
         merge(path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_index_of_other_files_beside_model_safetensors_is_left_out_and_told(merge, tmp_path):
+    save_model(tmp_path / "e", BASE, shards=2)  # saved before
+    merged, remarks = merge(save_model(tmp_path / "e", EXPERT))
+    close(merged, EXPERT)
+    assert f"{tmp_path / 'e'} holds model.safetensors, which is read as in transformers, and model.saf" in remarks
+    assert not list((tmp_path / "out").glob("*.index.json"))

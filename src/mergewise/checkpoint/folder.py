@@ -37,7 +37,12 @@ class Checkpoint:
         files: The files that hold the tensors.
         tensors: Every tensor by name; ``TensorInfo.file`` counts into ``files``.
         metadata: ``__metadata__`` of the first file.
+
+    Attributes:
+        left_out: An index of other files in its folder that it is not read by.
     """
+
+    left_out: Place | None = None
 
     def __init__(
         self,
@@ -109,7 +114,10 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | os.PathLike[str] | Place, location: str = "") -> Checkpoint:
-    """Open a safetensors file, or a folder with ``model.safetensors``, an index of shards, or one other such file.
+    """Open a safetensors file, or a folder of one, or of shards with an index.
+
+    Of what a folder holds, ``model.safetensors`` comes first, as in transformers, then the index of shards, then one
+    file of another name.
 
     Args:
         path: Where it is.
@@ -127,10 +135,15 @@ def open_checkpoint(path: str | os.PathLike[str] | Place, location: str = "") ->
 def _open_place(path: Place) -> Checkpoint:
     if not path.is_dir():
         return _open_files(path, (path,))
-    index = path / INDEX_NAME
+    index, single = path / INDEX_NAME, path / SINGLE_NAME
     if index.is_file():
-        return _open_index(path, index)
-    single = path / SINGLE_NAME
+        # web servers, which give no list, are not asked for it: some deny access to what is not there
+        beside = any(file.name == SINGLE_NAME and file.is_file() for file in files_ending(path, ".safetensors"))
+        if not beside or set(_weight_map(index).values()) == {SINGLE_NAME}:
+            return _open_index(path, index)
+        opened = _open_files(path, (single,))
+        opened.left_out = index
+        return opened
     found = [single] if single.is_file() else files_ending(path, ".safetensors")
     if len(found) == 1:
         return _open_files(path, (found[0],))
@@ -202,16 +215,22 @@ def indexed_files(path: _P, index: Place) -> tuple[dict[str, str], tuple[_P, ...
     Raises:
         CheckpointError: It is damaged, names files outside the folder, or one that is missing.
     """
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise CheckpointError(f"{index}: expected 'weight_map' to map tensor names to file names.")
+    weight_map = _weight_map(index)
     names = sorted(set(weight_map.values()))
     for name in names:
-        if name in {"", ".", ".."} or PurePosixPath(name).name != name:
-            raise CheckpointError(f"{index}: shard {name!r} must be a file beside the index.")
         if not _ask(path / name, (path / name).is_file):
             raise CheckpointError(f"{path}: the index names shard {name}, which is missing.")
     return weight_map, tuple(path / name for name in names)
+
+
+def _weight_map(index: Place) -> dict[str, str]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"{index}: expected 'weight_map' to map tensor names to file names.")
+    for name in sorted(set(weight_map.values())):
+        if name in {"", ".", ".."} or PurePosixPath(name).name != name:
+            raise CheckpointError(f"{index}: shard {name!r} must be a file beside the index.")
+    return weight_map
 
 
 def _open_index(path: Place, index: Place) -> Checkpoint:

@@ -3,11 +3,13 @@
 One source is the reference: its tensors are those of the result. Everything that is done is reported.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mergewise.checkpoint import (
+    SINGLE_NAME,
     AdaptedCheckpoint,
     AlignedCheckpoint,
+    Checkpoint,
     DequantisedCheckpoint,
     GatheredCheckpoint,
     GgufCheckpoint,
@@ -15,6 +17,7 @@ from mergewise.checkpoint import (
     TensorInfo,
 )
 from mergewise.checkpoint.tokens import is_embedding, is_head, tied_head, ties_head, untied
+from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.engine.configuration import UNTIED
 from mergewise.errors import CheckpointError
 from mergewise.recipe import Recipe
@@ -103,12 +106,22 @@ def _has_own_head(source: Source) -> bool:
 
 
 def remarks_on(sources: Iterable[Source]) -> list[str]:
-    """Return a remark on every source that is stored in eight bits, or as GGUF, or whose adapter unties its head."""
+    """Return remarks on sources.
+
+    They are on those that are stored in eight bits, or as GGUF, those whose adapter unties the head, and those beside
+    which lies an index of other files.
+    """
     found = [source.own if isinstance(source, GatheredCheckpoint) else source for source in sources]
     remarks = [_eight_bit(source) for source in found if isinstance(source, DequantisedCheckpoint)] + [
         f"{source.location} is a GGUF: {len(source.dequantised)} of its {len(source.tensors)} tensors are dequantised."
         for source in found
         if isinstance(source, GgufCheckpoint)
+    ]
+    remarks += [
+        f"{source.location} holds {SINGLE_NAME}, which is read as in transformers, and {source.left_out.name}, which "
+        "names other files and is left out."
+        for source in _all_parts(found)
+        if isinstance(source, Checkpoint) and source.left_out is not None
     ]
     return remarks + [
         f"The adapter of {source.location} brings '{embedding}' without the head that its base ties to it; as in PEFT, "
@@ -117,6 +130,12 @@ def remarks_on(sources: Iterable[Source]) -> list[str]:
         if isinstance(source, AdaptedCheckpoint)
         for head, embedding in source.kept_heads.items()
     ]
+
+
+def _all_parts(sources: Iterable[Source]) -> Iterator[Source]:
+    for source in sources:
+        yield source
+        yield from _all_parts(source.parts if isinstance(source, WrappedCheckpoint) else ())
 
 
 def _eight_bit(source: DequantisedCheckpoint) -> str:
