@@ -177,7 +177,8 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_told_as_such(torch, tmp_pa
 
 def test_weights_are_read_from_the_file_and_take_no_memory(torch, tmp_path):
     torch.save(tensors(torch), tmp_path / "model.pt")
-    assert open_source(tmp_path / "model.pt").held_bytes == EXPECTED["turned"][1][0] * 2 * 4
+    source = open_source(tmp_path / "model.pt")
+    assert source.held_bytes == EXPECTED["turned"][1][0] * 2 * 4
     with Path("/proc/self/maps").open() as maps:
         assert str(tmp_path) not in maps.read()
 
