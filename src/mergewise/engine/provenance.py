@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,7 @@ _RECORDS = {"README.md", RECIPE_NAME, PROVENANCE_NAME, "mergekit_config.yml"}
 """What a merge, here or by mergekit, says of itself, which is not true of a merge of its result."""
 
 _LARGEST_COMPANION = 256 << 20
+_DIGEST = re.compile(rb"[0-9a-f]{64}")
 
 
 InputRecord = Mapping[str, int | str]
@@ -124,12 +126,13 @@ def digest_of(place: Place, stop: threading.Event | None = None) -> str:
         CheckpointError: It cannot be read, or is not needed any more.
     """
     known = _kept(place)
-    try:
-        return known.read_text("ascii")
-    except OSError:
-        found = sha256_of(Path(str(place)), stop)
-        _remember(known, found)
-        return found
+    with contextlib.suppress(OSError):
+        kept = known.read_bytes()
+        if _DIGEST.fullmatch(kept):  # else it was damaged
+            return kept.decode("ascii")
+    found = sha256_of(Path(str(place)), stop)
+    _remember(known, found)
+    return found
 
 
 def keep_digests(folder: Path, digests: Mapping[str, str]) -> None:
