@@ -91,15 +91,40 @@ def test_a_file_that_the_merge_did_not_write_is_found(merged):
     )
 
 
-def test_a_record_from_before_small_files_were_hashed_is_taken_and_one_that_leads_elsewhere_is_not(merged):
+def test_a_record_without_small_files_is_a_fault_and_one_that_leads_elsewhere_is_refused(merged):
     path = merged / "mergewise.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "files": {"../base/config.json": "00"}}))
     with pytest.raises(mw.CheckpointError, match="files of other folders"):
         mw.verify(merged)
-    del record["files"]
-    path.write_text(json.dumps(record))
-    assert mw.verify(merged, sample=1).faults == ()
+    for missing in ({**record, "files": {}}, {key: value for key, value in record.items() if key != "files"}):
+        path.write_text(json.dumps(missing))
+        (fault,) = mw.verify(merged, sample=1).faults
+        assert fault.startswith("mergewise.json: expected the SHA-256 of the small files")
+
+
+def test_counts_that_are_not_those_of_the_result_are_a_fault_and_another_version_is_told(merged):
+    path = merged / "mergewise.json"
+    record = json.loads(path.read_text())
+    assert mw.verify(merged, sample=1).remarks == ()
+    path.write_text(json.dumps({**record, "mergewise": "9", "parameters": 7}))
+    found = mw.verify(merged, sample=1)
+    assert found.faults == (
+        f"mergewise.json: expected {record['parameters']} parameters, as the recipe gives, found 7.",
+    )
+    assert found.remarks == (f"The merge was recorded by mergewise 9, and is checked by {mw.__version__}.",)
+
+
+@pytest.mark.parametrize("shard_size", ["5GB", 500])
+def test_a_header_that_was_altered_is_found_and_the_merge_is_not_said_to_be_there(merged, tmp_path, shard_size):
+    recipe = mw.Recipe(method="linear", experts=[tmp_path / "e1", tmp_path / "e2"])
+    out = tmp_path / "other"
+    mw.merge(recipe, out, shard_size=shard_size)
+    shard = sorted(out.glob("*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes().replace(b'"pt"', b'"tf"'))
+    assert mw.verify(out, sample=None).faults == (f"{shard.name}: its header is not as it was written.",)
+    with pytest.raises(mw.CheckpointError, match=f"{shard.name}: expected the header that this merge writes"):
+        mw.merge(recipe, out, shard_size=shard_size)
 
 
 def test_inputs_that_were_named_from_another_folder_are_said_to_be(merged, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from mergewise.checkpoint.statistics_file import (
     model_digest,
     open_statistics_file,
 )
-from mergewise.checkpoint.writer import FolderTarget, OutputTensor, file_of_each, text_bytes
+from mergewise.checkpoint.writer import FolderTarget, OutputTensor, file_of_each, has_header, text_bytes
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -65,6 +65,7 @@ __all__ = [
     "file_of_each",
     "file_size",
     "fingerprint",
+    "has_header",
     "hub_reference",
     "is_adapter",
     "is_url",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,12 +13,12 @@ from mergewise.checkpoint.dtypes import STORAGE_DTYPES
 from mergewise.checkpoint.folder import INDEX_NAME, SINGLE_NAME
 from mergewise.checkpoint.header import encode_header
 from mergewise.checkpoint.journal import JOURNAL_NAME, Journal
-from mergewise.checkpoint.place import Place, copy_file, sha256_of
+from mergewise.checkpoint.place import Place, copy_file, open_ranges, sha256_of
 from mergewise.checkpoint.source import Writable
 from mergewise.checkpoint.staging import Staging, cannot_write, require_free
 from mergewise.errors import CheckpointError, MergeError, RecipeError
 
-__all__ = ["FolderTarget", "OutputTensor", "file_of_each", "layout_shards", "text_bytes"]
+__all__ = ["FolderTarget", "OutputTensor", "file_of_each", "has_header", "layout_shards", "text_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,26 @@ def file_of_each(tensors: Iterable[OutputTensor], shard_bytes: int, single: str 
     """Return the name of the file that holds each tensor, by its name; arguments as of ``FolderTarget``."""
     shards = layout_shards(tensors, shard_bytes)
     return {t.name: name for name, shard in zip(_shard_names(len(shards), single), shards, strict=True) for t in shard}
+
+
+def has_header(file: Place, tensors: Iterable[OutputTensor]) -> bool:
+    """Whether a file begins with the header that a ``FolderTarget`` writes to one that holds just these tensors.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    (shard,) = layout_shards(tensors, sys.maxsize)
+    expected = _header(shard)
+    found = bytearray(len(expected))
+    try:
+        ranges = open_ranges(file)
+        try:
+            ranges.read_into(0, memoryview(found), (0, len(found)))
+        finally:
+            ranges.close()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
+    return found == expected
 
 
 class FolderTarget:
@@ -96,9 +117,7 @@ class FolderTarget:
         self._journal = Journal(self._staging.folder, work)
         self._write_behind = WriteBehind(self._journal.void)
         try:
-            headers = [
-                encode_header([(t.name, t.dtype, t.shape, t.nbytes) for t in s], _METADATA) for s in self._shards
-            ]
+            headers = [_header(shard) for shard in self._shards]
             sizes = [len(h) + sum(t.nbytes for t in s) for h, s in zip(headers, self._shards, strict=True)]
             if not self._journal.continues or not self._intact(headers, sizes):
                 self._journal.forget()
@@ -303,6 +322,10 @@ class WriteBehind:
 _METADATA = {"format": "pt"}
 _SYNC_BYTES = 128 << 20
 _FINAL = (MergeError, RecipeError)  # what the same inputs and recipe meet again
+
+
+def _header(shard: Iterable[OutputTensor]) -> bytes:
+    return encode_header([(t.name, t.dtype, t.shape, t.nbytes) for t in shard], _METADATA)
 
 
 def _write_all(descriptor: int, view: memoryview, at: int) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mergewise.cli.output import JsonOption, print_json
+from mergewise.cli.output import JsonOption, print_json, print_remarks
 from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, ThreadsOption, access
 
 __all__ = ["verify"]
@@ -32,6 +32,7 @@ def verify(
     if json:
         print_json(found.summary())
     else:
+        print_remarks(found.remarks)
         for fault in found.faults:
             print(f"mergewise: {fault}", file=sys.stderr)
         count_of_faults = len(found.faults)

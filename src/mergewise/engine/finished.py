@@ -20,7 +20,7 @@ from mergewise.checkpoint import (
 )
 from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
-from mergewise.engine.intact import altered_weights, lost_files, read_record, require_unaltered
+from mergewise.engine.intact import altered_headers, altered_weights, lost_files, read_record, require_unaltered
 from mergewise.engine.jobs import Plan
 from mergewise.engine.planned import PlannedCheckpoint
 from mergewise.engine.provenance import (
@@ -146,7 +146,8 @@ def holds_result(
         before: Digests of the stages that it builds on, by name, if they are not merged yet.
 
     Raises:
-        CheckpointError: Its record, or a file of an input, cannot be read, or small files of it were altered.
+        CheckpointError: Its record, or a file of an input, cannot be read, or small files or headers of it were
+            altered.
     """
     if not tells_of(planned.recipe, folder, stages):
         return False
@@ -236,7 +237,13 @@ def _holds_tensors(planned: Plan, folder: Path, shard_bytes: int | None) -> bool
     names = {name: found.files[info.file].name for name, info in found.tensors.items()}
     if shard_bytes is None:
         return names.keys() == {output.name for output in planned.outputs}
-    return names == file_of_each(planned.outputs, *files_of(planned, shard_bytes))
+    if names != file_of_each(planned.outputs, *files_of(planned, shard_bytes)):
+        return False
+    for file in altered_headers(planned, found):
+        raise CheckpointError(
+            f"{file}: expected the header that this merge writes, found another; remove {folder} and run again."
+        )
+    return True
 
 
 def tells_of(recipe: Recipe, folder: Path, stages: Collection[str] = ()) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mergewise.checkpoint import Place, text_bytes
+from mergewise.checkpoint import Checkpoint, Place, has_header, text_bytes
 from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.staging import cannot_write
 from mergewise.engine.jobs import Plan
@@ -20,7 +20,15 @@ from mergewise.engine.provenance import (
 )
 from mergewise.errors import CheckpointError
 
-__all__ = ["altered_files", "altered_weights", "lost_files", "put_back", "read_record", "require_unaltered"]
+__all__ = [
+    "altered_files",
+    "altered_headers",
+    "altered_weights",
+    "lost_files",
+    "put_back",
+    "read_record",
+    "require_unaltered",
+]
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -56,6 +64,17 @@ def altered_weights(recorded: Mapping[str, str], files: Iterable[Place]) -> list
         CheckpointError: One of them cannot be read.
     """
     return [file for file in files if digest_of(file) != recorded.get(file.name)]
+
+
+def altered_headers(planned: Plan, merged: Checkpoint) -> list[Place]:
+    """Return the files of weights whose headers are not what a merge writes for the tensors of its that they hold.
+
+    Raises:
+        CheckpointError: One of them cannot be read.
+    """
+    places = {output: merged.tensors.get(output.name) for output in planned.outputs}
+    held = [[output for output, info in places.items() if info and info.file == i] for i in range(len(merged.files))]
+    return [file for file, outputs in zip(merged.files, held, strict=True) if not has_header(file, outputs)]
 
 
 def lost_files(folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mergewise._version import __version__
 from mergewise.checkpoint import (
     STORAGE_DTYPES,
     Access,
@@ -26,7 +27,8 @@ from mergewise.checkpoint.source import Writable
 from mergewise.engine.adapters.core_target import merge_target
 from mergewise.engine.carry_out import lay_out_for, run
 from mergewise.engine.devices.device import open_device
-from mergewise.engine.intact import altered_files, altered_weights
+from mergewise.engine.intact import altered_files, altered_headers, altered_weights
+from mergewise.engine.jobs import Plan
 from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.plan import plan
 from mergewise.engine.provenance import PROVENANCE_NAME, InputRecord, describe, record_inputs
@@ -34,6 +36,9 @@ from mergewise.errors import CheckpointError
 from mergewise.recipe import parse_recipe
 
 __all__ = ["Verification", "verify"]
+
+_COUNTS = {"tensors", "parameters"}
+_NO_FILES = f"{PROVENANCE_NAME}: expected the SHA-256 of the small files that the merge wrote, found none."
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,14 @@ class Verification:
         total: How many the checkpoint holds.
         inputs: How many input files were hashed.
         faults: What is wrong, a sentence each; none if all is well.
+        remarks: What a user should know beside, a sentence each.
     """
 
     tensors: int
     total: int
     inputs: int
     faults: tuple[str, ...]
+    remarks: tuple[str, ...]
 
     def summary(self) -> dict[str, Any]:
         """Return the findings as plain data."""
@@ -93,19 +100,22 @@ def verify(
     planned = plan(recipe, access, record["revisions"])
     faults = _changed_inputs(record["inputs"], record_inputs(planned.sources))
     faults += _changed_files(record, merged.folder)
-    faults += _foreign_files(record["files"], merged)
+    faults += _foreign_files(record["files"], merged) if record["files"] else [_NO_FILES]
+    faults += _other_counts(record["counts"], planned)
     faults += _changed_stages(record["inputs"], record["stages"].keys())
     outputs = {output.name: output for output in planned.outputs}
     names = list(outputs)
-    faults += [f"Tensor '{name}' is missing." for name in names if name not in merged.tensors]
-    faults += [f"Tensor '{name}' does not come from the recipe." for name in merged.tensors.keys() - set(names)]
+    of_tensors = [f"Tensor '{name}' is missing." for name in names if name not in merged.tensors]
+    of_tensors += [f"Tensor '{name}' does not come from the recipe." for name in merged.tensors.keys() - set(names)]
     present = [name for name in names if name in merged.tensors]
     for name in present:
         info, output = merged.tensors[name], outputs[name]
         if (info.dtype, info.shape) != (output.dtype, output.shape):
             expected, other = f"{output.dtype} {list(output.shape)}", f"{info.dtype} {list(info.shape)}"
-            faults.append(f"Tensor '{name}' is {other}, expected {expected}.")
+            of_tensors.append(f"Tensor '{name}' is {other}, expected {expected}.")
     present = [name for name in present if merged.tensors[name].nbytes == outputs[name].nbytes]
+    headers = altered_headers(planned, merged) if not of_tensors else []  # else it is told already what is in them
+    faults += [*of_tensors, *(f"{file.name}: its header is not as it was written." for file in headers)]
     chosen = present if sample is None else random.Random(seed).sample(present, min(sample, len(present)))  # noqa: S311
     comparison = _Comparison(merged) if record["device"] is None else _NearComparison(merged)
     device = open_device(record["device"]["name"]) if (record["device"] or {}).get("computes_in") == "float32" else None
@@ -116,7 +126,7 @@ def verify(
     target = merge_target(planned, comparison)
     run(local, lay_out_for(planned, device, threads, memory), target, skip)
     faults += [f"Tensor '{name}' is not what the recipe gives." for name in sorted(comparison.differing & set(chosen))]
-    return Verification(len(chosen), len(merged.tensors), len(record["inputs"]), tuple(faults))
+    return Verification(len(chosen), len(merged.tensors), len(record["inputs"]), tuple(faults), _remarks(record))
 
 
 def _record(path: Place) -> dict[str, Any]:
@@ -136,7 +146,10 @@ def _record(path: Place) -> dict[str, Any]:
         names = [*digests["files"], *digests["weights"]]
         if any("/" in name or name in {"", ".", ".."} for name in names):
             raise ValueError(f"files of other folders: {sorted(names)}")
-        return {"recipe": record["recipe"], "inputs": inputs, "revisions": revisions, "device": device, **digests}
+        return {
+            "recipe": record["recipe"], "inputs": inputs, "revisions": revisions, "device": device, **digests,
+            "version": str(record.get("mergewise")), "counts": {word: record[word] for word in _COUNTS & record.keys()},
+        }  # fmt: skip
     except OSError as error:
         raise CheckpointError(
             f"{path}: expected the record of a merge, but it cannot be read: {error.strerror}."
@@ -193,11 +206,26 @@ def _changed_stages(inputs: Iterable[str], stages: Set[str]) -> list[str]:
 
 def _foreign_files(recorded: Mapping[str, str], merged: Checkpoint) -> list[str]:
     """Return a sentence for every file beside a merged checkpoint that the merge did not write."""
-    if not recorded:
-        return []  # a record from before small files were hashed
     own = {*recorded, *(file.name for file in merged.files), PROVENANCE_NAME, "README.md", INDEX_NAME}
     others = (path for path in merged.folder.iterdir() if path.name not in own and not path.name.startswith("."))
     return sorted(f"{path.name}: the merge did not write it." for path in others if path.is_file())
+
+
+def _other_counts(recorded: Mapping[str, Any], planned: Plan) -> list[str]:
+    """Return a sentence for every count of a record that is not that of the result."""
+    found = {"tensors": len(planned.outputs), "parameters": planned.parameters}
+    return [
+        f"{PROVENANCE_NAME}: expected {count} {word}, as the recipe gives, found {recorded[word]}."
+        for word, count in found.items()
+        if recorded.get(word, count) != count
+    ]
+
+
+def _remarks(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a sentence if another version of mergewise wrote a record."""
+    if record["version"] == __version__:
+        return ()
+    return (f"The merge was recorded by mergewise {record['version']}, and is checked by {__version__}.",)
 
 
 class _Comparison:
