@@ -709,6 +709,32 @@ def test_a_reader_that_goes_away_is_no_fault_to_speak_of(world):
     assert ran.stderr == ""
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("command", [["inspect", "base"], ["inspect", "base", "--json"], ["inspect", "none", "--json"]])
+def test_an_output_that_is_full_is_told_in_one_sentence(world, command, buffered):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    environment |= {} if buffered else {"PYTHONUNBUFFERED": "1"}
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "mergewise", *command],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment,
+        )  # fmt: skip
+        assert ran.returncode == 1
+        (told,) = ran.stderr.splitlines()
+        assert told == "mergewise: The output cannot be written: No space left on device." or "none" in command
+        again = subprocess.run([sys.executable, "-m", "mergewise", "inspect", "none"], stderr=full, check=False)
+    assert again.returncode == 1
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&- <&-"])
+def test_a_merge_is_the_same_where_streams_are_closed(world, run, closed):
+    command = [sys.executable, "-m", "mergewise", *QUICK, "out"]
+    ran = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command], capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert run(*QUICK, "fresh").code == 0
+    assert support.tree(world.folder / "out") == support.tree(world.folder / "fresh")
+
+
 def test_the_sentence_of_json_is_json_whatever_it_holds(world, run):
     outcome = run("merge", world.recipe(models=[{"model": 'quo"te\\θ'}]), "out", "--json")
     assert 'quo"te\\θ' in json.loads(outcome.out)["error"]

@@ -21,9 +21,21 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background it may be ignored
         signal.signal(signal.SIGINT, _leave)
         atexit.register(_finish)  # first, so that it is called last
+    _open_streams()
     from mergewise.cli.app import main as run
 
     run()
+
+
+def _open_streams() -> None:
+    """Put the null device in place of standard streams that are closed: else other files would get their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115, PTH123 - for good
 
 
 @contextmanager
@@ -53,9 +65,10 @@ def _leave(*_: object) -> NoReturn:
     """
     with suppress(Exception):  # it may be in use just now
         sys.stdout.flush()
-    if "--json" in sys.argv:
-        os.write(1, f'{{"error": "{INTERRUPTED}"}}\n'.encode())
-    os.write(2, f"mergewise: {INTERRUPTED}\n".encode())
+    with suppress(OSError):  # there may be no room
+        if "--json" in sys.argv:
+            os.write(1, f'{{"error": "{INTERRUPTED}"}}\n'.encode())
+        os.write(2, f"mergewise: {INTERRUPTED}\n".encode())
     _end()
 
 

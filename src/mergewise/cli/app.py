@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -95,14 +95,20 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("mergewise").setLevel(logging.WARNING if "--json" in sys.argv else logging.INFO)
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except MergewiseError as fault:
         _fail(str(fault), 1)
     except MemoryError:
         _fail("The machine has not enough memory for this; lower --threads or --memory.", 1)
-    except BrokenPipeError:
-        # whoever read our output has gone, as in `mergewise inspect … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _let_go(sys.stdout)
+        if not isinstance(error, BrokenPipeError):  # else whoever read has gone, as in `mergewise inspect … | head`
+            _fail(f"The output cannot be written: {error.strerror}.", 1)
         sys.exit(1)
 
 
@@ -110,6 +116,19 @@ def _fail(sentence: str, code: int) -> NoReturn:
     # names in files and on the command line may hold line breaks, control codes, or bytes that are no text
     sentence = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
     if "--json" in sys.argv:
-        print(json.dumps({"error": sentence}, ensure_ascii=False))
-    print(f"mergewise: {sentence}", file=sys.stderr)
+        _say(json.dumps({"error": sentence}, ensure_ascii=False), sys.stdout)
+    _say(f"mergewise: {sentence}", sys.stderr)
     sys.exit(code)
+
+
+def _say(line: str, stream: TextIO) -> None:
+    """Print a line; where there is no room for it, the exit code is left to tell."""
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        _let_go(stream)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Let a stream lead nowhere: what could not be written would be tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
