@@ -72,10 +72,12 @@ def test_the_plan_of_stages_is_that_of_the_last_with_remarks_and_figures_of_all(
         assert "note: Stage 'half': 1 tensors that only e2 has" in outcome.err
         found = run(*command, "--json").json
         assert [one["stage"] for one in found["stages"]] == ["half", None]
-        for key in ("bytes_in", "bytes_out"):
+        for key in ("bytes_in", "bytes_read", "bytes_hashed", "bytes_out"):
             assert found[key] == sum(one[key] for one in found["stages"])
         assert found["peak_memory"] == max(one["peak_memory"] for one in found["stages"])
         assert found["estimated_seconds"] >= 2.0
+        assert found["bytes_hashed"] > found["bytes_in"]  # headers and configurations, too
+        assert "this once for their SHA-256" in outcome.out
     assert not (world.folder / "out.stages").exists()
 
 

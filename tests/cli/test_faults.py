@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -714,7 +715,7 @@ def test_a_reader_that_goes_away_is_no_fault_to_speak_of(world):
 def test_an_output_that_is_full_is_told_in_one_sentence(world, command, buffered):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     environment |= {} if buffered else {"PYTHONUNBUFFERED": "1"}
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         ran = subprocess.run(
             [sys.executable, "-m", "mergewise", *command],
             stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment,

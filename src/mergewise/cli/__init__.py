@@ -35,7 +35,7 @@ def _open_streams() -> None:
             if null != number:
                 os.dup2(null, number)
                 os.close(null)
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115, PTH123 - for good
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - for good
 
 
 @contextmanager

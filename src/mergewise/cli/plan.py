@@ -88,7 +88,7 @@ def print_plans(
     free = estimate.free_bytes(out)
     written = sum(one["bytes_out"] for one in each)
     summary = each[-1] | {
-        "bytes_in": sum(one["bytes_in"] for one in each),
+        **{key: sum(one[key] for one in each) for key in ("bytes_in", "bytes_read", "bytes_hashed")},
         "bytes_out": written,
         "peak_memory": max(one["peak_memory"] for one in each),
         "estimated_seconds": round(sum(one["estimated_seconds"] for one in each), 1),
@@ -109,6 +109,7 @@ def _figures(planned: "Plan", layout: "Layout | DeviceLayout") -> dict[str, Any]
     """Return the figures of one plan as plain data."""
     from mergewise.engine import estimate
     from mergewise.engine.devices.layout import DeviceLayout
+    from mergewise.engine.provenance import unhashed_bytes
 
     there = {}
     if isinstance(layout, DeviceLayout):
@@ -118,6 +119,8 @@ def _figures(planned: "Plan", layout: "Layout | DeviceLayout") -> dict[str, Any]
             "device_memory": layout.device_bytes(planned),
         }
     return planned.summary() | {
+        "bytes_read": estimate.bytes_read(planned, layout),
+        "bytes_hashed": unhashed_bytes(planned.sources),
         "threads": layout.threads,
         "peak_memory": layout.peak_bytes(planned),
         "estimated_seconds": round(estimate.seconds(planned, layout), 1),
@@ -152,12 +155,19 @@ def _print(planned: "Plan", layout: "Layout | DeviceLayout", summary: Mapping[st
             ("models", ", ".join(_models(planned))),
             ("tensors", f"{len(planned.outputs)} ({dtypes}; {figure(planned.parameters)} parameters)"),
             ("passes", ", then ".join(summary["passes"])),
-            ("reads", size(summary["bytes_in"])),
+            ("reads", _reads(summary)),
             ("writes", f"{size(summary['bytes_out'])} ({room})"),
             *_memory(layout, summary),
             ("time", f"{about} {summary['estimated_seconds']:.0f} s, if files are read at {size(rate)} a second"),
         ]
     )
+
+
+def _reads(summary: Mapping[str, Any]) -> str:
+    """Return what a merge reads, in words."""
+    inputs, passes, hashed = (summary[key] for key in ("bytes_in", "bytes_read", "bytes_hashed"))
+    again = f", {size(passes)} in all passes" if passes > inputs else ""
+    return f"{size(inputs)}{again}{f', and {size(hashed)} this once for their SHA-256' if hashed else ''}"
 
 
 def _memory(layout: "Layout | DeviceLayout", summary: Mapping[str, Any]) -> list[tuple[str, str]]:

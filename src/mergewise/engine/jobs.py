@@ -64,6 +64,19 @@ class TensorJob:
         program = self.program
         return isinstance(program, VotingProgram) and program.sparsify == "magnitude" and program.scope == "model"
 
+    @property
+    def stages(self) -> int:
+        """How often its elements are gone through: to gather what its program must know, and to combine them."""
+        match self.program:
+            case VotingProgram() as program:
+                return 1 + (program.sparsify == "magnitude") + program.by_norm
+            case ElementwiseProgram() as program:  # digit by digit, and for those that are equal
+                return 1 + (program.sums is not None) + 5 * (program.rank is not None)
+            case GeometricProgram():
+                return 2
+            case _:
+                return 1
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -115,9 +128,12 @@ class Plan:
     @property
     def bytes_in(self) -> int:
         """Bytes of all inputs as they are stored, each once."""
+        return sum(map(self.input_bytes, self.jobs))
+
+    def input_bytes(self, job: TensorJob) -> int:
+        """Return the bytes of a job's inputs as they are stored."""
         return sum(
             source.read_bytes(info.name) if isinstance(source, CoreCheckpoint) else stored_bytes(source, info.name)
-            for job in self.jobs
             for source, info in zip(self.sources, job.inputs, strict=False)  # slices may have fewer inputs
         )
 

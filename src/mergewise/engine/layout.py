@@ -90,6 +90,14 @@ class Layout:
         largest = max(map(self._held_bytes, plan.jobs), default=0)
         return FIXED_BYTES + opened_bytes(plan) + self.threads * (largest + _beside_the_rows(plan))
 
+    def readings(self, job: TensorJob) -> int:
+        """Return how often the inputs of a tensor are read: once if it stays in hand from one stage to the next."""
+        if isinstance(job.program, MatrixProgram):
+            return 1 if self.holds(job) else 2  # or more: methods ask for panels as often as they need them
+        elements = self.piece_elements(job)
+        whole = job.row if isinstance(job.program, GeometricProgram) else job.numel
+        return 1 if elements >= whole and not job.ranked_over_model else job.stages
+
     def holds(self, job: TensorJob) -> bool:
         """Return whether a worker keeps the stored bytes of a matrix in memory, rather than read them every time."""
         return _least_bytes(job) + _input_bytes(job) <= self.arena_bytes

@@ -49,6 +49,7 @@ __all__ = [
     "record_inputs",
     "require_unchanged",
     "small_texts",
+    "unhashed_bytes",
 ]
 
 RECIPE_NAME = "mergewise_recipe.yaml"
@@ -125,14 +126,22 @@ def digest_of(place: Place, stop: threading.Event | None = None) -> str:
     Raises:
         CheckpointError: It cannot be read, or is not needed any more.
     """
-    known = _kept(place)
-    with contextlib.suppress(OSError):
-        kept = known.read_bytes()
-        if _DIGEST.fullmatch(kept):  # else it was damaged
-            return kept.decode("ascii")
-    found = sha256_of(Path(str(place)), stop)
-    _remember(known, found)
-    return found
+    kept = _kept(place)
+    known = _recall(kept)
+    if known is None:
+        known = sha256_of(Path(str(place)), stop)
+        _remember(kept, known)
+    return known
+
+
+def unhashed_bytes(sources: Sequence[Source]) -> int:
+    """Return the bytes of the input files that a merge will hash, since their digests are not in the cache.
+
+    Raises:
+        CheckpointError: A file is gone.
+    """
+    local = [place for place in _input_files(sources) if isinstance(place, Path)]
+    return sum(file_size(place) for place in local if _recall(_kept(place)) is None)
 
 
 def keep_digests(folder: Path, digests: Mapping[str, str]) -> None:
@@ -149,6 +158,15 @@ def _kept(place: Place) -> Path:
     """Return where the digest of a file, as it is now, is kept."""
     key = hashlib.sha256(json.dumps([os.path.realpath(str(place)), _identity(place)]).encode()).hexdigest()
     return cache_folder() / "sha256" / key
+
+
+def _recall(path: Path) -> str | None:
+    """Return a digest that was kept; ``None`` if there is none, or it was damaged."""
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        return None
+    return kept.decode("ascii") if _DIGEST.fullmatch(kept) else None
 
 
 def _remember(path: Path, digest: str) -> None:
