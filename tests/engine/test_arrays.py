@@ -5,6 +5,8 @@ import pytest
 
 import mergewise as mw
 from engine.models import assert_identical
+from mergewise.engine.sweep import merge_sweep_to_arrays
+from support import save_model
 
 
 def family(dtype="float32", shape=(6, 8)):
@@ -124,3 +126,16 @@ def test_arrays_that_do_not_fit_each_other_are_named():
         mw.merge_arrays("ties", base, [{"w": expert["w"].T}])
     with pytest.raises(mw.CheckpointError, match=r"expert 1 .*'w'"):
         mw.merge_arrays("ties", base, [{"v": expert["w"]}])
+
+
+def test_integers_that_differ_are_copied_with_a_warning(tmp_path):
+    models = [{"ids": np.arange(3) + i, "w": np.ones(2, "f4")} for i in range(2)]
+    with pytest.warns(UserWarning, match="'ids' holds integers or booleans that differ.*taken from expert 1") as caught:
+        assert mw.merge_arrays("average", None, models)["ids"].tolist() == [0, 1, 2]
+    experts = [save_model(tmp_path / f"e{i}", model) for i, model in enumerate(models)]
+    with pytest.warns(UserWarning, match="taken from .*e0") as from_files:
+        mw.merge_to_arrays(mw.Recipe(method="average", experts=experts))
+    assert [w.filename for w in (*caught, *from_files)] == [__file__] * 2
+    (merged,) = merge_sweep_to_arrays([mw.Recipe(method="average", experts=experts)])  # a study says nothing of it
+    assert merged["ids"].tolist() == [0, 1, 2]
+    mw.merge_arrays("average", None, [models[0]] * 2)

@@ -1,6 +1,7 @@
 """Merging into memory: of checkpoints, or from arrays to arrays."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from mergewise.errors import RecipeError
 from mergewise.method import find_method
 from mergewise.recipe import Expert, Recipe, check_parameters
 
-__all__ = ["merge_arrays", "merge_to_arrays"]
+__all__ = ["into_arrays", "merge_arrays", "merge_to_arrays"]
 
 
 def merge_to_arrays(
@@ -32,6 +33,8 @@ def merge_to_arrays(
     device: str | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Merge checkpoints into memory: the same tensors that ``merge`` would write.
+
+    A ``UserWarning`` tells of integers and booleans that are copied, though the models differ in them.
 
     Args:
         recipe: A recipe, or the file that holds one.
@@ -46,7 +49,7 @@ def merge_to_arrays(
     Raises:
         MergewiseError: As ``merge``.
     """
-    return _into_arrays(plan(recipe, access), threads, memory, device)
+    return _warned(*into_arrays(plan(recipe, access), threads, memory, device))
 
 
 def merge_arrays(
@@ -61,6 +64,8 @@ def merge_arrays(
     **parameters: Any,
 ) -> dict[str, NDArray[Any]]:
     """Merge dictionaries of arrays: ``merge_arrays("ties", base, [e1, e2], weight=[0.5, 0.5], density=0.2)``.
+
+    A ``UserWarning`` tells of integers and booleans that are copied, though the experts differ in them.
 
     Args:
         method: Name of a registered merge method.
@@ -111,7 +116,7 @@ def merge_arrays(
         check_parameters(recipe)
         measured = open_statistics(recipe, Connections())
         require_measured(recipe, {source.location: source for source in sources}, measured)
-    return _into_arrays(build_plan(recipe, sources, measured), threads, memory, device)
+    return _warned(*into_arrays(build_plan(recipe, sources, measured), threads, memory, device))
 
 
 def _in_memory(method: str, parameters: dict[str, Any]) -> Sequence[StatisticsFile]:
@@ -123,11 +128,19 @@ def _in_memory(method: str, parameters: dict[str, Any]) -> Sequence[StatisticsFi
     return [in_memory(one, kind, word) for one, word in zip(given, parameters["statistics"], strict=True)]
 
 
-def _into_arrays(
+def into_arrays(
     planned: Plan, threads: int | None, memory: str | int, device: str | None = None
-) -> dict[str, NDArray[Any]]:
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Return the merged arrays of a plan, and a sentence for each that is copied, though the models differ in it."""
     layout = lay_out_for(planned, None if device is None else open_device(device), threads, memory)
     allow_open_files(planned.sources)
     arrays = ArrayTarget((output.name, output.dtype, output.shape) for output in planned.outputs)
-    run(planned, layout, merge_target(planned, arrays))
-    return arrays.arrays
+    disagreeing = run(planned, layout, merge_target(planned, arrays))
+    return arrays.arrays, [planned.disagreement(name) for name in disagreeing]
+
+
+def _warned(arrays: dict[str, NDArray[Any]], disagreements: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return arrays, once whoever called the function that calls this one is warned."""
+    for sentence in disagreements:
+        warnings.warn(sentence, stacklevel=3)
+    return arrays

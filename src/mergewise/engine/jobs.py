@@ -125,6 +125,11 @@ class Plan:
         """Return what is written for a job: its output, or the factors of a module."""
         return (job.output,) if self.adapter is None else self.adapter.written[job.name]
 
+    def disagreement(self, name: str) -> str:
+        """Return what a user should know of a tensor that is copied, though the models differ in it."""
+        taken = f"taken from {self.sources[0].location}"
+        return f"'{name}' holds integers or booleans that differ between the models; {taken}."
+
     @property
     def bytes_in(self) -> int:
         """Bytes of all inputs as they are stored, each once."""

@@ -233,7 +233,7 @@ def _merge(
     if destination is not None:
         destination.send(place)
     resumed = [f"{len(done)} tensors were taken over from an interrupted merge."] if done else []
-    remarks = [*planned.remarks, *resumed, *(_disagreement(name, planned) for name in disagreeing)]
+    remarks = [*planned.remarks, *resumed, *map(planned.disagreement, disagreeing)]
     error = target.relative_error if isinstance(target, CoreTarget) else None
     report = _report(os.fspath(out), planned, began, layout.threads, remarks, records, error)
     return report if device is None else replace(report, device=device.name)
@@ -300,9 +300,3 @@ def _folder(planned: Plan, out: str | os.PathLike[str], shard_bytes: int, work: 
     most, single = files_of(planned, shard_bytes)
     # what takes seconds, and counts its error, begins anew
     return FolderTarget(out, planned.outputs, most, work if planned.adapter is None else uuid4().hex, single)
-
-
-def _disagreement(name: str, planned: Plan) -> str:
-    return (
-        f"'{name}' holds integers or booleans that differ between the models; taken from {planned.sources[0].location}."
-    )

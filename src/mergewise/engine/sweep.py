@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, ArrayTarget, Connections, OutputTensor, numpy_dtype
-from mergewise.engine.arrays import merge_to_arrays
+from mergewise.engine.arrays import into_arrays
 from mergewise.engine.faults import does_not_fit
 from mergewise.engine.gather import SharedThresholds
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import lay_out
 from mergewise.engine.local import run_local
-from mergewise.engine.plan import plan_models, wanted_models
+from mergewise.engine.plan import plan, plan_models, wanted_models
 from mergewise.engine.references import open_models
 from mergewise.kernels import encode_all
 from mergewise.kernels.constants import CODES, ENCODE_LIMIT
@@ -53,7 +53,7 @@ def merge_sweep_to_arrays(
     """
     if len(recipes) < 2 or any(recipe.adapter for recipe in recipes):
         for recipe in recipes:
-            yield merge_to_arrays(recipe, threads=threads, memory=memory)
+            yield into_arrays(plan(recipe), threads, memory)[0]
         return
     models = open_models(wanted_models(recipes[0]), recipes[0].base, Connections())
     plans = [plan_models(recipe, models) for recipe in recipes]
