@@ -1,5 +1,7 @@
 """Arrays as people have them: any memory layout, any byte order, any scalar, and what merge_arrays makes of lists."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,36 @@ def test_arrays_in_any_memory_layout_are_read_as_they_index(layout, method):
     experts = experts[: 1 if method == "slerp" else 2]
     odd = [{k: LAYOUTS[layout](v) for k, v in m.items()} for m in (base, *experts)]
     assert_identical(mw.merge_arrays(method, odd[0], odd[1:]), mw.merge_arrays(method, base, experts))
+
+
+def test_experts_may_come_from_a_generator():
+    base, experts = family()
+    expected = mw.merge_arrays("ties", base, experts, weight=[0.5, 1.0])
+    assert_identical(mw.merge_arrays("ties", base, (expert for expert in experts), weight=[0.5, 1.0]), expected)
+
+
+@pytest.mark.parametrize(
+    ("experts", "options", "told"),
+    [
+        ([None, None], {}, "expert 1: expected a dictionary of arrays by name, found NoneType"),
+        ({"w": np.ones(2)}, {}, "expert 1: expected a dictionary of arrays by name, found str"),
+        ([{1: np.ones(2)}] * 2, {}, "expert 1: expected names of tensors that are text, found 1"),
+        ([{"w": np.ones(2)}] * 2, {"threads": 2.5}, "--threads must be at least 1 and whole, found 2.5"),
+        ([{"w": np.ones(2)}] * 2, {"threads": "2"}, "--threads must be at least 1 and whole, found '2'"),
+        ([{"w": np.ones(2)}] * 2, {"memory": 3}, "--memory is 3 bytes, but"),
+    ],
+)
+def test_what_is_no_model_or_no_number_is_refused_in_a_sentence(experts, options, told):
+    with pytest.raises(mw.MergewiseError, match=re.escape(told)):
+        mw.merge_arrays("average", None, experts, **options)
+
+
+@pytest.mark.parametrize("recipe", [None, {"merge_method": "average"}, [{"merge_method": "average"}]])
+def test_what_is_no_recipe_is_refused_in_a_sentence(recipe, tmp_path):
+    told = f"Expected a Recipe, or the path of a file that holds one, found {type(recipe).__name__}"
+    for refused in (mw.plan, mw.merge_to_arrays, lambda given: mw.merge(given, tmp_path / "out")):
+        with pytest.raises(mw.RecipeError, match=told):
+            refused(recipe)
 
 
 def test_read_only_arrays_can_be_merged():

@@ -23,7 +23,7 @@ class ArrayCheckpoint:
         location: What messages call it.
 
     Raises:
-        CheckpointError: An array has a dtype without a place in the format.
+        CheckpointError: It is no dictionary of arrays by name, or one has a dtype without a place in the format.
     """
 
     costly = False
@@ -34,7 +34,12 @@ class ArrayCheckpoint:
         self.folder: Place | None = None
         self.tensors: dict[str, TensorInfo] = {}
         self._bytes: dict[str, NDArray[np.uint8]] = {}
+        if not isinstance(arrays, Mapping):
+            kind = type(arrays).__name__  # type: ignore[unreachable]  # Python does not check
+            raise CheckpointError(f"{location}: expected a dictionary of arrays by name, found {kind}; make it one.")
         for name, given in arrays.items():
+            if not isinstance(name, str):
+                raise CheckpointError(f"{location}: expected names of tensors that are text, found {name!r}; spell it.")
             array = np.asarray(given)
             dtype = storage_name(array.dtype)
             if dtype is None:

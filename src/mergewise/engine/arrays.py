@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def merge_to_arrays(
 def merge_arrays(
     method: str,
     base: Mapping[str, NDArray[Any]] | None,
-    experts: Sequence[Mapping[str, NDArray[Any]]],
+    experts: Iterable[Mapping[str, NDArray[Any]]],
     *,
     dtype: str | None = None,
     threads: int | None = None,
@@ -85,6 +85,7 @@ def merge_arrays(
     Raises:
         MergewiseError: The arrays or the parameters do not fit the method.
     """
+    experts = list(experts)
     measured = _in_memory(method, parameters)
     shared: dict[str, Any] = {}
     own: list[dict[str, Any]] = [{} for _ in experts]

@@ -4,6 +4,8 @@ import os
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 from mergewise.checkpoint import STORAGE_DTYPES, Source, reserved_bytes
 from mergewise.checkpoint.adapted import resident_bytes, scratch_bytes
 from mergewise.engine.adapters.core_checkpoints import CoreCheckpoint
@@ -19,11 +21,13 @@ __all__ = [
     "bins_per_rank",
     "bytes_per_element",
     "default_threads",
+    "in_words",
     "lay_out",
     "opened_bytes",
     "parse_size",
     "sample_size",
     "sum_elements",
+    "workers_wanted",
 ]
 
 BLOCK = 65536
@@ -136,9 +140,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int, extra: int = 0, 
         RecipeError: The budget is too small for even one thread.
     """
     budget = parse_size(memory, "memory budget")
-    if threads is not None and threads < 1:
-        raise RecipeError(f"--threads must be at least 1, found {threads}.")
-    wanted = threads or default_threads()
+    wanted = workers_wanted(threads)
     beside = _beside_the_rows(plan) + extra
     largest = max(plan.jobs, key=_least_bytes, default=None)
     least = (_least_bytes(largest) if largest else 0) + beside
@@ -146,12 +148,30 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int, extra: int = 0, 
     room = budget - fixed
     if room < least:
         raise RecipeError(
-            f"--memory is {budget >> 20} MiB, but this {what} of {len(plan.sources)} models needs at least "
+            f"--memory is {in_words(budget)}, but this {what} of {len(plan.sources)} models needs at least "
             f"{-(-(fixed + least) >> 20)} MiB{_for_a_whole(largest, beside)}."
         )
     workers = max(1, min(wanted, room // max(1, least)))
     costly = any(source.costly for source in plan.sources)
     return Layout(workers, room // workers - beside, _COSTLY_WINDOW_BYTES if costly else _WINDOW_BYTES)
+
+
+def workers_wanted(threads: int | None) -> int:
+    """Return how many workers are wanted: as many as are asked for, or else one per available processor.
+
+    Raises:
+        RecipeError: It is not a number of workers.
+    """
+    if threads is None:
+        return default_threads()
+    if not isinstance(threads, int | np.integer) or threads < 1:
+        raise RecipeError(f"--threads must be at least 1 and whole, found {threads!r}.")
+    return int(threads)
+
+
+def in_words(nbytes: int) -> str:
+    """Return a memory budget in MiB, or in bytes if it is less than one."""
+    return f"{nbytes >> 20} MiB" if nbytes >= 1 << 20 else f"{nbytes} bytes"
 
 
 def bins_per_rank(ranks: int) -> int:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mergewise.checkpoint import Access, Connections, Destination, Source, local_path
 from mergewise.engine.jobs import Plan
@@ -25,9 +26,10 @@ def as_stages(recipe: Recipe | str | os.PathLike[str] | Sequence[Stage]) -> list
     """
     if isinstance(recipe, Recipe):
         return [Stage(None, recipe)]
-    if not isinstance(recipe, str | os.PathLike):
+    if isinstance(recipe, list | tuple) and all(isinstance(stage, Stage) for stage in recipe):
         return list(recipe)
-    return order_stages(load_stages(recipe), os.fspath(recipe))
+    file: Any = recipe  # or whatever else, which is refused there
+    return order_stages(load_stages(file), os.fspath(file))
 
 
 def noted(planned: Plan, stage: Stage) -> Plan:

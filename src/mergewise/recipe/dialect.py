@@ -60,7 +60,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     Raises:
         RecipeError: The file is missing, is not YAML, or says something that cannot be carried out.
     """
-    documents = _documents(Path(path))
+    documents = _documents(path)
     if len(documents) != 1 or documents[0] is None:
         found = "nothing" if not documents or documents == [None] else f"{len(documents)} documents"
         raise RecipeError(f"{path}: expected one recipe, found {found}.")
@@ -73,7 +73,7 @@ def load_stages(path: str | os.PathLike[str]) -> list[Stage]:
     Raises:
         RecipeError: As ``load_recipe``; a document is empty.
     """
-    documents = _documents(Path(path))
+    documents = _documents(path)
     if not documents or documents == [None]:
         raise RecipeError(f"{path}: expected one recipe, found nothing.")
     if None in documents:
@@ -94,9 +94,11 @@ def _stage(content: Any, where: str) -> Stage:
     return Stage(name, parse_recipe(content, where))
 
 
-def _documents(path: Path) -> list[Any]:
+def _documents(path: str | os.PathLike[str]) -> list[Any]:
+    if not isinstance(path, str | os.PathLike):
+        raise RecipeError(f"Expected a Recipe, or the path of a file that holds one, found {type(path).__name__}.")
     try:
-        text = path.read_text("utf-8")
+        text = Path(path).read_text("utf-8")
     except (OSError, ValueError) as error:
         text_fault = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "no file can have that name"
         reason = error.strerror if isinstance(error, OSError) else text_fault

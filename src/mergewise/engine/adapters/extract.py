@@ -42,7 +42,7 @@ from mergewise.engine.adapters.core_target import encoded
 from mergewise.engine.adapters.low_rank import Approximation, approximate, working_bytes
 from mergewise.engine.adapters.output import adapter_config, of_experts
 from mergewise.engine.jobs import Plan, TensorJob
-from mergewise.engine.layout import FIXED_BYTES, default_threads, parse_size
+from mergewise.engine.layout import FIXED_BYTES, in_words, parse_size, workers_wanted
 from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.plan import plan
 from mergewise.errors import MergeError, RecipeError
@@ -263,15 +263,14 @@ def _check(rank: int | None, energy: float | None, dtype: str) -> None:
 
 def _workers(work: _Extraction, threads: int | None, memory: str | int) -> int:
     budget, most = parse_size(memory, "memory budget"), max((work.working_bytes(j) for j in work.jobs), default=1)
-    if threads is not None and threads < 1:
-        raise RecipeError(f"--threads must be at least 1, found {threads}.")
+    wanted = workers_wanted(threads)
     fixed = FIXED_BYTES + reserved_bytes(work.files)
     if budget - fixed < most:
         raise RecipeError(
-            f"--memory is {budget >> 20} MiB, but factoring the largest matrix needs at least "
+            f"--memory is {in_words(budget)}, but factoring the largest matrix needs at least "
             f"{-(-(fixed + most) >> 20)} MiB."
         )
-    return min(threads or default_threads(), (budget - fixed) // most)
+    return min(wanted, (budget - fixed) // most)
 
 
 def _run(work: _Extraction, spill: Spill, workers: int, progress: Callable[[int, int], None] | None) -> list[_Finding]:

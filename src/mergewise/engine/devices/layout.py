@@ -6,7 +6,7 @@ from mergewise.checkpoint.adapted import resident_bytes, scratch_bytes
 from mergewise.checkpoint.torch_bin import TORCH_BYTES
 from mergewise.engine.devices.device import Device
 from mergewise.engine.jobs import Plan, TensorJob
-from mergewise.engine.layout import BLOCK, FIXED_BYTES, opened_bytes, parse_size
+from mergewise.engine.layout import BLOCK, FIXED_BYTES, in_words, opened_bytes, parse_size
 from mergewise.errors import RecipeError
 from mergewise.method import (
     ElementwiseProgram,
@@ -83,7 +83,7 @@ def lay_out_on(plan: Plan, device: Device, threads: int | None, memory: str | in
     if needed > budget:
         largest = max(plan.jobs, key=lambda job: _device_bytes(job, layout.piece_elements(job), device))
         raise RecipeError(
-            f"--memory is {budget >> 20} MiB, but this merge on {device.name} needs at least {-(-needed >> 20)} MiB of "
+            f"--memory is {in_words(budget)}, but this merge on {device.name} needs at least {-(-needed >> 20)} MiB of "
             f"the host's, most of it for tensor '{largest.name}' of shape {list(largest.output.shape)}."
         )
     free = None if device.free_bytes is None else device.free_bytes()

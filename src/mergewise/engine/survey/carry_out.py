@@ -12,7 +12,16 @@ from threadpoolctl import threadpool_limits
 
 from mergewise._version import __version__
 from mergewise.engine.jobs import Plan, TensorJob
-from mergewise.engine.layout import BLOCK, FIXED_BYTES, Layout, bytes_per_element, lay_out, opened_bytes, parse_size
+from mergewise.engine.layout import (
+    BLOCK,
+    FIXED_BYTES,
+    Layout,
+    bytes_per_element,
+    in_words,
+    lay_out,
+    opened_bytes,
+    parse_size,
+)
 from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.pieces import Piece, Workspace
 from mergewise.engine.survey.file import VERSION
@@ -214,7 +223,7 @@ def _spectral_room(planned: Plan, matrices: Sequence[TensorJob], memory: str | i
     if largest is not None and room < matrix_bytes(largest):
         least = matrix_bytes(largest) + budget - room
         raise RecipeError(
-            f"--memory is {budget >> 20} MiB, but the spectra of '{largest.name}' of shape "
+            f"--memory is {in_words(budget)}, but the spectra of '{largest.name}' of shape "
             f"{list(largest.output.shape)} need at least {-(-least >> 20)} MiB; leave them out or give more."
         )
     return room
