@@ -88,10 +88,10 @@ def test_svc_of_a_sum_of_equal_changes_is_one_of_them():
 
 def through_arrays(recipe, base, experts):
     from mergewise.checkpoint import ArrayCheckpoint
-    from mergewise.engine.arrays import _into_arrays
+    from mergewise.engine.arrays import into_arrays
 
     sources = [ArrayCheckpoint(m, str(i)) for i, m in enumerate((base, *experts))]
-    return _into_arrays(build_plan(recipe, sources), 1, "1GiB")
+    return into_arrays(build_plan(recipe, sources), 1, "1GiB")[0]
 
 
 def test_svc_leaves_a_merge_without_changes_alone():
