@@ -1,6 +1,6 @@
 """What a survey costs beside reading the files, and `limits` on a survey of 16 experts of a 7B-shaped model.
 
-python benchmarks/survey.py cost --size 320M --experts 8     against `cat`, warm, in turns
+python benchmarks/survey.py cost --size 320M --experts 8     against `cat`, in turns; --cold: of files on the disk
 python benchmarks/survey.py limits --experts 16              no weights needed: the survey is made up
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 
 import mergewise as mw
 from checkpoints import SIZES, parameters, write_family
+from contenders import drop_page_cache
 from measure import Contender, alternating, ratio
 from mergewise.engine.survey.record import MERGES, TAIL_FIGURES, Spectra, TensorRecord
 from mergewise.statistics.claims import DENSE_EXPERTS, Claims
@@ -34,6 +35,7 @@ def main() -> None:
     cost.add_argument("--experts", type=int, default=8)
     cost.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     cost.add_argument("--runs", type=int, default=5)
+    cost.add_argument("--cold", action="store_true", help="drop the page cache before each run, as root")
     cost.add_argument("--spectra", action="store_true", help="measure the spectral part too, once")
     cost.set_defaults(run=_cost)
     limits = commands.add_parser("limits")
@@ -56,7 +58,11 @@ def _cost(given: argparse.Namespace) -> None:
     reading = ["sh", "-c", 'cat "$@" > /dev/null', "cat", *files]
     subprocess.run(reading, check=True)  # so that all of it is in the page cache
     subprocess.run(command("--no-spectra"), check=True, stdout=subprocess.DEVNULL)  # and the kernels are compiled
-    contenders = [Contender("survey", command("--no-spectra")), Contender("cat", reading)]
+    before = drop_page_cache if given.cold else os.sync
+    contenders = [
+        Contender("survey", command("--no-spectra"), before=before),
+        Contender("cat", reading, before=before),
+    ]
     found = alternating(contenders, given.runs)
     times = ratio([run.wall for run in found["survey"]], [run.wall for run in found["cat"]])
     count = parameters(given.size)
@@ -65,7 +71,8 @@ def _cost(given: argparse.Namespace) -> None:
         peak = max(run.rss for run in runs) >> 20
         each = wall / count * 1e9
         print(f"{name:8s} {wall:7.2f} s wall, {processor:7.2f} s processor, {each:5.2f} ns/element, {peak} MiB")
-    print(f"survey of {given.experts} experts and base, {given.size}: {times} times as long as reading the files")
+    state = "cold" if given.cold else "warm"
+    print(f"survey of {given.experts} experts and base, {given.size}, {state}: {times} times as long as reading the files")
     if given.spectra:
         began = time.perf_counter()
         subprocess.run(command("--spectra"), check=True, stdout=subprocess.DEVNULL)
