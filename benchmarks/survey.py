@@ -72,7 +72,9 @@ def _cost(given: argparse.Namespace) -> None:
         each = wall / count * 1e9
         print(f"{name:8s} {wall:7.2f} s wall, {processor:7.2f} s processor, {each:5.2f} ns/element, {peak} MiB")
     state = "cold" if given.cold else "warm"
-    print(f"survey of {given.experts} experts and base, {given.size}, {state}: {times} times as long as reading the files")
+    print(
+        f"survey of {given.experts} experts and base, {given.size}, {state}: {times} times as long as reading the files"
+    )
     if given.spectra:
         began = time.perf_counter()
         subprocess.run(command("--spectra"), check=True, stdout=subprocess.DEVNULL)
