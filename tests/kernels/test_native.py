@@ -11,7 +11,7 @@ import pytest
 
 from mergewise import kernels
 from mergewise.kernels import native
-from mergewise.kernels.native import Array, Kernel, kernel_folder
+from mergewise.kernels.native import Array, Kernel, compile_beside, kernel_folder
 
 TABLE = [value for value in vars(kernels).values() if isinstance(value, Kernel)]
 WORDS = "random.fill_words"
@@ -121,3 +121,41 @@ def test_kernels_that_are_there_need_no_numba():
     kernels.words_of(3, 8)
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)
     assert ran.stdout.strip() == "False"
+
+
+def test_kernels_are_compiled_by_another_process(folder, monkeypatch):
+    kernel = fill_words()
+    compile_beside([kernel])
+    monkeypatch.setattr("mergewise.kernels.compilation.compiled", None)  # whoever compiles here fails
+    assert words(kernel) == kernels.words_of(7, 5).tolist()
+    assert [path.name for path in folder.iterdir()] == [f"{WORDS}.o"]
+
+
+def test_what_is_compiled_starts_no_process(folder, monkeypatch):
+    words(fill_words())
+    monkeypatch.setattr(subprocess, "Popen", None)
+    compile_beside([fill_words()])
+
+
+def test_a_process_is_started_once(folder):
+    kernel, started = fill_words(), []
+    compile_beside([kernel])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", started.append)
+        compile_beside([kernel])
+    words(kernel)
+    assert not started
+
+
+@pytest.mark.parametrize("fault", ["no such program", "killed", "cannot write"])
+def test_if_the_other_process_fails_it_is_compiled_here(fault, folder, monkeypatch):
+    command = {
+        "no such program": [str(folder / "python")],
+        "killed": ["sh", "-c", "kill -9 $$"],
+        "cannot write": ["true"],
+    }
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **streams: start(command[fault], **streams))
+    kernel = fill_words()
+    compile_beside([kernel])
+    assert words(kernel) == kernels.words_of(7, 5).tolist()

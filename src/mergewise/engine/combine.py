@@ -1,6 +1,6 @@
 """One piece through the method: rows in, kernel, merged bytes out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,20 @@ from mergewise.checkpoint import STORAGE_DTYPES, Source, Target
 from mergewise.engine.elementwise import Selected, combine_elementwise
 from mergewise.engine.faults import does_not_fit, not_finite
 from mergewise.engine.gather import coefficients
+from mergewise.engine.jobs import TensorJob
 from mergewise.engine.marks import Gathered, marked_blocks
 from mergewise.engine.masks import random_masks
 from mergewise.engine.pieces import Piece, Workspace, stored_values
 from mergewise.errors import MergeError
-from mergewise.kernels import combine_importance, combine_linear, combine_voting, encode_all, tiles
+from mergewise.kernels import (
+    combine_importance,
+    combine_linear,
+    combine_voting,
+    compile_beside,
+    encode_all,
+    sparsified_l1,
+    tiles,
+)
 from mergewise.kernels.constants import CODES, ENCODE_LIMIT, NORMALIZE, VOTING_TILE
 from mergewise.method import (
     ElementwiseProgram,
@@ -25,13 +34,23 @@ from mergewise.method import (
     WholeProgram,
 )
 
-__all__ = ["Known", "combine", "copy_exact", "first_not_finite"]
+__all__ = ["Known", "combine", "copy_exact", "first_not_finite", "prepare"]
 
 _DIFFERENCES = 1 << 13  # elements whose differences are worked on at once
 
 Known = Gathered | Selected | NDArray[np.float64] | None
 """What was gathered: for voting, for elementwise programs; coefficients,
  where geometric programs see rows in parts; nothing for others."""
+
+
+def prepare(jobs: Iterable[TensorJob]) -> None:
+    """Have kernels that come last compiled, if they never were, while those are that gather or mark before them."""
+    programs = [job.program for job in jobs]
+    last = [combine_linear] if any(isinstance(p, GeometricProgram) for p in programs) else []
+    voting = [p for p in programs if isinstance(p, VotingProgram)]
+    last += [combine_voting] if voting else []
+    last += [sparsified_l1] if any(p.by_norm for p in voting) else []
+    compile_beside(last)
 
 
 def combine(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from mergewise.checkpoint import Target
-from mergewise.engine.combine import Known, combine, copy_exact
+from mergewise.engine.combine import Known, combine, copy_exact, prepare
 from mergewise.engine.elementwise import Selected, gather_elementwise
 from mergewise.engine.gather import SharedThresholds, gather, gather_coefficients
 from mergewise.engine.jobs import Plan, TensorJob
@@ -55,6 +55,7 @@ def run_local(
         [job for job in plan.jobs if job.ranked_over_model] if any(j.ranked_over_model for j in wanted) else []
     )
     apart = [job for job in merged if not job.ranked_over_model]
+    prepare(merged)
     fair_share = plan.parameters // (2 * layout.threads)
     large = {job.name for job in apart if len(pieces[job.name]) > 1 and job.numel > fair_share}
     with _one_blas_thread(plan), Crew(plan.sources, layout.threads) as crew:

@@ -24,7 +24,7 @@ from mergewise.kernels.constants import (
     SURVEY_TILE,
     TILE,
 )
-from mergewise.kernels.native import Array, Kernel
+from mergewise.kernels.native import Array, Kernel, compile_beside
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -36,6 +36,7 @@ __all__ = [
     "combine_importance",
     "combine_linear",
     "combine_voting",
+    "compile_beside",
     "count_equal",
     "count_magnitudes",
     "count_set_aside",

@@ -1,6 +1,10 @@
-"""Compiling a kernel with numba: seconds, once per machine; nothing else imports numba."""
+"""Compiling a kernel with numba: seconds, once per machine; nothing else imports numba.
+
+As a command, ``python -m mergewise.kernels.compilation linear.combine_linear``, it leaves kernels in the cache.
+"""
 
 import logging
+import sys
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -53,3 +57,11 @@ def _kind(argument: Argument) -> Any:
     if isinstance(argument, Array):
         return types.Array(getattr(types, argument.dtype), argument.dimensions, "C")
     return {bool: types.boolean, int: types.int64, float: types.float64}[argument]
+
+
+if __name__ == "__main__":
+    from mergewise import kernels
+
+    table = {kernel.source: kernel for kernel in vars(kernels).values() if isinstance(kernel, Kernel)}
+    for source in sys.argv[1:]:
+        table[source].keep()

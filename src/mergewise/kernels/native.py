@@ -10,9 +10,11 @@ their own digest, so that neither old nor damaged code ever runs.
 import ctypes
 import hashlib
 import os
+import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +26,7 @@ import numpy as np
 
 from mergewise.cache import cache_folder
 
-__all__ = ["Argument", "Array", "Kernel", "kernel_folder", "runtime_symbols"]
+__all__ = ["Argument", "Array", "Kernel", "compile_beside", "kernel_folder", "runtime_symbols"]
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _FROM_C = ("memcpy", "memmove", "memset", "rint")
@@ -66,6 +68,7 @@ class Kernel:
         self._checks = [(np.dtype(a.dtype), a.dimensions) if isinstance(a, Array) else None for a in arguments]
         self._function: Any = None
         self._engine: Any = None  # owns the code
+        self._beside: subprocess.Popen[bytes] | None = None  # compiles it
         self._lock = threading.Lock()
 
     def __call__(self, *arguments: Any) -> bool:
@@ -94,10 +97,30 @@ class Kernel:
             raise RuntimeError(f"The kernel {self.source} failed with status {status}; please report this.")
         return told.value != 0
 
+    def keep(self) -> None:
+        """Compile the kernel, and keep it in the cache if that can be written."""
+        from mergewise.kernels.compilation import compiled  # noqa: PLC0415 - brings in numba
+
+        _keep(self._path(), compiled(self))
+
+    def compiled_by(self, other: "subprocess.Popen[bytes]") -> None:
+        """Wait for another process that compiles and keeps this kernel, when it is called first."""
+        self._beside = other
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is compiled, or another process is at it."""
+        return self._function is not None or self._beside is not None or _read(self._path()) is not None
+
+    def _path(self) -> Path:
+        return kernel_folder() / f"{self.source}.o"
+
     def _load(self) -> Any:
         with self._lock:
             if self._function is None:
-                path = kernel_folder() / f"{self.source}.o"
+                if self._beside is not None:
+                    self._beside.wait()
+                path = self._path()
                 found = _read(path)
                 if found is None:
                     from mergewise.kernels.compilation import compiled  # noqa: PLC0415 - brings in numba
@@ -115,6 +138,22 @@ class Kernel:
                         kinds.append(_NUMBERS[argument])
                 self._function = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
             return self._function
+
+
+def compile_beside(kernels: Iterable[Kernel]) -> None:
+    """Begin to compile those that are not in the cache, in another process: their first calls take them from there.
+
+    For kernels that are called after others, which are compiled meanwhile. If the other process fails, or the cache
+    cannot be written, first calls compile.
+    """
+    missing = [kernel for kernel in kernels if not kernel.ready]
+    if missing:
+        command = [sys.executable, "-P", "-m", "mergewise.kernels.compilation", *(kernel.source for kernel in missing)]
+        nothing = subprocess.DEVNULL
+        with suppress(OSError):
+            other = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
+            for kernel in missing:
+                kernel.compiled_by(other)
 
 
 @cache
