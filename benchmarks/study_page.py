@@ -28,10 +28,11 @@ checkpoints were published; [zoo.md](zoo.md) says what the models and tasks here
 """
 READING = """\
 Scores are normalised: held-in is score over that of each task's own expert, held-out is score over the base's; means
-are taken over tasks, categories and draws. Square brackets are 95 % intervals by a bootstrap over test items and draws
-({replicates} resamples; {draws} draws are few), paired wherever two numbers are compared. They tell how sure a number
-is for *these* experts and tasks, and nothing of other trainings, other tasks or larger models. n is the number of
-different test items.
+are taken over tasks, categories and draws. Square brackets are 95 % intervals, paired wherever two numbers are
+compared: {replicates} bootstrap resamples of the test items, with random weights of the {draws} draws by which their
+mean has Student's distribution, so that few draws that differ make them wide. They tell how sure a number is for
+*these* experts and tasks, and nothing of other trainings, other tasks or larger models. n is the number of different
+test items.
 """
 VERDICTS = """\
 An effect is positive where it speaks for the claim. *Holds*: its whole interval lies above 0. *Does not hold*: the

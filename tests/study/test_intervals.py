@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.special import stdtrit
 
 from mergewise.study.errors import StudyError
-from mergewise.study.intervals import Interval, accuracy, interval, resample
-from mergewise.study.scores import ratio
+from mergewise.study.intervals import Interval, accuracy, interval, resample, student_weights
+from mergewise.study.scores import mean_over_draws, ratio
 
 SIZES = st.integers(1, 40)
 ANSWERS = SIZES.flatmap(lambda size: arrays(np.bool_, size))
@@ -67,6 +68,52 @@ def test_intervals_cover_the_truth_about_as_often_as_they_claim():
         found = interval(accuracy(correct, resample(150, 300, trial, "items")))
         hits += found.low <= 0.7 <= found.high
     assert 180 <= hits <= 199
+
+
+@given(st.integers(1, 6), st.integers(0, 99))
+def test_weights_of_draws_sum_to_their_number(size, seed):
+    weights = student_weights(size, 50, seed, "draws")
+    assert weights.shape == (51, size)
+    assert (weights[0] == 1).all()
+    assert weights.sum(axis=1) == pytest.approx(np.full(51, size), rel=1e-9, abs=1e-6)
+
+
+def test_one_draw_always_counts_once():
+    assert (student_weights(1, 10, 0, "draws") == 1).all()
+
+
+@pytest.mark.parametrize("draws", [2, 3, 5, 10])
+def test_means_over_draws_have_students_distribution(draws):
+    values = np.random.default_rng(1).normal(size=draws)
+    means = student_weights(draws, 100_000, 0, "draws") @ values / draws
+    found = (means[1:] - values.mean()) / (values.std(ddof=1) / np.sqrt(draws))
+    for share in (0.6, 0.9, 0.975):
+        assert np.mean(found < stdtrit(draws - 1, share)) == pytest.approx(share, abs=0.005)
+
+
+@pytest.mark.parametrize("draws", [2, 3, 5])
+def test_intervals_over_few_draws_cover_the_truth_as_often_as_they_claim(draws):
+    rng, trials = np.random.default_rng(7), 1000
+    weights = student_weights(draws, 4000, 0, "draws")
+    found = [
+        interval(mean_over_draws(rng.normal(0.7, 0.1, (draws, 1)) + np.zeros(4001), weights)) for _ in range(trials)
+    ]
+    assert np.mean([one.low <= 0.7 <= one.high for one in found]) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3, 5])
+def test_intervals_of_few_draws_over_the_same_items_cover_the_truth(draws):
+    """What items add counts twice where draws differ no more than that, so intervals are wider than need be."""
+    rng, trials = np.random.default_rng(7), 300
+    items = resample(200, 1000, 0, "items").astype(np.float64)
+    weights = student_weights(draws, 1000, 0, "draws")
+    found = [
+        interval(mean_over_draws([accuracy(rng.random(200) < 0.7, items)] * draws, weights)) for _ in range(trials)
+    ]
+    assert np.mean([one.low <= 0.7 <= one.high for one in found]) == pytest.approx(0.95, abs=0.03)
+    apart = [[accuracy(rng.random(200) < 0.7, items) for _ in range(draws)] for _ in range(trials)]
+    found = [interval(mean_over_draws(scores, weights)) for scores in apart]
+    assert np.mean([one.low <= 0.7 <= one.high for one in found]) > 0.92
 
 
 def test_a_paired_difference_is_narrower_than_an_unpaired_one():

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergewise.study.errors import StudyError
+from mergewise.study.intervals import student_weights
 from mergewise.study.scores import mean_over_categories, mean_over_draws, normalised, ratio
 
 TASKS = st.lists(st.sampled_from("abcdefgh"), min_size=1, unique=True)
@@ -65,9 +66,15 @@ def test_a_reference_that_got_nothing_right_gives_no_ratio():
     assert np.isnan(ratio(np.array([0.5, 0.5]), np.array([0.0, 0.5]))).tolist() == [True, False]
 
 
-def test_draws_count_as_often_as_they_were_resampled():
+def test_draws_count_as_much_as_they_weigh():
     draws = [np.array([1.0, 1.0, 1.0]), np.array([0.0, 0.0, 0.0])]
-    assert mean_over_draws(draws, np.array([[1, 1], [2, 0], [0, 2]])).tolist() == [0.5, 1.0, 0.0]
+    assert mean_over_draws(draws, np.array([[1.0, 1.0], [2.0, 0.0], [-0.5, 2.5]])).tolist() == [0.5, 1.0, -0.25]
+
+
+@given(st.floats(0, 1), st.integers(1, 6), st.integers(0, 99))
+def test_draws_that_agree_score_exactly_what_each_does(value, draws, seed):
+    weights = student_weights(draws, 20, seed, "draws")
+    assert (mean_over_draws([np.full(21, value)] * draws, weights) == value).all()
 
 
 def test_no_task_at_all_is_a_fault():

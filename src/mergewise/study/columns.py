@@ -5,7 +5,7 @@ the columns below, None where there is nothing to say; each is also written as `
 is the same from run to run but `costs` and the document's entry `run`.
 
 Scores are shares in [0, 1] and their ratios. Where a score X is listed as interval, there are three columns: `X` (the
-estimate), `X_low` and `X_high` (95 % bootstrap interval over items and draws).
+estimate), `X_low` and `X_high` (95 % interval over items and draws).
 """
 
 __all__ = ["SIDE_COLUMNS", "TABLES", "columns"]
@@ -112,7 +112,7 @@ TABLES: dict[str, dict[str, str]] = {
         "left_out": "names of those that it would not: copies, zero updates, of another base",
         "knee": "measured: smallest number of experts after which no more bring 2 % each of what all could gain over "
         "the base; None where the most that were merged are not past it, or `gains` are not of two numbers",
-        "knee_low": "lower end of its 95 % bootstrap interval, None as above",
+        "knee_low": "lower end of its 95 % interval, None as above",
         "knee_high": "upper end, None as above",
         "gains": "summed gain of the merged experts over the base as a share of what all could gain, by number of "
         "experts, as JSON; one expert alone is the first, and all are empty where experts gain nothing",

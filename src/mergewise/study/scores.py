@@ -63,15 +63,16 @@ def normalised(
     return mean_over_categories({task: ratio(score, reference[task]) for task, score in merged.items()}, category)
 
 
-def mean_over_draws(by_draw: Sequence[Floats], counts: NDArray[np.int64]) -> Floats:
-    """Average over the draws of which experts are merged, each counted as often as it was resampled.
+def mean_over_draws(by_draw: Sequence[Floats], weights: NDArray[np.float64]) -> Floats:
+    """Average over the draws of which experts are merged; exactly their own value where all have the same.
 
     Args:
         by_draw: one array of shape (replicates,) per draw.
-        counts: (replicates, draws), every row summing to the number of draws; row 0 is all ones.
+        weights: (replicates, draws), every row summing to the number of draws; row 0 is all ones.
     """
     values = np.stack(by_draw, axis=-1)  # (replicates, draws)
-    return np.asarray((values * counts).sum(axis=-1) / values.shape[-1], np.float64)
+    first = values[:, :1]
+    return np.asarray(first[:, 0] + ((values - first) * weights).sum(axis=-1) / values.shape[-1], np.float64)
 
 
 def _mean(values: Sequence[Floats]) -> Floats:

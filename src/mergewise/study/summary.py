@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mergewise.study.cells import Scores
 from mergewise.study.family import Category
-from mergewise.study.intervals import accuracy, resample
+from mergewise.study.intervals import accuracy, resample, student_weights
 from mergewise.study.measured import Draw, Measured
 from mergewise.study.scores import Floats, mean_over_categories, mean_over_draws, normalised
 
@@ -80,7 +80,7 @@ def share_above(difference: Floats) -> float:
 
 
 class Resamples:
-    """How often each item and each draw counts in every replicate; the same for all that shares the object.
+    """How much each item and each draw counts in every replicate; the same for all that shares the object.
 
     Args:
         replicates: number of bootstrap resamples.
@@ -98,9 +98,9 @@ class Resamples:
             self._items[task, size] = counts.astype(np.float64)
         return self._items[task, size]
 
-    def draws(self, count: int, draws: int) -> NDArray[np.int64]:
-        """Return (replicates + 1, draws) counts for the draws of `count` experts."""
-        return resample(draws, self.replicates, self.seed, f"draws of {count} experts")
+    def draws(self, count: int, draws: int) -> NDArray[np.float64]:
+        """Return (replicates + 1, draws) weights for the draws of `count` experts."""
+        return student_weights(draws, self.replicates, self.seed, f"draws of {count} experts")
 
 
 class Outcomes:
@@ -152,14 +152,14 @@ class Outcomes:
 
     def _row(self, method: str, experts: Sequence[tuple[str, ...]], models: Sequence[Accuracies]) -> Row:
         count, draws = len(experts[0]), len(experts)
-        counts = self._resamples.draws(count, draws)
+        weights = self._resamples.draws(count, draws)
         return Row(
             method,
             count,
             draws,
             len(set(experts)),
-            held_in=self._score(models, experts, experts, self.own, counts),
-            held_out=self._score(models, experts, [self._held_out] * draws, None, counts),
+            held_in=self._score(models, experts, experts, self.own, weights),
+            held_out=self._score(models, experts, [self._held_out] * draws, None, weights),
         )
 
     def _score(
@@ -168,18 +168,18 @@ class Outcomes:
         experts: Sequence[tuple[str, ...]],
         categories: Sequence[tuple[str, ...]],
         expert: Accuracies | None,
-        counts: NDArray[np.int64],
+        weights: NDArray[np.float64],
     ) -> Score:
         """Score one model per draw on categories, against the experts or, without them, against the base."""
         reference = self.base if expert is None else expert
         tasks = [[task for name in draw for task in self._categories[name].tasks] for draw in categories]
 
         def raw(by_draw: Sequence[Accuracies]) -> Floats:
-            return mean_over_draws([self._raw(m, t) for m, t in zip(by_draw, tasks, strict=True)], counts)
+            return mean_over_draws([self._raw(m, t) for m, t in zip(by_draw, tasks, strict=True)], weights)
 
         def ratio(by_draw: Sequence[Accuracies]) -> Floats:
             each = [normalised(_only(t, m), reference, self._category) for m, t in zip(by_draw, tasks, strict=True)]
-            return mean_over_draws(each, counts)
+            return mean_over_draws(each, weights)
 
         best = [
             max((self._raw(self.experts[name], t) for name in draw), key=lambda replicates: float(replicates[0]))
@@ -195,7 +195,7 @@ class Outcomes:
             base=raw([self.base] * same),
             multitask=None if self.multitask is None else raw([self.multitask] * same),
             multitask_normalised=None if self.multitask is None else ratio([self.multitask] * same),
-            gain=merged - mean_over_draws(best, counts),
+            gain=merged - mean_over_draws(best, weights),
             categories=len({name for draw in categories for name in draw}),
             tasks=len(distinct),
             items=sum(self._items[task] for task in distinct),

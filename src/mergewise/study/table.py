@@ -5,6 +5,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mergewise.study.intervals import interval
 from mergewise.study.scores import Floats
 from mergewise.study.summary import Row, Score
@@ -99,9 +101,9 @@ def _text_cells(record: Record) -> tuple[str, ...]:
 def _score(score: Score) -> Record:
     return {
         "normalised": _interval(score.normalised),
-        "merged": _interval(score.merged),
-        "expert": None if score.expert is None else _interval(score.expert),
-        "base": _interval(score.base),
+        "merged": _interval(np.clip(score.merged, 0.0, 1.0)),
+        "expert": None if score.expert is None else _interval(np.clip(score.expert, 0.0, 1.0)),
+        "base": _interval(np.clip(score.base, 0.0, 1.0)),
         "tasks": score.tasks,
         "items": score.items,
     }

@@ -23,6 +23,7 @@ from mergewise.study.verdicts import Verdict
 __all__ = ["BASE", "MULTITASK", "Rows", "csv_of", "rows_of", "study_tables", "write_parquet"]
 
 BASE, MULTITASK = "base", "multitask"
+_SHARES = ("raw", "expert", "base", "multitask")  # scores between 0 and 1
 Record = dict[str, Any]
 Rows = Mapping[tuple[str, str, int], Row]
 """By base, method ('base' and 'multitask' among them) and number of experts."""
@@ -126,7 +127,10 @@ def _ordered(record: Record, table: str) -> Record:
 def _side(side: str, score: Score) -> Record:
     found: Record = {}
     for name in ("normalised", "raw", "expert", "base", "multitask", "multitask_normalised", "gain"):
-        found |= interval_columns(f"{side}_{name}", getattr(score, "merged" if name == "raw" else name))
+        replicates = getattr(score, "merged" if name == "raw" else name)
+        if name in _SHARES and replicates is not None:  # of few draws resamples may lie beyond
+            replicates = np.clip(replicates, 0.0, 1.0)
+        found |= interval_columns(f"{side}_{name}", replicates)
     for name in ("beats_base", "categories", "tasks", "items"):
         found[f"{side}_{name}"] = getattr(score, name)
     return found
