@@ -19,7 +19,7 @@ from mergewise.engine.plan import build_plan, plan
 from mergewise.engine.quantised import require_unquantised
 from mergewise.errors import RecipeError
 from mergewise.method import find_method
-from mergewise.recipe import Expert, Recipe, check_parameters
+from mergewise.recipe import Expert, Recipe, check_parameters, unmatched_filters
 
 __all__ = ["into_arrays", "merge_arrays", "merge_to_arrays"]
 
@@ -34,7 +34,8 @@ def merge_to_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Merge checkpoints into memory: the same tensors that ``merge`` would write.
 
-    A ``UserWarning`` tells of integers and booleans that are copied, though the models differ in them.
+    A ``UserWarning`` tells of integers and booleans that are copied, though the models differ in them, of filters that
+    match no tensor, and of parameters without effect.
 
     Args:
         recipe: A recipe, or the file that holds one.
@@ -49,7 +50,7 @@ def merge_to_arrays(
     Raises:
         MergewiseError: As ``merge``.
     """
-    return _warned(*into_arrays(plan(recipe, access), threads, memory, device))
+    return _warned(plan(recipe, access), threads, memory, device)
 
 
 def merge_arrays(
@@ -65,7 +66,8 @@ def merge_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Merge dictionaries of arrays: ``merge_arrays("ties", base, [e1, e2], weight=[0.5, 0.5], density=0.2)``.
 
-    A ``UserWarning`` tells of integers and booleans that are copied, though the experts differ in them.
+    A ``UserWarning`` tells of integers and booleans that are copied, though the experts differ in them, of filters that
+    match no array, and of parameters without effect.
 
     Args:
         method: Name of a registered merge method.
@@ -117,7 +119,7 @@ def merge_arrays(
         check_parameters(recipe)
         measured = open_statistics(recipe, Connections())
         require_measured(recipe, {source.location: source for source in sources}, measured)
-    return _warned(*into_arrays(build_plan(recipe, sources, measured), threads, memory, device))
+    return _warned(build_plan(recipe, sources, measured), threads, memory, device)
 
 
 def _in_memory(method: str, parameters: dict[str, Any]) -> Sequence[StatisticsFile]:
@@ -140,8 +142,11 @@ def into_arrays(
     return arrays.arrays, [planned.disagreement(name) for name in disagreeing]
 
 
-def _warned(arrays: dict[str, NDArray[Any]], disagreements: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Return arrays, once whoever called the function that calls this one is warned."""
-    for sentence in disagreements:
+def _warned(planned: Plan, threads: int | None, memory: str | int, device: str | None) -> dict[str, NDArray[Any]]:
+    """Return the merged arrays of a plan, once whoever called the function that calls this one is warned."""
+    arrays, disagreements = into_arrays(planned, threads, memory, device)
+    names = {own for name, member in planned.members.items() for own in (name, *member.names)}
+    doubtful = [*check_parameters(planned.recipe), *unmatched_filters(planned.recipe, names)]
+    for sentence in (*doubtful, *disagreements):
         warnings.warn(sentence, stacklevel=3)
     return arrays
