@@ -173,15 +173,13 @@ def test_integers_that_differ_are_copied_with_a_warning(tmp_path):
     mw.merge_arrays("average", None, [models[0]] * 2)
 
 
-def test_filters_without_a_match_and_parameters_without_effect_are_told(tmp_path):
+def test_filters_without_a_match_are_told(tmp_path):
     base, experts = family()
     weight = [{"filter": "layer", "value": 0.5}, {"filter": "w", "value": 1.0}]
     with pytest.warns(UserWarning, match="The filter 'layer' at parameters.weight matches no tensor") as caught:
         mw.merge_arrays("ties", base, experts, weight=weight, density=0.5)
     paths = [save_model(tmp_path / f"m{i}", model) for i, model in enumerate((base, *experts))]
-    recipe = mw.Recipe(
-        method="ties", base=paths[0], experts=paths[1:], parameters={"weight": 1.0, "density": 0.5, "int8_mask": True}
-    )
-    with pytest.warns(UserWarning, match="'int8_mask' at parameters.int8_mask has no effect on ties") as from_files:
+    recipe = mw.Recipe(method="ties", base=paths[0], experts=paths[1:], parameters={"weight": weight, "density": 0.5})
+    with pytest.warns(UserWarning, match="The filter 'layer' at parameters.weight matches no tensor") as from_files:
         mw.merge_to_arrays(recipe)
     assert [w.filename for w in (*caught, *from_files)] == [__file__] * 2

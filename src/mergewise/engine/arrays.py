@@ -34,8 +34,8 @@ def merge_to_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Merge checkpoints into memory: the same tensors that ``merge`` would write.
 
-    A ``UserWarning`` tells of integers and booleans that are copied, though the models differ in them, of filters that
-    match no tensor, and of parameters without effect.
+    A ``UserWarning`` tells of integers and booleans that are copied, though the models differ in them, and of filters
+    that match no tensor.
 
     Args:
         recipe: A recipe, or the file that holds one.
@@ -66,8 +66,8 @@ def merge_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Merge dictionaries of arrays: ``merge_arrays("ties", base, [e1, e2], weight=[0.5, 0.5], density=0.2)``.
 
-    A ``UserWarning`` tells of integers and booleans that are copied, though the experts differ in them, of filters that
-    match no array, and of parameters without effect.
+    A ``UserWarning`` tells of integers and booleans that are copied, though the experts differ in them, and of filters
+    that match no array.
 
     Args:
         method: Name of a registered merge method.
@@ -146,7 +146,6 @@ def _warned(planned: Plan, threads: int | None, memory: str | int, device: str |
     """Return the merged arrays of a plan, once whoever called the function that calls this one is warned."""
     arrays, disagreements = into_arrays(planned, threads, memory, device)
     names = {own for name, member in planned.members.items() for own in (name, *member.names)}
-    doubtful = [*check_parameters(planned.recipe), *unmatched_filters(planned.recipe, names)]
-    for sentence in (*doubtful, *disagreements):
+    for sentence in (*unmatched_filters(planned.recipe, names), *disagreements):
         warnings.warn(sentence, stacklevel=3)
     return arrays
