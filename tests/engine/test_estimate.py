@@ -54,7 +54,9 @@ def test_what_all_passes_read_is_what_a_merge_reads(family, monkeypatch, method,
     models = 2 if method == "karcher" else 3
     small = times if parameters.get("scope") == "model" else 1
     assert said == 4 * models * (times * ELEMENTS + small * 1024)
-    assert said == pytest.approx(sum(read), abs=1 << 20)  # but for a sample, or a piece that was still in hand
+    # but for a sample, and for a piece that was still in hand: one of each worker and pass, as it happens with two
+    in_hand = 4 * models * layout.piece_elements(plan.jobs[0]) * (times - 1) * (threads - 1)
+    assert sum(read) - (1 << 20) <= said <= sum(read) + (1 << 20) + in_hand
     in_hand = lay_out(plan, threads, "1GiB")
     assert estimate.bytes_read(plan, in_hand) == plan.bytes_in * (2 if parameters.get("scope") == "model" else 1)
 
