@@ -97,11 +97,13 @@ class Kernel:
             raise RuntimeError(f"The kernel {self.source} failed with status {status}; please report this.")
         return told.value != 0
 
-    def keep(self) -> None:
-        """Compile the kernel, and keep it in the cache if that can be written."""
+    def keep(self) -> bytes:
+        """Compile the kernel, keep it in the cache if that can be written, and return what ``compiled`` does."""
         from mergewise.kernels.compilation import compiled  # noqa: PLC0415 - brings in numba
 
-        _keep(self._path(), compiled(self))
+        found = compiled(self)
+        _keep(self._path(), found)
+        return found
 
     def compiled_by(self, other: "subprocess.Popen[bytes]") -> None:
         """Wait for another process that compiles and keeps this kernel, when it is called first."""
@@ -120,13 +122,7 @@ class Kernel:
             if self._function is None:
                 if self._beside is not None:
                     self._beside.wait()
-                path = self._path()
-                found = _read(path)
-                if found is None:
-                    from mergewise.kernels.compilation import compiled  # noqa: PLC0415 - brings in numba
-
-                    found = compiled(self)
-                    _keep(path, found)
+                found = _read(self._path()) or self.keep()
                 symbol, _, code = found.partition(b"\0")
                 self._engine, address = _link(symbol.decode(), code)
                 kinds: list[Any] = [ctypes.c_void_p, ctypes.c_void_p]

@@ -1,7 +1,7 @@
 """The study's questions, answered from the data: what the paper claims, what is measured here, and whether it holds.
 
 Every claim is put as an effect that is positive if the claim holds. With its 95 % interval over items and draws,
- all comparisons paired, the verdict is
+all comparisons paired, the verdict is
 
 - *holds* if the whole interval lies above zero,
 - *does not hold* if the whole interval lies below 0.01: there is no effect, a negligible one, or the opposite,
