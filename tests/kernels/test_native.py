@@ -147,6 +147,14 @@ def test_a_process_is_started_once(folder):
     assert not started
 
 
+@pytest.mark.parametrize("interpreter", ["", None])
+def test_a_program_without_an_interpreter_compiles_by_itself(interpreter, folder, monkeypatch):
+    monkeypatch.setattr(sys, "executable", interpreter)
+    kernel = fill_words()
+    compile_beside([kernel])
+    assert words(kernel) == kernels.words_of(7, 5).tolist()
+
+
 @pytest.mark.parametrize("fault", ["no such program", "killed", "cannot write"])
 def test_if_the_other_process_fails_it_is_compiled_here(fault, folder, monkeypatch):
     command = {

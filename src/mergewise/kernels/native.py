@@ -140,10 +140,10 @@ def compile_beside(kernels: Iterable[Kernel]) -> None:
     """Begin to compile those that are not in the cache, in another process: their first calls take them from there.
 
     For kernels that are called after others, which are compiled meanwhile. If the other process fails, or the cache
-    cannot be written, first calls compile.
+    cannot be written, first calls compile. So they do inside a program that has no interpreter to start.
     """
     missing = [kernel for kernel in kernels if not kernel.ready]
-    if missing:
+    if missing and sys.executable:
         command = [sys.executable, "-P", "-m", "mergewise.kernels.compilation", *(kernel.source for kernel in missing)]
         nothing = subprocess.DEVNULL
         with suppress(OSError):
