@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
-from engine.models import CASES, arguments, file_recipe, large_family
+from engine.models import CASES, TENSOR_SCOPE, arguments, file_recipe, large_family
 from mergewise.checkpoint import Checkpoint
 from mergewise.engine import local
 from mergewise.testing.cases import merged
@@ -58,6 +58,20 @@ def test_nan_and_infinity_are_reported_with_tensor_model_and_place(case, bad, wh
     message = str(caught.value)
     assert f"Tensor 'w' of {label} holds {bad} at [1, 2]" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("case", [c for c in TENSOR_SCOPE if mw.methods()[CASES[c][0]].family != "spectral"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_mask_that_is_the_same_in_all_models_stays_as_it_is(case, dtype):
+    _, count, _ = arguments(case)
+    base, experts = small(count, dtype)
+    mask = np.where(np.tri(8, dtype=bool), 0.0, -np.inf).astype(dtype)[None]
+    found = merge(case, base | {"mask": mask}, [expert | {"mask": mask} for expert in experts])
+    np.testing.assert_array_equal(found["mask"], mask)
+    np.testing.assert_array_equal(found["w"], merge(case, base, experts)["w"])
+    experts[0]["mask"] = np.where(np.isfinite(mask), 1.0, mask).astype(dtype)
+    with pytest.raises(mw.MergeError, match=r"Tensor 'mask' of .* holds -inf at"):
+        merge(case, base | {"mask": mask}, [{"mask": mask} | expert for expert in experts])
 
 
 @pytest.mark.parametrize(

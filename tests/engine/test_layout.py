@@ -1,5 +1,7 @@
 """What sources take beside the rows of pieces is part of what a plan says of its memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,27 @@ def test_rows_of_many_experts_take_no_more_than_one_at_a_time(memory, tmp_path):
     recipe = mw.Recipe(method="model_stock", base=experts[0], experts=experts, parameters={"filter_wise": True})
     planned = mw.plan(recipe)
     assert lay_out(planned, 1, memory).peak_bytes(planned) <= parse_size(memory, "budget")
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "of_a_block"),
+    [
+        ("ties", {"density": 0.5}, 0),
+        ("ties", {"density": 0.5, "scope": "model"}, 2 * 8),
+        ("ties", {"density": 0.5, "scope": "model", "rescale": "l1"}, 2 * 8 + 2 * 16),
+        ("model_stock", {}, 2 * 2 * 16),
+    ],
+)
+def test_what_is_kept_of_every_block_of_a_scope_is_counted(method, parameters, of_a_block, tmp_path):
+    models = [save_model(tmp_path / f"{i}", {"w": np.ones(4, np.float32) * i}) for i in range(3)]
+    planned = mw.plan(mw.Recipe(method=method, base=models[0], experts=models[1:], parameters=parameters))
+    (job,), blocks = planned.jobs, 1 << 20
+
+    def peak_of(numel):
+        larger = replace(job, inputs=tuple(replace(i, shape=(numel,), nbytes=4 * numel) for i in job.inputs))
+        return lay_out(replace(planned, jobs=(larger,)), 1, "8GiB").peak_bytes(replace(planned, jobs=(larger,)))
+
+    assert peak_of(blocks << 16) - peak_of(1 << 26) >= of_a_block * (blocks - (1 << 10))
 
 
 def test_a_row_too_long_for_the_budget_is_named(tmp_path):

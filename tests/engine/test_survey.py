@@ -3,12 +3,14 @@
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import mergewise as mw
 from engine.surveys import changes, family
+from mergewise.engine.layout import FIXED_BYTES
 from mergewise.engine.survey import carry_out
 from mergewise.engine.survey import spectra as spectral
 from mergewise.engine.survey.file import pack, unpack
@@ -149,6 +151,24 @@ def test_a_sketched_side_is_within_six_of_its_errors_of_the_exact_one(surveyed, 
                 errors = getattr(record.spectra, f"{name}_errors")[side]
                 close(getattr(record.spectra, name)[side], getattr(whole, name)[side], errors)
             close(record.spectra.overlaps[side], whole.overlaps[side], record.spectra.overlap_errors[side])
+
+
+def test_operators_that_take_their_steps_one_by_one_give_the_same_figures(surveyed, monkeypatch):
+    paths, _, _ = surveyed
+    monkeypatch.setattr(spectral, "EXACT_SIDE", 1)
+    at_once = mw.survey(paths[0], paths[1:], tensors=["wide", "embed"])
+    monkeypatch.setattr(spectral, "_ROUND", 1)
+    one_by_one = mw.survey(paths[0], paths[1:], tensors=["wide", "embed"])
+    for record, other in zip(at_once.tensors, one_by_one.tensors, strict=True):
+        for name, figure in vars(record.spectra).items():
+            np.testing.assert_allclose(getattr(other.spectra, name), figure, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(128256, 4096), (151936, 896), (262144, 3840), (4096, 14336)])
+@pytest.mark.parametrize("experts", [2, 8, 16])
+def test_spectra_of_a_vocabulary_fit_the_default_memory_twice(shape, experts):
+    job = SimpleNamespace(inputs=range(1 + experts), output=SimpleNamespace(shape=shape))
+    assert 2 * spectral.matrix_bytes(job) < (1 << 30) - FIXED_BYTES
 
 
 def close(found, expected, errors):

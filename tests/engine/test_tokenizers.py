@@ -50,6 +50,31 @@ def mean(*values):
     return float(np.float32(sum(values) / len(values)))
 
 
+class TestNone:
+    def plan(self, *models):
+        entries = [{"model": str(name), "parameters": {"weight": 0.5}} for name in models]
+        return [r for r in mw.plan(parse_recipe({"merge_method": "linear", "models": entries})).remarks if "token" in r]
+
+    def test_other_tokens_in_the_same_rows_are_remarked_on(self, tmp_path):
+        save(tmp_path / "A", 1, ["a", "b"], ["<tool>"])
+        save(tmp_path / "B", 2, ["a", "b"], ["<think>"])
+        (remark,) = self.plan(tmp_path / "A", tmp_path / "B")
+        assert remark.startswith(f"1 tokens of {tmp_path / 'B'}, such as '<think>', are not tokens of {tmp_path / 'A'}")
+
+    def test_the_same_tokens_are_not(self, tmp_path):
+        for number, name in enumerate("AB"):
+            save(tmp_path / name, number, ["a", "b"], ["<tool>"])
+        path = tmp_path / "B" / "tokenizer.json"
+        path.write_text(path.read_text() + "\n")
+        assert not self.plan(tmp_path / "A", tmp_path / "B")
+
+    def test_nor_is_a_file_that_is_none(self, tmp_path):
+        save(tmp_path / "A", 1, ["a", "b"])
+        save(tmp_path / "B", 2, ["a", "c"])
+        (tmp_path / "B" / "tokenizer.json").write_text("{")
+        assert not self.plan(tmp_path / "A", tmp_path / "B")
+
+
 class TestUnion:
     def test_the_first_keeps_its_numbers_and_others_follow_words_before_added_tokens(self, models):
         merge()

@@ -147,6 +147,28 @@ def test_a_process_is_started_once(folder):
     assert not started
 
 
+@pytest.mark.parametrize(
+    ("has", "asked", "used"),
+    [
+        ("avx512vbmi2", None, "+avx512vbmi2,-prefer-256-bit"),
+        ("avx512vbmi2", "+avx2", "+avx2"),
+        ("avx512f", None, None),
+    ],
+)
+def test_wide_vectors_are_used_where_they_slow_nothing_down(has, asked, used, monkeypatch):
+    from llvmlite.binding import FeatureMap
+    from numba.core import config
+
+    from mergewise.kernels import compilation
+
+    monkeypatch.setattr(compilation.llvm, "get_host_cpu_features", lambda: FeatureMap({has: True}))
+    monkeypatch.setattr(config, "CPU_NAME", None)
+    monkeypatch.setattr(config, "CPU_FEATURES", asked)
+    compilation._prefer_wide_vectors.__wrapped__()
+    assert used == config.CPU_FEATURES
+    assert (config.CPU_NAME is None) == (asked == used)
+
+
 @pytest.mark.parametrize("interpreter", ["", None])
 def test_a_program_without_an_interpreter_compiles_by_itself(interpreter, folder, monkeypatch):
     monkeypatch.setattr(sys, "executable", interpreter)

@@ -165,3 +165,13 @@ def test_coefficients_do_not_depend_on_how_a_large_tensor_is_cut(method):
         for threads, memory in ((1, "2GiB"), (2, "197MiB"), (3, "1GiB"))
     ]
     assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
+
+def test_coefficients_of_rows_do_not_depend_on_how_many_are_in_hand():
+    rng = np.random.default_rng(0)
+    base, *xs = (rng.normal(size=(40, 64)) for _ in range(7))
+    found = {
+        merged("model_stock", base, xs, filter_wise=True, memory=memory).tobytes()
+        for memory in ("1GiB", *((192 << 20) + room for room in range(8_000, 16_000, 1_000)))
+    }
+    assert len(found) == 1

@@ -117,7 +117,7 @@ def combine(
             finite = _combine_whole(raw, piece, program, out)
         case _:
             raise AssertionError(f"no kernel for {program}")
-    if not finite:
+    if not finite and not _copy_mask(raw, piece, out):
         raise first_not_finite(raw, piece, sources)
     width = STORAGE_DTYPES[job.output.dtype].bits // 8
     target.write(job.name, piece.start * width, out[: piece.count * width])
@@ -230,6 +230,22 @@ def copy_exact(workspace: Workspace, piece: Piece, target: Target) -> bool:
     target.write(piece.job.name, piece.start * width, raw[0, :size])
     same_dtype = all(info.dtype == piece.job.output.dtype for info in piece.job.inputs)
     return same_dtype and all(np.array_equal(raw[0, :size], row[:size]) for row in raw[1:])
+
+
+def _copy_mask(raw: NDArray[np.uint8], piece: Piece, out: NDArray[np.uint8]) -> bool:
+    """Copy what is infinite in the same places of all models, and zero elsewhere: no method would change a mask.
+
+    Returns:
+        Whether it is one.
+    """
+    job = piece.job
+    if job.change_only or job.ranked_over_model:  # others would be ranked with it
+        return False
+    first, *others = (stored_values(row, info, piece.count) for row, info in zip(raw, job.inputs, strict=False))
+    if first[np.isfinite(first)].any() or not all(np.array_equal(first, x) for x in others):
+        return False
+    encode_all(CODES[job.output.dtype], first, piece.count, out, 0)
+    return True
 
 
 def first_not_finite(

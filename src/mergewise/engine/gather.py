@@ -201,10 +201,15 @@ def _combined(parts: list[M]) -> M:
 def _sample(experts: int, pieces: Sequence[Piece], runner: Runner, every: int, length: int) -> NDArray[np.uint32]:
     """Return the magnitude keys of one run of ``length`` elements out of ``every``, (experts, size) uint32."""
     stride = every * length
-    before = accumulate((piece.count for piece in pieces), initial=0)
-    starts = [range(0 if every == 1 else -b % stride, p.count, stride) for b, p in zip(before, pieces, strict=False)]
+    before, sampled, starts = 0, [], []
+    for piece in pieces:
+        own = range(0 if every == 1 else -before % stride, piece.count, stride)
+        before += piece.count
+        if own:
+            sampled.append(piece)
+            starts.append(own)
     # the last run may be cut short by the end of the piece
-    sizes = [sum(min(length, piece.count - s) for s in own) for own, piece in zip(starts, pieces, strict=True)]
+    sizes = [sum(min(length, piece.count - s) for s in own) for own, piece in zip(starts, sampled, strict=True)]
     places = list(accumulate(sizes, initial=0))
     keys = fresh_pages((experts, places[-1]), np.uint32)
 
@@ -218,7 +223,7 @@ def _sample(experts: int, pieces: Sequence[Piece], runner: Runner, every: int, l
         else:
             sample_keys(*workspace.rows(piece), starts[index].start, length, stride, places[index], sizes[index], keys)
 
-    runner.each(sample, pieces)
+    runner.each(sample, sampled)
     return keys
 
 

@@ -47,6 +47,11 @@ class TensorJob:
         return row_elements(self.output.shape, kind)
 
     @property
+    def input_bytes(self) -> int:
+        """Stored bytes of all its inputs."""
+        return sum(info.nbytes for info in self.inputs)
+
+    @property
     def sparse(self) -> bool:
         """Whether only part of its task vectors is kept."""
         return isinstance(self.program, VotingProgram) and self.program.sparse

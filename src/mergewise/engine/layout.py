@@ -47,13 +47,14 @@ _LEAST_SAMPLE, _LARGEST_SAMPLE = 1 << 16, 1 << 21  # elements of one expert, and
 COUNT_BINS = 1 << 20
 """… and in larger scopes they are counted in so many bins, the fewer for each rank the more ranks there are."""
 
-_STREAM_BYTES = 3 << 20  # what a piece takes stays in the caches while it is worked on, be the experts few or many
+_STREAM_BYTES = 8 << 20  # what a piece takes stays in the caches while it is worked on, be the experts few or many
 # tensors up to here stay in hand from one stage to the next; others are read again, which is better where it is cheap
 _WINDOW_BYTES, _COSTLY_WINDOW_BYTES = 1 << 24, 1 << 28
 _LEAST_BITS = 4  # of the number of bins
 _RANKING_BYTES = 40  # what it takes to rank one element of a row, beside a workspace
 
 _DIGITS_BYTES = 4 * 8 << 16
+_PIECE_BYTES = 64  # objects that are kept of a piece of a scope
 
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*$", re.IGNORECASE)
@@ -92,7 +93,8 @@ class Layout:
     def peak_bytes(self, plan: Plan) -> int:
         """Return the most memory that the process takes, in bytes."""
         largest = max(map(self._held_bytes, plan.jobs), default=0)
-        return FIXED_BYTES + opened_bytes(plan) + self.threads * (largest + _beside_the_rows(plan))
+        fixed = FIXED_BYTES + opened_bytes(plan) + _scope_bytes(plan)
+        return fixed + self.threads * (largest + _beside_the_rows(plan))
 
     def readings(self, job: TensorJob) -> int:
         """Return how often the inputs of a tensor are read: once if it stays in hand from one stage to the next."""
@@ -104,7 +106,7 @@ class Layout:
 
     def holds(self, job: TensorJob) -> bool:
         """Return whether a worker keeps the stored bytes of a matrix in memory, rather than read them every time."""
-        return _least_bytes(job) + _input_bytes(job) <= self.arena_bytes
+        return _least_bytes(job) + job.input_bytes <= self.arena_bytes
 
     def keeps_marks(self, job: TensorJob) -> bool:
         """Return whether random marks of a tensor stay in memory, a bit each, until its pieces are read again."""
@@ -115,7 +117,7 @@ class Layout:
 
     def _held_bytes(self, job: TensorJob) -> int:
         if isinstance(job.program, MatrixProgram):
-            return _least_bytes(job) + (_input_bytes(job) if self.holds(job) else 0)
+            return _least_bytes(job) + (job.input_bytes if self.holds(job) else 0)
         return self._piece_bytes(job) + (self._mark_bytes(job) if self.keeps_marks(job) else 0)
 
     def _mark_bytes(self, job: TensorJob) -> int:
@@ -144,7 +146,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int, extra: int = 0, 
     beside = _beside_the_rows(plan) + extra
     largest = max(plan.jobs, key=_least_bytes, default=None)
     least = (_least_bytes(largest) if largest else 0) + beside
-    fixed = FIXED_BYTES + opened_bytes(plan)
+    fixed = FIXED_BYTES + opened_bytes(plan) + _scope_bytes(plan)
     room = budget - fixed
     if room < least:
         raise RecipeError(
@@ -214,11 +216,29 @@ def sum_elements(job: TensorJob) -> int:
 
 
 def _ranking_bytes(job: TensorJob) -> int:
-    """Return the memory that ranking the elements of one row, or a definition on one block, takes for one worker."""
+    """Return what one worker takes for ranking the elements of a row, for a definition on a block, for sums of all."""
     if isinstance(job.program, ElementwiseProgram):
         # about four arrays per model, and the counts of a rank's digits before and after a pass
         return min(BLOCK, job.numel) * (4 * len(job.inputs) + 10) * 8 + (_DIGITS_BYTES if job.program.rank else 0)
+    if isinstance(job.program, GeometricProgram):
+        return _blocks(job) * len(job.inputs) ** 2 * 8 * 2  # inner products of each, once more when they are added up
     return (job.row + PADDING + 2 * TILE) * _RANKING_BYTES if _ranks_rows(job) else 0
+
+
+def _blocks(job: TensorJob) -> int:
+    """Return how many blocks a tensor has, that sums are taken of."""
+    return -(-job.numel // BLOCK)
+
+
+def _scope_bytes(plan: Plan) -> int:
+    """Return what is kept of every piece where magnitudes are ranked over a model: ties, and sums of magnitudes."""
+    most = 0
+    for job in plan.jobs:
+        if job.ranked_over_model and isinstance(job.program, VotingProgram):
+            ranks = len(job.program.weights) + len(job.program.outliers)
+            most += _blocks(job) * (8 * ranks + _PIECE_BYTES)
+            most += _blocks(job) * 16 * len(job.inputs) * job.program.by_norm
+    return most
 
 
 def _by_row(job: TensorJob) -> bool:
@@ -253,10 +273,6 @@ def _least_bytes(job: TensorJob) -> int:
         # of matrices with more columns than rows, the merged bytes are written in one go
         return job.program.cost.elements * 8 + (job.output.nbytes if rows < columns else 0)
     return _least_elements(job) * bytes_per_element(job) + _ranking_bytes(job)
-
-
-def _input_bytes(job: TensorJob) -> int:
-    return sum(info.nbytes for info in job.inputs)
 
 
 def _for_a_whole(job: TensorJob | None, beside: int) -> str:

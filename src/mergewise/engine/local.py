@@ -1,7 +1,7 @@
 """Carrying a plan out on this machine: threads around kernels that release the interpreter lock."""
 
 import threading
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager, nullcontext
 
 from mergewise.checkpoint import Target
@@ -12,7 +12,7 @@ from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import Layout
 from mergewise.engine.marks import Gathered
 from mergewise.engine.matrices import merge_matrix
-from mergewise.engine.pieces import Piece, Workspace, cut
+from mergewise.engine.pieces import Piece, Pieces, Workspace
 from mergewise.engine.workers import Alone, Crew
 from mergewise.method import ElementwiseProgram, GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
@@ -46,7 +46,6 @@ def run_local(
     Raises:
         MergewiseError: The first fault that any worker met.
     """
-    pieces = {job.name: cut(job, layout) for job in plan.jobs}
     wanted = [job for job in plan.jobs if job.name not in skip]
     advance(sum(job.output.nbytes for job in plan.jobs if job.name in skip))
     by_size = sorted(wanted, key=lambda job: (-job.numel, job.name.encode()))
@@ -57,11 +56,11 @@ def run_local(
     apart = [job for job in merged if not job.ranked_over_model]
     prepare(merged)
     fair_share = plan.parameters // (2 * layout.threads)
-    large = {job.name for job in apart if len(pieces[job.name]) > 1 and job.numel > fair_share}
+    large = {job.name for job in apart if layout.piece_elements(job) < job.numel and job.numel > fair_share}
     with _one_blas_thread(plan), Crew(plan.sources, layout.threads) as crew:
-        merge = _Merge(plan, target, advance, {job.name: len(pieces[job.name]) for job in wanted})
+        merge = _Merge(plan, target, advance, {job.name: job.numel for job in wanted})
         for group in [ranked_together, *([job] for job in apart if job.name in large)]:
-            scope = [piece for job in group for piece in pieces[job.name]]
+            scope = Pieces(group, layout.piece_elements)
             if scope:
                 crew.ahead.expect(scope)
                 known = _gather(scope, crew, shared, layout)
@@ -69,25 +68,27 @@ def run_local(
                 crew.each(merge.finisher(known), scope)
 
         def merge_alone(workspace: Workspace, _: int, job: TensorJob) -> None:
+            pieces = Pieces([job], layout.piece_elements)
             if isinstance(job.program, MatrixProgram):
                 workspace.release()
-                crew.ahead.reached(pieces[job.name][0])
+                crew.ahead.reached(pieces[0])
                 merge_matrix(job, job.program, plan.sources, target, hold=layout.holds(job))
                 target.finish(job.name)
                 advance(job.output.nbytes)
                 return
             runner = crew.alone(workspace)
-            known = _gather(pieces[job.name], runner, shared, layout)
-            runner.each(merge.finisher(known), pieces[job.name])
+            known = _gather(pieces, runner, shared, layout)
+            runner.each(merge.finisher(known), pieces)
 
         def copy_alone(workspace: Workspace, _: int, job: TensorJob) -> str | None:
-            agreed = [copy_exact(workspace, piece, target) for piece in pieces[job.name]]
+            agreed = [copy_exact(workspace, piece, target) for piece in Pieces([job], layout.piece_elements)]
             target.finish(job.name)
             advance(job.output.nbytes)
             return None if all(agreed) else job.name
 
-        crew.ahead.expect(piece for job in apart if job.name not in large for piece in pieces[job.name])
-        crew.each(merge_alone, [job for job in apart if job.name not in large])
+        small = [job for job in apart if job.name not in large]
+        crew.ahead.expect(Pieces(small, layout.piece_elements))
+        crew.each(merge_alone, small)
         copied = crew.each(copy_alone, [job for job in by_size if job.program is None or not job.numel])
     return [name for name in copied if name is not None]
 
@@ -99,7 +100,7 @@ class _Merge:
         self._plan = plan
         self._target = target
         self._advance = advance
-        self._missing = missing
+        self._missing = missing  # elements
         self._lock = threading.Lock()
 
     def finisher(self, known: Known) -> Callable[[Workspace, int, Piece], None]:
@@ -113,7 +114,7 @@ class _Merge:
                 return
             combine(workspace, piece, index, known, self._plan.sources, self._target)
             with self._lock:
-                self._missing[name] -= 1
+                self._missing[name] -= piece.count
                 complete = self._missing[name] == 0
             if complete:
                 self._target.finish(name)
@@ -135,7 +136,7 @@ def _one_blas_thread(plan: Plan) -> AbstractContextManager[object]:
     return limits
 
 
-def _gathers(pieces: Sequence[Piece]) -> bool:
+def _gathers(pieces: Pieces) -> bool:
     """Whether something of all these pieces must be known before any can be combined."""
     program = pieces[0].job.program
     if isinstance(program, GeometricProgram):
@@ -143,7 +144,7 @@ def _gathers(pieces: Sequence[Piece]) -> bool:
     return isinstance(program, VotingProgram) and program.gathers
 
 
-def _gather(pieces: Sequence[Piece], runner: Alone | Crew, shared: SharedThresholds | None, layout: Layout) -> Known:
+def _gather(pieces: Pieces, runner: Alone | Crew, shared: SharedThresholds | None, layout: Layout) -> Known:
     match pieces[0].job.program:
         case VotingProgram() as program:
             return gather(program, pieces, runner, shared, keep_marks=layout.keeps_marks(pieces[0].job))

@@ -1,24 +1,25 @@
 """Pieces of tensors and the buffers they are read into."""
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from itertools import accumulate, pairwise
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source, TensorInfo, numpy_dtype
 from mergewise.engine.jobs import TensorJob
-from mergewise.engine.layout import Layout
 from mergewise.kernels.constants import CODES
 
-__all__ = ["Piece", "Runner", "Workspace", "cut", "stored_values"]
+__all__ = ["Piece", "Pieces", "Runner", "Workspace", "stored_values"]
 
 T = TypeVar("T")
 A = TypeVar("A")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Piece:
     """A run of elements of one tensor.
 
@@ -37,16 +38,68 @@ class Piece:
         """Whether it holds rows of its tensor from their first to their last elements."""
         return self.start % self.job.row == 0 and self.count % self.job.row == 0
 
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Piece)
+            and (self.start, self.count) == (other.start, other.count)
+            and self.job is other.job
+        )
 
-def cut(job: TensorJob, layout: Layout) -> list[Piece]:
-    """Cut a tensor into pieces that fit a worker's memory: of whole rows, or of parts of one; an empty one has none."""
-    step = layout.piece_elements(job)
-    span = job.row if step < job.row else job.numel  # rows too large to be in hand are cut one by one
-    return [
-        Piece(job, start, min(step, first + span - start))
-        for first in range(0, job.numel, max(1, span))
-        for start in range(first, first + span, step)
-    ]
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Pieces(Sequence[Piece]):
+    """The pieces of some tensors, one tensor after the other, of whole rows or of parts of one; an empty one has none.
+
+    They are made when they are asked for, as large models have millions.
+
+    Args:
+        jobs: The tensors.
+        step: How many elements of a tensor are in hand at once.
+    """
+
+    def __init__(self, jobs: Iterable[TensorJob], step: Callable[[TensorJob], int]) -> None:
+        self.jobs = [job for job in jobs if job.numel]
+        self._steps = [step(job) for job in self.jobs]
+        # rows too large to be in hand are cut one by one
+        self._spans = [
+            job.row if size < job.row else job.numel for job, size in zip(self.jobs, self._steps, strict=True)
+        ]
+        counts = (
+            job.numel // span * -(-span // size)
+            for job, size, span in zip(self.jobs, self._steps, self._spans, strict=True)
+        )
+        self._ends = list(accumulate(counts))
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all tensors."""
+        return sum(job.numel for job in self.jobs)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Piece: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Piece]: ...
+    def __getitem__(self, index: int | slice) -> Piece | Sequence[Piece]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        place = bisect_right(self._ends, index)
+        return self._piece(place, index - (self._ends[place - 1] if place else 0))
+
+    def __iter__(self) -> Iterator[Piece]:
+        for place, (begin, end) in enumerate(pairwise([0, *self._ends])):
+            for index in range(end - begin):
+                yield self._piece(place, index)
+
+    def _piece(self, place: int, index: int) -> Piece:
+        step, span = self._steps[place], self._spans[place]
+        row, part = divmod(index, -(-span // step))
+        start = row * span + part * step
+        return Piece(self.jobs[place], start, min(step, (row + 1) * span - start))
 
 
 class Workspace:
@@ -73,7 +126,7 @@ class Workspace:
             CheckpointError: They cannot be read.
         """
         held = self._held
-        if held is None or held.piece is not piece:
+        if held is None or held.piece != piece:
             self._held, self._marked = None, False
             held = self._divide(piece)
             self._before_read(piece)
@@ -104,7 +157,7 @@ class Workspace:
 
     def _in_hand(self, piece: Piece) -> "_Rows":
         assert self._held is not None
-        assert self._held.piece is piece
+        assert self._held.piece == piece
         return self._held
 
     def _divide(self, piece: Piece) -> "_Rows":

@@ -26,7 +26,7 @@ from mergewise.engine.compose import Member, compose
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.measured import NO_ENTRIES, Entries, entries_of, open_statistics, require_measured
 from mergewise.engine.references import open_models
-from mergewise.engine.vocabulary import gathered, tokenizer_files, tokenizer_models
+from mergewise.engine.vocabulary import gathered, other_tokens, tokenizer_files, tokenizer_models
 from mergewise.errors import CheckpointError, RecipeError
 from mergewise.method import (
     ElementwiseProgram,
@@ -128,6 +128,8 @@ def plan_models(recipe: Recipe, models: Mapping[str, Source], statistics: Sequen
     opened, vocabulary = dict(models), None
     if recipe.tokenizer is not None:
         opened, vocabulary = gathered(recipe, recipe.tokenizer, models, remarks)
+    else:
+        remarks += other_tokens([models[name] for name in recipe.models if name in models])
     if recipe.whole:
         planned = build_plan(recipe, [opened[name] for name in _source_names(recipe)], statistics)
     else:

@@ -1,10 +1,11 @@
 """Telling the sources what will be read next, so that the disk works while the processors do."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from mergewise.checkpoint import STORAGE_DTYPES, Source, reserved_bytes
-from mergewise.engine.pieces import Piece
+from mergewise.engine.pieces import Piece, Pieces
 
 __all__ = ["ReadAhead"]
 
@@ -24,21 +25,18 @@ class ReadAhead:
         self._sources = sources
         self._fetched = reserved_bytes(file for source in sources for file in source.files) > 0
         self._most = _FETCHED_AHEAD_BYTES if self._fetched else _AHEAD_BYTES
-        self._pieces: list[Piece] = []
-        self._ends: dict[int, int] = {}  # bytes up to the end of each piece, by its identity
-        self._announced = 0  # pieces
+        self._before: dict[str, int] = {}  # bytes of what is read before each tensor, by its name
+        self._coming: Iterator[Piece] = iter(())
+        self._next: Piece | None = None  # to be announced
         self._lock = threading.Lock()
 
-    def expect(self, pieces: Iterable[Piece]) -> None:
+    def expect(self, pieces: Pieces) -> None:
         """Take note of what a stage will read, in its order."""
-        # the system reads on by itself from one small tensor to the next; a server has to be asked for each
-        self._pieces = [piece for piece in pieces if self._fetched or piece.count >= _LEAST_ELEMENTS]
-        self._announced = 0
-        self._ends = {}
-        end = 0
-        for piece in self._pieces:
-            end += sum(piece.count * info.nbytes // piece.job.numel for info in piece.job.inputs)
-            self._ends[id(piece)] = end
+        totals = accumulate((job.input_bytes for job in pieces.jobs), initial=0)
+        with self._lock:
+            self._before = {job.name: before for job, before in zip(pieces.jobs, totals, strict=False)}
+            self._coming = filter(self._is_announced, pieces)
+            self._next = next(self._coming, None)
 
     def reached(self, piece: Piece) -> None:
         """Announce what comes after a piece that is about to be read, and the piece itself where that saves waiting."""
@@ -51,13 +49,21 @@ class ReadAhead:
 
     def _due(self, piece: Piece) -> list[Piece]:
         """Return the pieces that are not announced yet and should be, now that a piece is reached."""
-        end = self._ends.get(id(piece))
-        if end is None:
+        if piece.job.name not in self._before or not self._is_announced(piece):
             return []
+        due = []
         with self._lock:
-            first = self._announced
-            while self._announced < len(self._pieces):
-                if self._ends[id(self._pieces[self._announced])] > end + self._most:
-                    break
-                self._announced += 1
-            return self._pieces[first : self._announced]
+            as_far_as = self._end(piece) + self._most
+            while self._next is not None and self._end(self._next) <= as_far_as:
+                due.append(self._next)
+                self._next = next(self._coming, None)
+        return due
+
+    def _is_announced(self, piece: Piece) -> bool:
+        """Whether it helps: the system reads on by itself where tensors are small; a server has to be asked."""
+        return self._fetched or piece.count >= _LEAST_ELEMENTS
+
+    def _end(self, piece: Piece) -> int:
+        """Return the bytes that are read up to the end of a piece."""
+        job = piece.job
+        return self._before[job.name] + (piece.start + piece.count) * job.input_bytes // job.numel

@@ -31,7 +31,10 @@ class TieShares:
         self._one_by_one = one_by_one
         self._needed = search.ambiguous and len(pieces) > 1
         self._found: dict[int, NDArray[np.int64]] = {}
-        self._before = [np.zeros_like(search.ties_kept)]  # ties in all pieces before the i-th, as far as known
+        # ties in all pieces before the i-th, as far as they matter, and of how many pieces that is known
+        smallest = np.min_scalar_type(~int(search.ties_kept.max(initial=0)))
+        self._before = np.zeros((len(pieces) + 1 if self._needed else 0, search.ties_kept.size), smallest)
+        self._known = 1
         self._broken = False
         self._changed = threading.Condition()
 
@@ -43,15 +46,20 @@ class TieShares:
         """
         if not self._needed:
             return self._search.ties_kept.copy()
-        if len(self._before) <= index + 1 and not self._one_by_one:  # not counted yet
+        if self._known <= index + 1 and not self._one_by_one:  # not counted yet
             self._count(workspace, index, piece)
-        allowance: NDArray[np.int64] = np.maximum(self._search.ties_kept - self._before[index], 0)
+        allowance: NDArray[np.int64] = self._search.ties_kept - self._before[index]
         return allowance
 
     def left(self, index: int, ties: NDArray[np.int64]) -> None:
         """Be told what is left of a piece's allowance, (ranks,) int64, once it is marked."""
-        if self._needed and self._one_by_one and len(self._before) == index + 1:
-            self._before.append(self._search.ties_kept - ties)
+        if self._needed and self._one_by_one and self._known == index + 1:
+            self._append(self._search.ties_kept - self._before[index] - ties)
+
+    def _append(self, ties: NDArray[np.int64]) -> None:
+        """Take note of the ties in the next piece."""
+        self._before[self._known] = np.minimum(self._before[self._known - 1] + ties, self._search.ties_kept)
+        self._known += 1
 
     def _count(self, workspace: Workspace, index: int, piece: Piece) -> None:
         ties = np.zeros_like(self._search.ties_kept)
@@ -65,9 +73,9 @@ class TieShares:
             raise
         with self._changed:
             self._found[index] = ties
-            while len(self._before) - 1 in self._found:
-                self._before.append(self._before[-1] + self._found.pop(len(self._before) - 1))
+            while self._known - 1 in self._found:
+                self._append(self._found.pop(self._known - 1))
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._broken or index < len(self._before))
-            if index >= len(self._before):
+            self._changed.wait_for(lambda: self._broken or index < self._known)
+            if index >= self._known:
                 raise InterruptedError("another piece of this scope failed")

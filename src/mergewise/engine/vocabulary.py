@@ -1,10 +1,13 @@
 """Bringing models of different tokenizers to one vocabulary: rows of embeddings are gathered by token."""
 
+import filecmp
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from mergewise.checkpoint import GatheredCheckpoint, Place, Source, TensorInfo, 
 from mergewise.checkpoint.folder import read_json
 from mergewise.checkpoint.gathered import RowMap
 from mergewise.checkpoint.tokens import is_embedding, is_head, with_vocabulary
-from mergewise.errors import CheckpointError, RecipeError
+from mergewise.errors import CheckpointError, MergewiseError, RecipeError
 from mergewise.recipe import Recipe, TokenizerRecipe, layer_of
 from mergewise.tokenizer import (
     TOKENIZER_FILES,
@@ -28,13 +31,13 @@ from mergewise.tokenizer import (
     special_tokens,
 )
 
-__all__ = ["SmallFiles", "gathered", "require_one_vocabulary", "tokenizer_files", "tokenizer_models"]
+__all__ = ["SmallFiles", "gathered", "other_tokens", "require_one_vocabulary", "tokenizer_files", "tokenizer_models"]
 
 _HEAD_BIAS = re.compile(r"(^|\.)((generator_)?lm_head|embed_out|output|predictions|decoder|vocab_projector)\.bias$")
 _OTHER_HEAD = re.compile(r"(^|\.)((predictions|lm_head)\.decoder|generator_lm_head|vocab_projector)\.weight$")
 _OF_TOKENS = re.compile(r"embed_tokens|(^|\.)final_logits_bias$")
 _KINDS = ("union", "base")
-_GENERATION_NAME = "generation_config.json"
+_GENERATION_NAME, _TOKENIZER_NAME = "generation_config.json", "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,26 @@ def require_one_vocabulary(models: Sequence[Source]) -> None:
                 "compares embeddings row by row, without the recipe's 'tokenizer'; found others, so say which models "
                 "to merge, or choose among models of one vocabulary."
             )
+
+
+def other_tokens(models: Sequence[Source]) -> Iterator[str]:
+    """Yield a remark on every model that has other tokens in its rows than the first, as far as files here tell."""
+    of_models = [(source, tokenizer_folder(source)) for source in models]
+    here = [(source, of) for source, of in of_models if isinstance(of, Path) and (of / _TOKENIZER_NAME).is_file()]
+    ids: Mapping[str, int] = {}
+    for source, folder in here[1:]:
+        first, known = here[0]
+        with suppress(MergewiseError, OSError):  # nothing of a damaged one is needed
+            if filecmp.cmp(known / _TOKENIZER_NAME, folder / _TOKENIZER_NAME, shallow=False):
+                continue
+            ids = ids or read_tokenizer(known, keep=False).ids
+            others = [token for token, row in read_tokenizer(folder, keep=False).ids.items() if ids.get(token) != row]
+            if others:
+                yield (
+                    f"{len(others)} tokens of {source.location}, such as '{others[0]}', are not tokens of "
+                    f"{first.location}, or in other rows: embeddings are merged row by row, where a 'tokenizer' in the "
+                    "recipe would merge them token by token."
+                )
 
 
 def gathered(

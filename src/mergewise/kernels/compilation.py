@@ -7,10 +7,11 @@ import logging
 import sys
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import llvmlite.binding as llvm
 from numba import types
+from numba.core import config as numba_config
 
 from mergewise.kernels.native import Argument, Array, Kernel, runtime_symbols
 
@@ -29,6 +30,7 @@ def compiled(kernel: Kernel) -> bytes:
         RuntimeError: It does, because a kernel allocates arrays or may raise what is not known in advance.
     """
     _announce()
+    _prefer_wide_vectors()
     module, _, name = kernel.source.partition(".")
     loop = getattr(import_module(f"mergewise.kernels.{module}"), name)
     signature = tuple(_kind(argument) for argument in kernel.arguments)
@@ -50,6 +52,18 @@ def compiled(kernel: Kernel) -> bytes:
 def _announce() -> None:
     """Say, once per process, that this takes a while."""
     _LOG.info("Compiling kernels for this machine; this takes a few seconds, once.")
+
+
+@cache
+def _prefer_wide_vectors() -> None:
+    """Have LLVM use vectors of 512 bits, which it avoids since the first processors that had them slow down for them.
+
+    Sums keep their order, and results their bits. What a user has set for numba stays.
+    """
+    features, config = llvm.get_host_cpu_features(), cast("Any", numba_config)
+    if features.get("avx512vbmi2") and config.CPU_NAME is None and config.CPU_FEATURES is None:
+        config.CPU_NAME = llvm.get_host_cpu_name()
+        config.CPU_FEATURES = f"{features.flatten()},-prefer-256-bit"
 
 
 def _kind(argument: Argument) -> Any:

@@ -109,7 +109,7 @@ def _model_stock(gram: Grams) -> Coefficients:
     norms = _norms(gram)
     cosines = np.clip(gram / np.maximum(norms[:, :, None] * norms[:, None, :], 1e-6), -1.0, 1.0)
     i, j = np.triu_indices(experts, 1)
-    mean = cosines[:, i, j].mean(axis=1)
+    mean = np.ascontiguousarray(cosines[:, i, j]).mean(axis=1)  # summed in one order, however many rows there are
     # anti-correlated experts would extrapolate without bound; past the base there is nothing to average
     rest = 1.0 + (experts - 1) * mean
     t = np.clip(experts * mean / np.where(rest > 0.0, rest, 1.0), 0.0, 1.0)

@@ -1,6 +1,7 @@
 """Carrying a plan out on a device: stored bytes there chunk by chunk, the definition, and its result back."""
 
 from collections.abc import Callable, Container
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from mergewise.engine.devices.layout import CHUNK_ELEMENTS, DeviceLayout
 from mergewise.engine.faults import does_not_fit, not_finite
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.masks import random_masks
-from mergewise.engine.pieces import Piece, Workspace
+from mergewise.engine.pieces import Piece, Pieces, Workspace
 from mergewise.engine.readahead import ReadAhead
 from mergewise.kernels import encode_all
 from mergewise.kernels.constants import CODES, ENCODE_LIMIT
@@ -29,16 +30,16 @@ def run_on_device(
     """Merge all tensors of a plan into a target, one after the other; as ``run_local`` otherwise."""
     wanted = [job for job in plan.jobs if job.name not in skip]
     advance(sum(job.output.nbytes for job in plan.jobs if job.name in skip))
-    pieces = {job.name: _cut(job, layout) for job in wanted}
+    step = partial(_step, layout)
     ahead = ReadAhead(plan.sources)
-    ahead.expect(piece for job in wanted for piece in pieces[job.name])
+    ahead.expect(Pieces(wanted, step))
     workspace = Workspace(plan.sources, ahead.reached)
     loading = _Loading(plan.sources, layout.device)
     disagreeing = []
     with layout.device.torch.inference_mode():
         for job in wanted:
             agreed = True
-            for piece in pieces[job.name]:
+            for piece in Pieces([job], step):
                 if job.program is None:
                     agreed &= copy_exact(workspace, piece, target)
                 else:
@@ -51,9 +52,8 @@ def run_on_device(
     return disagreeing
 
 
-def _cut(job: TensorJob, layout: DeviceLayout) -> list[Piece]:
-    step = _COPIED_ELEMENTS if job.program is None else layout.piece_elements(job)
-    return [Piece(job, start, min(step, job.numel - start)) for start in range(0, job.numel, max(1, step))]
+def _step(layout: DeviceLayout, job: TensorJob) -> int:
+    return _COPIED_ELEMENTS if job.program is None else layout.piece_elements(job)
 
 
 class _Loading:

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from mergewise.engine.layout import (
     parse_size,
 )
 from mergewise.engine.open_files import allow_open_files
-from mergewise.engine.pieces import Piece, Workspace
+from mergewise.engine.pieces import Piece, Pieces, Workspace
 from mergewise.engine.survey.file import VERSION
 from mergewise.engine.survey.identity import identities
 from mergewise.engine.survey.journal import SurveyJournal
@@ -121,7 +122,7 @@ class _Pass:
         self._lock = threading.Lock()
         self._rooms = AsideRooms()
         self._progress = progress
-        self._done, self._whole = 0, sum(map(_stored_bytes, (*jobs, *matrices)))
+        self._done, self._whole = 0, sum(job.input_bytes for job in (*jobs, *matrices))
 
     def resume(self, journal: SurveyJournal) -> None:
         """Take over what is finished, and note there what will be."""
@@ -135,7 +136,7 @@ class _Pass:
         pending = [job for job in self._jobs if job.name not in self._records]
         names = {job.name for job in pending}
         spectral = [j for j in self._matrices if j.name in names or self._records[j.name].spectra is None]
-        self._advance(self._whole - sum(map(_stored_bytes, (*pending, *spectral))))
+        self._advance(self._whole - sum(job.input_bytes for job in (*pending, *spectral)))
         with threadpool_limits(1, user_api="blas"):
             self._gather_weights(pending, layout)
             if spectral:
@@ -157,22 +158,22 @@ class _Pass:
 
     def _gather_weights(self, jobs: Sequence[TensorJob], layout: Layout) -> None:
         by_size = sorted(jobs, key=lambda job: (-job.numel, job.name.encode()))
-        pieces = {job.name: _cut(job, layout) for job in by_size}
+        step = partial(_step, layout)
         fair_share = sum(job.numel for job in by_size) // (2 * layout.threads)
-        large = [job for job in by_size if len(pieces[job.name]) > 1 and job.numel > fair_share]
+        large = [job for job in by_size if step(job) < job.numel and job.numel > fair_share]
         names = {job.name for job in large}
         small = [job for job in by_size if job.name not in names]
         with Crew(self._planned.sources, layout.threads) as crew:
             for job in large:
-                crew.ahead.expect(pieces[job.name])
-                self._survey(pieces[job.name], crew)
-            crew.ahead.expect(piece for job in small for piece in pieces[job.name])
-            crew.each(lambda workspace, _, job: self._survey(pieces[job.name], crew.alone(workspace)), small)
+                crew.ahead.expect(Pieces([job], step))
+                self._survey(Pieces([job], step), crew)
+            crew.ahead.expect(Pieces(small, step))
+            crew.each(lambda workspace, _, job: self._survey(Pieces([job], step), crew.alone(workspace)), small)
 
-    def _survey(self, pieces: Sequence[Piece], runner: Alone | Crew) -> None:
+    def _survey(self, pieces: Pieces, runner: Alone | Crew) -> None:
         job = pieces[0].job
         before = self._before.get(job.name)
-        share = _stored_bytes(job) / job.numel
+        share = job.input_bytes / job.numel
 
         def advance(piece: Piece) -> None:
             self._advance(int(piece.count * share))
@@ -185,12 +186,12 @@ class _Pass:
 
         def look(_: Workspace, __: int, job: TensorJob) -> None:
             record, before = self._records[job.name], self._before.get(job.name)
-            hold = matrix_bytes(job) + _stored_bytes(job) <= room // workers
+            hold = matrix_bytes(job) + job.input_bytes <= room // workers
             known = before.spectra if before else None
             squares = np.diagonal(record.gram)
             found = survey_matrix(job, self._planned.sources, squares, self._wanted.seed, known, hold=hold)
             self._add(replace(record, spectra=found))
-            self._advance(_stored_bytes(job))
+            self._advance(job.input_bytes)
 
         with Crew(self._planned.sources, workers) as crew:
             crew.each(look, by_size)
@@ -208,11 +209,10 @@ class _Pass:
                 self._progress(self._done, self._whole)
 
 
-def _cut(job: TensorJob, layout: Layout) -> list[Piece]:
-    """Cut a tensor into pieces of whole blocks, as far as there is memory for them."""
+def _step(layout: Layout, job: TensorJob) -> int:
+    """Return how many elements of a tensor are in hand at once: whole blocks, as far as there is memory for them."""
     room = layout.arena_bytes // bytes_per_element(job)
-    step = min(_PIECE, max(BLOCK, room // BLOCK * BLOCK))
-    return [Piece(job, start, min(step, job.numel - start)) for start in range(0, job.numel, step)]
+    return min(_PIECE, max(BLOCK, room // BLOCK * BLOCK))
 
 
 def _spectral_room(planned: Plan, matrices: Sequence[TensorJob], memory: str | int) -> int:
@@ -224,7 +224,8 @@ def _spectral_room(planned: Plan, matrices: Sequence[TensorJob], memory: str | i
         least = matrix_bytes(largest) + budget - room
         raise RecipeError(
             f"--memory is {in_words(budget)}, but the spectra of '{largest.name}' of shape "
-            f"{list(largest.output.shape)} need at least {-(-least >> 20)} MiB; leave them out or give more."
+            f"{list(largest.output.shape)} need at least {-(-least >> 20)} MiB; give that, or leave spectra out "
+            "(--no-spectra)."
         )
     return room
 
@@ -256,7 +257,3 @@ def _read_again(count: int) -> str:
         f"{count} experts were read again, since products and claims that are joint with new experts need them; the "
         "products among themselves, their thresholds and the exact ranks of their matrices were kept."
     )
-
-
-def _stored_bytes(job: TensorJob) -> int:
-    return sum(info.nbytes for info in job.inputs)

@@ -23,6 +23,7 @@ PROBES, STEPS = 8, 16
 """Random sign vectors, and Lanczos steps from each."""
 
 _PANEL = 1 << 18  # elements
+_ROUND = 1 << 28  # bytes of vectors that take their Lanczos steps at once, whatever memory there is
 
 
 def is_matrix(job: TensorJob) -> bool:
@@ -34,14 +35,24 @@ def is_matrix(job: TensorJob) -> bool:
 def matrix_bytes(job: TensorJob) -> int:
     """Return the working memory that the spectra of a matrix take, without its stored bytes."""
     experts = len(job.inputs) - 1
-    operators = 2 * experts - 1
     most = 0
-    for side in job.output.shape:
-        if side <= EXACT_SIDE:
-            most = max(most, (experts + 4) * side * side * 8)
+    for side, size in enumerate(job.output.shape):
+        if size <= EXACT_SIDE:
+            most = max(most, (experts + 4) * size * size * 8)
         else:
-            most = max(most, (STEPS + 6) * operators * PROBES * side * 4)
+            at_once = min(_at_once(job.output.shape, side), 2 * experts - 1)
+            most = max(most, at_once * _vector_bytes(job.output.shape, side) + (experts + 2) * PROBES * size * 4)
     return most + 4 * max(_PANEL, *job.output.shape) * 8
+
+
+def _vector_bytes(shape: tuple[int, ...], side: int) -> int:
+    """Return what the Lanczos steps of one operator take, and its products with all columns if it is of the rows."""
+    return PROBES * 4 * ((STEPS + 6) * shape[side] + (shape[1] if side == 0 else 0))
+
+
+def _at_once(shape: tuple[int, ...], side: int) -> int:
+    """Return how many operators take their steps at once; the others read the matrix once more."""
+    return max(1, _ROUND // _vector_bytes(shape, side))
 
 
 def survey_matrix(
@@ -96,7 +107,7 @@ def _exact_side(matrix: "_Matrix", side: int, known: Spectra | None, *, with_ran
     size, experts = matrix.shape[side], matrix.experts
     grams: NDArray[np.float64] = np.zeros((experts, size, size))
     for i in matrix.changed:
-        for panel in matrix.panels(i, side, np.float64):
+        for _, panel in matrix.panels(i, side, np.float64):
             grams[i] = grams[i] + panel.T @ panel
     ranks, occupancy, dimension = np.zeros((experts, 3)), np.zeros(experts), np.zeros(experts)
     old = 0 if known is None else known.ranks.shape[0]
@@ -125,25 +136,20 @@ def _sketched_side(matrix: "_Matrix", side: int, seed: int) -> Side:
     members = [[i] for i in range(experts)] + [list(range(k)) for k in range(2, experts + 1)]
     changed = set(matrix.changed)
     counts = np.array([max(1, len(changed & set(group))) for group in members], np.float64)
-    taking_part = [[m for m, group in enumerate(members) if i in group] for i in range(experts)]
-
-    def apply(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        out = np.zeros_like(rows)
-        for i in matrix.changed:
-            mine = np.ascontiguousarray(rows[taking_part[i]]).reshape(-1, size)
-            product = np.zeros_like(mine)
-            for panel in matrix.panels(i, side, np.float32):
-                product += (mine @ panel.T) @ panel
-            out[taking_part[i]] += product.reshape(-1, PROBES, size)
-        out /= counts[:, None, None].astype(np.float32)
-        return out
-
-    quadrature, first = lanczos(apply, probes, len(members), STEPS)
-    ranks, rank_errors = quadrature.ranks()
+    rounds: list[Quadrature] = []
+    products: list[NDArray[np.float32]] = []
+    step = _at_once(matrix.shape, side)
+    for at in range(0, len(members), step):
+        quadrature, first = _take_steps(matrix, side, members[at : at + step], counts[at : at + step], probes)
+        rounds.append(quadrature)
+        products.append(first[: max(0, experts - at)].copy())
+    nodes, weights = (np.concatenate([getattr(r, name) for r in rounds]) for name in ("nodes", "weights"))
+    ranks, rank_errors = Quadrature(size, nodes, weights).ranks()
     chain = [0, *range(experts, len(members))]  # the first expert alone, the first two, …
-    growing = Quadrature(size, quadrature.nodes[chain], quadrature.weights[chain])
+    growing = Quadrature(size, nodes[chain], weights[chain])
+    own = np.concatenate(products)
     # tr M_i M_j is the mean of (M_i z)(M_j z) over random signs z
-    each = np.einsum("ipd,jpd->pij", first[:experts], first[:experts], dtype=np.float64)
+    each = np.einsum("ipd,jpd->pij", own, own, dtype=np.float64)
     overlaps, spread = each.mean(0), each.std(0) / np.sqrt(PROBES - 1)
     return (
         (ranks[:experts], rank_errors[:experts]),
@@ -151,6 +157,29 @@ def _sketched_side(matrix: "_Matrix", side: int, seed: int) -> Side:
         growing.dimension(counts[chain], 1.0 / size),
         (overlaps, spread),
     )
+
+
+def _take_steps(
+    matrix: "_Matrix",
+    side: int,
+    members: Sequence[Sequence[int]],
+    counts: NDArray[np.float64],
+    probes: NDArray[np.float32],
+) -> tuple[Quadrature, NDArray[np.float32]]:
+    """Take Lanczos steps with the means of some experts' Gram matrices, of each group its own."""
+    size = matrix.shape[side]
+    taking_part = {i: [m for m, group in enumerate(members) if i in group] for i in matrix.changed}
+
+    def apply(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = np.zeros_like(rows)
+        for i, groups in taking_part.items():
+            if groups:
+                mine = np.ascontiguousarray(rows[groups]).reshape(-1, size)
+                out[groups] += matrix.multiply(i, side, mine).reshape(-1, PROBES, size)
+        out /= counts[:, None, None].astype(np.float32)
+        return out
+
+    return lanczos(apply, probes, len(members), STEPS)
 
 
 class _Matrix:
@@ -164,17 +193,35 @@ class _Matrix:
         self._codes = [CODES[info.dtype] for info in job.inputs]
         self._held = {m: self._read(m, 0, job.numel) for m in range(self.experts + 1)} if hold else None
 
-    def panels(self, expert: int, side: int, dtype: type) -> Iterator[NDArray[Any]]:
-        """Yield X in panels of its rows, (rows, side), where X has τ's columns (side 1) or its rows (side 0)."""
+    def multiply(self, expert: int, side: int, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return vectors, (vectors, side), times τᵀτ (side 1) or ττᵀ (side 0), which takes two passes over rows."""
+        if side == 1:
+            out = np.zeros_like(vectors)
+            for _, panel in self.panels(expert, 1, np.float32):
+                out += (vectors @ panel.T) @ panel
+            return out
+        half = np.zeros((len(vectors), self.shape[1]), np.float32)
+        for where, panel in self.panels(expert, 1, np.float32):
+            half += vectors[:, where] @ panel
+        out = np.empty_like(vectors)
+        for where, panel in self.panels(expert, 1, np.float32):
+            out[:, where] = half @ panel.T
+        return out
+
+    def panels(self, expert: int, side: int, dtype: type) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield X in panels of its rows, (rows, side), and where they lie.
+
+        X has τ's columns (side 1), or its rows (side 0), which is slow unless they are few: parts of each are read.
+        """
         rows, columns = self.shape
         step = max(1, _PANEL // self.shape[side])
         for start in range(0, self.shape[1 - side], step):
             if side == 1:
                 height = min(step, rows - start)
-                yield self._block(expert, start * columns, height, columns, dtype)
+                yield slice(start, start + height), self._block(expert, start * columns, height, columns, dtype)
             else:
                 width = min(step, columns - start)
-                yield self._block(expert, start, rows, width, dtype).T
+                yield slice(start, start + width), self._block(expert, start, rows, width, dtype).T
 
     def _block(self, expert: int, first: int, height: int, width: int, dtype: type) -> NDArray[Any]:
         """Return rows of a task vector from an element on, or parts of them, (height, width)."""
