@@ -58,6 +58,15 @@ def test_where_all_models_are_of_another_base_there_is_nothing_to_choose(experts
         mw.select(recipe)
 
 
+def test_a_change_that_all_models_share_is_among_the_notes(experts):
+    common = np.random.default_rng(5).normal(size=(64, 64)) * 0.05
+    for name in NAMES:
+        weights = load_model(Path(name))["layers.0.up.weight"] + common
+        save_model(Path(name), {"layers.0.up.weight": weights.astype(np.float32)})
+    recipe = mw.Recipe(method="task_arithmetic", base="base", experts=list(NAMES), select=3)
+    assert mw.select(recipe).notes[-1].endswith("is this the base that they were trained from?")
+
+
 def test_models_that_lack_tensors_are_chosen_among_too(experts):
     rng = np.random.default_rng(3)
     down = rng.normal(size=(64, 64))

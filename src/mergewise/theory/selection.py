@@ -113,6 +113,7 @@ def select(
     notes = (
         _taken([short[i] for i in chosen], len(names), wanted, recommended.reason),
         *_left([(short[names.index(name)], reason) for name, reason in rest]),
+        *(finding.sentence for finding in known.findings if finding.kind == "common"),
     )
     return Selected(resolved, tuple(names[i] for i in chosen), rest, place, known, notes)
 
