@@ -103,6 +103,20 @@ def test_a_file_that_is_no_survey_and_no_recipe_is_told_with_code_one(world, run
     assert "expected the file of a survey" in outcome.err
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: bytes(len(content))])
+def test_a_damaged_survey_is_not_taken_for_a_recipe(damage, world, run):
+    run("survey", *MODELS[:4], "-o", "s.survey", "--no-spectra")
+    path = world.folder / "s.survey"
+    path.write_bytes(damage(path.read_bytes()))
+    outcome = run("limits", "s.survey")
+    assert outcome.code == 1
+    assert "s.survey: expected the file of a survey, found something else or a damaged one" in outcome.err
+
+
+def test_a_missing_file_is_neither_a_survey_nor_a_recipe(world, run):
+    assert "s.survey: expected the file of a survey, or a recipe, found none" in run("limits", "s.survey").err
+
+
 def test_a_suggestion_that_cannot_be_written_is_told_with_code_one(world, run):
     run("survey", *MODELS, "-o", "s.survey")
     outcome = run("limits", "s.survey", "--suggest", "no/x.yaml")

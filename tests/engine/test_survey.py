@@ -249,6 +249,18 @@ def test_files_that_are_no_surveys_are_told_so(tmp_path, paths):
     assert pack(unpack(content, "here")) == content
 
 
+@pytest.mark.parametrize(
+    ("place", "bit"), [(8, 0x01), (8, 0x20), (10, 0x01), (10, 0x04)], ids=["encrypted", "patched", "unknown", "bzip2"]
+)
+def test_a_turned_bit_in_the_directory_of_the_zip_is_told_as_damage(tmp_path, place, bit):
+    for name in ("base", "expert"):
+        save_model(tmp_path / name, {"w": np.ones(3, np.float32)})
+    content = bytearray(pack(mw.survey(tmp_path / "base", [tmp_path / "expert"])))
+    content[content.index(b"PK\x01\x02") + place] ^= bit
+    with pytest.raises(mw.SurveyError, match="here: expected the file of a survey, found something else or a damaged"):
+        unpack(bytes(content), "here")
+
+
 def test_an_interrupted_survey_goes_on_where_it_was(paths, tmp_path, monkeypatch):
     whole = mw.survey(paths[0], paths[1:])
     looked = []

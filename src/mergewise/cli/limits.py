@@ -1,6 +1,5 @@
 """``mergewise limits``."""
 
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +52,7 @@ def limits(
     if json and suggest == _PRINTED:
         raise typer.BadParameter("--suggest - prints a recipe, and --json something else; name a file for one of them")
     given: str | Path | object = source
-    if source.is_file() and zipfile.is_zipfile(source):
+    if _is_survey(source):
         refuse_given(context, _OF_SURVEYING, f"says how to survey the models of a recipe, but {source} is a survey")
     else:
         given = surveyed(
@@ -81,6 +80,18 @@ def limits(
         return
     print_remarks(found.remarks)
     _print(found)
+
+
+def _is_survey(path: Path) -> bool:
+    """Say whether a file is a survey, if a damaged one: a zip, or anything that is no text, as recipes are."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 12)
+    except FileNotFoundError:
+        raise SurveyError(f"{path}: expected the file of a survey, or a recipe, found none; give one.") from None
+    except OSError:
+        return False  # a recipe's reader says why
+    return head.startswith(b"PK") or b"\0" in head
 
 
 def _print(found: "Limits") -> None:

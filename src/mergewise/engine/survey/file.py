@@ -112,7 +112,7 @@ def unpack(content: bytes, where: str) -> Survey:
                 for entry in archive.namelist()
                 if entry.endswith(".npy")
             }
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError, RuntimeError) as error:
         raise SurveyError(f"{where}: expected the file of a survey, found something else or a damaged one.") from error
     if not isinstance(header, dict) or header.get("kind") != _KIND:
         raise SurveyError(f"{where}: expected the file of a survey, found a zip of something else.")
@@ -120,7 +120,7 @@ def unpack(content: bytes, where: str) -> Survey:
         raise SurveyError(
             f"{where}: expected a survey of version {VERSION}, found version {header.get('version')}; survey again."
         )
-    if header["merges"] != list(MERGES) or header["tail_figures"] != list(TAIL_FIGURES):
+    if header.get("merges") != list(MERGES) or header.get("tail_figures") != list(TAIL_FIGURES):
         raise SurveyError(f"{where}: its figures are not those that this version gathers; survey again.")
     try:
         return _survey(header, arrays)
