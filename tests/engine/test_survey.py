@@ -1,5 +1,6 @@
 """A survey tells what slow float64 formulas tell, and the same bytes however it was made."""
 
+import tracemalloc
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +14,7 @@ from mergewise.engine.survey import carry_out
 from mergewise.engine.survey import spectra as spectral
 from mergewise.engine.survey.file import pack, unpack
 from mergewise.engine.survey.journal import SurveyJournal
+from mergewise.statistics.claims import Claims
 from mergewise.statistics.magnitude import kept_count
 from mergewise.statistics.spectrum import effective_ranks, ridge_dimension
 from support import load_file, save_file, save_model, write_recipe
@@ -230,6 +232,21 @@ def test_the_file_holds_the_survey(surveyed, tmp_path):
     assert pack(loaded) == pack(survey) == (tmp_path / "one.survey").read_bytes()
     assert loaded.experts == survey.experts
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.survey"]
+
+
+def test_saving_takes_less_memory_than_a_second_survey(paths, tmp_path):
+    many = np.zeros(60_000, np.int64)
+    survey = mw.survey(paths[0], paths[1:], spectra=False)
+    survey = replace(
+        survey, tensors=tuple(replace(t, claims=Claims(1, many.astype(np.uint64), many, many)) for t in survey.tensors)
+    )
+    tracemalloc.start()
+    try:
+        survey.save(tmp_path / "one.survey")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * many.nbytes * len(survey.tensors)
 
 
 def test_files_that_are_no_surveys_are_told_so(tmp_path, paths):

@@ -9,11 +9,11 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,8 @@ def save(survey: Survey, path: str | os.PathLike[str]) -> None:
     place = Path(path)
     beside = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        beside.write_bytes(pack(survey))
+        with beside.open("wb") as file:
+            _write(survey, file)
         beside.replace(place)
     except OSError as error:
         with suppress(OSError):
@@ -56,6 +57,13 @@ def load(path: str | os.PathLike[str]) -> Survey:
 
 def pack(survey: Survey) -> bytes:
     """Return the bytes of a survey's file."""
+    out = io.BytesIO()
+    _write(survey, out)
+    return out.getvalue()
+
+
+def _write(survey: Survey, file: BinaryIO) -> None:
+    """Write a survey into an open file, one array after the other: a survey of many experts is large, and in memory already."""
     header = {
         "kind": _KIND, "version": VERSION, "base": survey.base, "experts": list(survey.experts),
         "identities": survey.identities, "density": survey.density, "seed": survey.seed,
@@ -68,25 +76,33 @@ def pack(survey: Survey) -> bytes:
             for t in survey.tensors
         ],
     }  # fmt: skip
-    arrays = {name: [getattr(t, name) for t in survey.tensors] for name in _PER_TENSOR}
-    stacked = {name: np.stack(parts) for name, parts in arrays.items() if parts}
+    with zipfile.ZipFile(file, "w") as archive:
+        _add(archive, _HEADER, json.dumps(header, ensure_ascii=False, indent=1).encode())
+        for name, array in _stacked(survey):
+            _add_array(archive, name, array)
+
+
+def _stacked(survey: Survey) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield the arrays of all tensors one upon the other, with their names."""
+    if survey.tensors:
+        for name in _PER_TENSOR:
+            yield name, np.stack([getattr(t, name) for t in survey.tensors])
     for name in _PER_MASK:
         parts = [getattr(t.claims, name) for t in survey.tensors]
-        stacked[name] = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        yield name, np.concatenate(parts) if parts else np.empty(0, np.int64)
     spectra = [t.spectra for t in survey.tensors if t.spectra is not None]
     if spectra:
-        stacked |= {f"spectra.{f.name}": np.stack([getattr(s, f.name) for s in spectra]) for f in fields(Spectra)}
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        _add(archive, _HEADER, json.dumps(header, ensure_ascii=False, indent=1).encode())
-        for name, array in stacked.items():
-            body = io.BytesIO()
-            np.lib.format.write_array(body, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-            _add(archive, f"{name}.npy", body.getvalue())
-    return out.getvalue()
+        for field in fields(Spectra):
+            yield f"spectra.{field.name}", np.stack([getattr(s, field.name) for s in spectra])
 
 
-def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+def _add_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    body = io.BytesIO()
+    np.lib.format.write_array(body, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    _add(archive, f"{name}.npy", body.getbuffer())
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:
     entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     entry.create_system = 3
     archive.writestr(entry, content, zipfile.ZIP_DEFLATED, _LEVEL)
