@@ -193,6 +193,7 @@ def test_surveys_of_disjoint_tensors_combine_in_any_order(surveyed):
     a, b, c = parts
     assert pack(a.combine(b).combine(c)) == pack(survey)
     assert pack(c.combine(a.combine(b))) == pack(survey)
+    assert [one.partial for one in (a, a.combine(b), survey, a.combine(b).combine(c))] == [True, True, False, False]
     with pytest.raises(mw.SurveyError, match="share no tensor; found 'scale' in both"):
         a.combine(c).combine(c)
 

@@ -68,6 +68,7 @@ def _write(survey: Survey, file: BinaryIO) -> None:
         "kind": _KIND, "version": VERSION, "base": survey.base, "experts": list(survey.experts),
         "identities": survey.identities, "density": survey.density, "seed": survey.seed,
         "merges": list(MERGES), "tail_figures": list(TAIL_FIGURES), "remarks": list(survey.remarks),
+        "whole": survey.whole,
         "tensors": [
             {
                 "name": t.name, "shape": list(t.shape), "sampled": t.sampled, "counted": t.claims.elements,
@@ -163,7 +164,7 @@ def _survey(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Su
         records.append(TensorRecord(**named, **own, claims=claims, spectra=found))
     return Survey(
         header["base"], tuple(header["experts"]), _tuples(header["identities"]), header["density"], header["seed"],
-        tuple(records), tuple(header["remarks"]),
+        tuple(records), tuple(header["remarks"]), header.get("whole", 0),
     )  # fmt: skip
 
 
