@@ -28,6 +28,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _SIZES = ("parameters", "size")
 _SUBSETS = ("subset", "draw")
 _NOT_MERGES = ("base", "multitask")
+_BEYOND = "fields beyond the columns"
 _SINGLE = ("method", "base")  # a curve is of one method, and of one base where sizes do not tell bases apart
 
 
@@ -207,10 +208,10 @@ def _records(path: Path) -> list[Record]:
 
 
 def _rows(text: str, path: Path) -> list[Record]:
-    reader = csv.DictReader(text.splitlines())
-    rows = list(reader)
+    reader = csv.DictReader(text.splitlines(), restkey=_BEYOND)
+    rows: list[Record] = list(reader)
     columns = list(reader.fieldnames or ())
-    long = next((f"row {i} has more fields than columns" for i, row in enumerate(rows, 1) if None in row), "")
+    long = next((f"row {i} has more fields than columns" for i, row in enumerate(rows, 1) if _BEYOND in row), "")
     if long or ("k" not in columns and any(mark in name for name in columns for mark in ";\t")):
         raise ForecastError(
             f"Expected {path} to have commas between columns and points in numbers. Got the columns "

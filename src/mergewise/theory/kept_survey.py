@@ -80,7 +80,8 @@ def kept_survey(
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SurveyError(
-                f"{place.parent}: the folder for a survey cannot be made: {error.strerror}; name another file for it."
+                f"{place.parent}: the folder for a survey cannot be made: {error.strerror}; name another file for it, "
+                "or another cache folder as MERGEWISE_CACHE."
             ) from error
         found = survey(
             recipe, density=density, spectra=spectra, threads=threads, memory=memory, progress=progress,

@@ -128,7 +128,8 @@ class Nursery:
     def _missing(self, wanted: Iterable[Candidate]) -> list[Candidate]:
         """Return what has to be made for some candidates to be there, parents before children."""
         lines = dict.fromkeys(one for candidate in wanted for one in candidate.ancestry)
-        needed, missing = set(wanted), []
+        needed = set(wanted)
+        missing: list[Candidate] = []
         for one in reversed(lines):
             if one in needed and not self.model(one).path.exists():
                 missing.append(one)
