@@ -6,8 +6,8 @@
 All 255 sets of a base's experts are merged by task arithmetic, with one λ for every number of experts, tuned on
 validation items of three sets of that size, and scored on the held-in tasks. Then every way of choosing can be
 compared with all others without another merge, and chance is the mean over all sets, not a sample. Nothing is trained:
-bases whose experts are in the cache can be measured (`mergewise zoo build` makes all). What is measured is kept by the bytes of
-models and the code of surveys, so that tables are of neither old models nor old code. One thread.
+bases whose experts are in the cache can be measured (`mergewise zoo build` makes all). What is measured is kept by the
+bytes of models and the code of surveys, so that tables are of neither old models nor old code. One thread.
 """
 
 import argparse
@@ -288,7 +288,9 @@ def tables(family: Family, source: Path) -> Iterator[str]:
     """Say of one base what choosing by its survey brings, beside chance, validation and the best there is."""
     path = source / f"{family.name}.survey"
     if not path.is_file():
-        raise SystemExit(f"{path}: expected what 'measure' makes of these models by this code, found none; measure first.")
+        raise SystemExit(
+            f"{path}: expected what 'measure' makes of these models by this code, found none; measure first."
+        )
     store, found = Store(path.with_suffix(".jsonl")), limits(Survey.load(path))
     experts = len(found.experts)
     draws = np.random.default_rng(0).multinomial(ITEMS["test"], np.full(ITEMS["test"], 1 / ITEMS["test"]), REPLICATES)

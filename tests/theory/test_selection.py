@@ -42,7 +42,8 @@ def test_a_survey_in_another_order_makes_the_same_choice(experts):
 
 
 def test_a_model_that_is_listed_twice_keeps_the_parameters_of_the_place_that_is_taken(experts):
-    listed = [{"model": name, "parameters": {"weight": weight}} for name, weight in (("e0", 0.2), ("e1", 0.5), ("e0", 0.9))]
+    weights = (("e0", 0.2), ("e1", 0.5), ("e0", 0.9))
+    listed = [{"model": name, "parameters": {"weight": weight}} for name, weight in weights]
     chosen = mw.select(mw.Recipe(method="task_arithmetic", base="base", experts=listed, select=2))
     assert {one.model: one.parameters["weight"] for one in chosen.recipe.experts} == {"e0": 0.2, "e1": 0.5}
     assert [name for name, _ in chosen.left_out] == ["e0"]

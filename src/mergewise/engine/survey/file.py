@@ -63,7 +63,7 @@ def pack(survey: Survey) -> bytes:
 
 
 def _write(survey: Survey, file: BinaryIO) -> None:
-    """Write a survey into an open file, one array after the other: a survey of many experts is large, and in memory already."""
+    """Write a survey into an open file, one array after the other: one of many experts is large as it is."""
     header = {
         "kind": _KIND, "version": VERSION, "base": survey.base, "experts": list(survey.experts),
         "identities": survey.identities, "density": survey.density, "seed": survey.seed,

@@ -45,8 +45,8 @@ class Estimate:
     Attributes:
         cells: number of cells by kind; evaluations are those of all strategies.
         seconds: core seconds by kind.
-        nbytes: of trained models on disk, and of candidates that are parents while the search runs: a mutant has parents
-            that the population need not hold any more, and making one again takes its own, so twice the population.
+        nbytes: of trained models on disk, and of candidates that are parents while the search runs: of twice the
+            population, as mutants have parents that it need not hold any more, and making one again takes its own.
     """
 
     cells: dict[str, int]
