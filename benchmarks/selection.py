@@ -1,12 +1,13 @@
 """Whether choosing experts by their weights helps: every set of the zoo's eight experts merged and scored.
 
     python benchmarks/selection.py measure --bases pt-1 --to FOLDER [--seconds 400]   # goes on where it stopped
-    python benchmarks/selection.py tables --from FOLDER [--write docs/selection.md]
+    python benchmarks/selection.py tables --bases pt-1 --from FOLDER [--write docs/selection.md]
 
 All 255 sets of a base's experts are merged by task arithmetic, with one λ for every number of experts, tuned on
 validation items of three sets of that size, and scored on the held-in tasks. Then every way of choosing can be
 compared with all others without another merge, and chance is the mean over all sets, not a sample. Nothing is trained:
-bases whose experts are in the cache can be measured (`mergewise zoo build` makes all). One thread.
+bases whose experts are in the cache can be measured (`mergewise zoo build` makes all). What is measured is kept by the
+bytes of models and the code of surveys, so that tables are of neither old models nor old code. One thread.
 """
 
 import argparse
@@ -26,13 +27,12 @@ from mergewise import Limits, limits, survey
 from mergewise.engine.arrays import merge_to_arrays
 from mergewise.engine.survey.record import Survey
 from mergewise.recipe import Recipe
-from mergewise.study.family import Training
 from mergewise.study.zoo_bench import ZooBench
-from mergewise.study.zoo_family import ZooFamily
 from mergewise.theory.crosstalk import collisions, scale_of
 from mergewise.theory.suggestion import filters
 from mergewise.zoo.build import default_cache
 from mergewise.zoo.family import CATEGORIES, HELD_IN
+from zoo_cells import key_of, open_zoo, ready_base
 
 LAMBDAS = (0.2, 0.3, 0.4, 0.55, 0.75, 1.0)
 TUNING_SETS = 3
@@ -56,21 +56,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     measuring = commands.add_parser("measure", help="merge and score whatever the folder lacks")
-    measuring.add_argument("--cache", type=Path, default=None, help="where the zoo is kept")
-    measuring.add_argument("--bases", default="pt-1", help="names, with commas between")
     measuring.add_argument("--to", type=Path, required=True, help="where the answers are kept")
     measuring.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     telling = commands.add_parser("tables", help="say what the answers show")
     telling.add_argument("--from", dest="source", type=Path, required=True, help="where the answers are kept")
     telling.add_argument("--write", type=Path, default=None, help="write the tables there instead of printing them")
+    for command in (measuring, telling):
+        command.add_argument("--cache", type=Path, default=None, help="where the zoo is kept")
+        command.add_argument("--bases", default="pt-1", help="names, with commas between")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    cache = (options.cache or default_cache()).absolute()
+    families = [open_family(base, cache) for base in options.bases.split(",")]
     if options.command == "measure":
         options.to.mkdir(parents=True, exist_ok=True)
-        for base in options.bases.split(","):
-            measure(base, (options.cache or default_cache()).absolute(), options.to, time.monotonic() + options.seconds)
+        for family in families:
+            measure(family, options.to, time.monotonic() + options.seconds)
         return
-    text = "\n".join([*HEAD, *(line for path in sorted(options.source.glob("*.survey")) for line in tables(path))])
+    text = "\n".join([*HEAD, *(line for family in families for line in tables(family, options.source))])
     if options.write:
         options.write.write_text(text + "\n", "utf-8")
     else:
@@ -82,12 +85,14 @@ class Family:
     """A base with its eight experts, and something that scores them.
 
     Attributes:
+        name: of the base and what tells its models and the code of surveys apart.
         base: its folder.
         experts: their folders, in the order of the categories.
         tasks: the task of each expert.
         bench: scores merged models.
     """
 
+    name: str
     base: str
     experts: tuple[str, ...]
     tasks: tuple[str, ...]
@@ -110,36 +115,32 @@ class Family:
 
 def open_family(base: str, cache: Path) -> Family:
     """Open a base of the zoo whose experts are trained."""
-    workshop = ZooFamily({}, {}).open(cache, print)
-
-    def folder(found: Any) -> Path:
-        return cache / found.place if isinstance(found, Training) else found.path
-
-    root = folder(workshop.base(base))
-    experts = [folder(workshop.expert(base, category)) for category in HELD_IN]
-    if missing := [str(place) for place in (root, *experts) if not place.is_dir()]:
-        raise SystemExit(f"{base}: not trained yet: {missing[0]}; `mergewise zoo build` makes it.")
+    workshop = open_zoo(cache)
+    zoo = ready_base(base, workshop, cache)
+    if zoo is None:
+        raise SystemExit(f"{base}: not all of its experts are trained yet; `mergewise zoo build` makes them.")
     sources = workshop.plans.sources
-    bench = ZooBench(root, sources.base, sources.tasks_file, sources.precision)
+    bench = ZooBench(zoo.base.path, sources.base, sources.tasks_file, sources.precision)
     tasks = tuple(CATEGORIES[category][0] for category in HELD_IN)
-    return Family(str(root), tuple(map(str, experts)), tasks, bench)
+    experts = tuple(str(model.path) for model in zoo.experts.values())
+    return Family(f"{base}-{key_of(zoo)}", str(zoo.base.path), experts, tasks, bench)
 
 
-def measure(base: str, cache: Path, to: Path, until: float) -> None:
+def measure(family: Family, to: Path, until: float) -> None:
     """Survey a base and its experts, and merge and score every set of them."""
-    family = open_family(base, cache)
-    if not (to / f"{base}.survey").is_file():
-        survey(family.base, family.experts, out=to / f"{base}.survey", threads=1)
-    store = Store(to / f"{base}.jsonl")
-    found = limits(Survey.load(to / f"{base}.survey"))
+    place = to / f"{family.name}.survey"
+    if not place.is_file():
+        survey(family.base, family.experts, out=place, threads=1)
+    store = Store(place.with_suffix(".jsonl"))
+    found = limits(Survey.load(place))
     for chosen, setting, items in itertools.chain(wanted(store, len(family.experts)), suggested(store, found)):
         if time.monotonic() > until:
-            print(f"{base}: {len(store.known)} measured; run again for the rest.")
+            print(f"{family.name}: {len(store.known)} measured; run again for the rest.")
             return
         given = values_of(setting, chosen, found, store) if isinstance(setting, str) else setting
         merged = family.merged(chosen, {"lambda": given})
         store.add(chosen, setting, family.answers(merged, items))
-    print(f"{base}: all {len(store.known)} measured.")
+    print(f"{family.name}: all {len(store.known)} measured.")
 
 
 class Store:
@@ -283,8 +284,13 @@ def scored(store: Store, experts: int, k: int, counts: NDArray[np.int64]) -> Sco
     return Scored(sets, weight, np.stack(own, axis=1), np.stack(every, axis=1), np.array(validation))
 
 
-def tables(path: Path) -> Iterator[str]:
+def tables(family: Family, source: Path) -> Iterator[str]:
     """Say of one base what choosing by its survey brings, beside chance, validation and the best there is."""
+    path = source / f"{family.name}.survey"
+    if not path.is_file():
+        raise SystemExit(
+            f"{path}: expected what 'measure' makes of these models by this code, found none; measure first."
+        )
     store, found = Store(path.with_suffix(".jsonl")), limits(Survey.load(path))
     experts = len(found.experts)
     draws = np.random.default_rng(0).multinomial(ITEMS["test"], np.full(ITEMS["test"], 1 / ITEMS["test"]), REPLICATES)
@@ -295,7 +301,7 @@ def tables(path: Path) -> Iterator[str]:
         "width of directions": found.model.width.order,
         "least crosstalk": by_crosstalk(found),
     }
-    yield from ("", f"## {path.stem}", "", CHOICES, "")
+    yield from ("", f"## {family.name.rpartition('-')[0]}", "", CHOICES, "")
     yield "| K | λ | on the tasks of | chance | " + " | ".join(orders) + " | greedy by validation | best |"
     yield "|---|---|---|---|" + "---|" * (len(orders) + 2)
     for k, one in by_size.items():

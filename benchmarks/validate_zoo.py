@@ -12,7 +12,7 @@ from mergewise.study.store import CellStore
 from mergewise.theory.limits import limits
 from quantities import DIRECTIONS, Known, for_expert, for_set, opposite_signs, predicted_room
 from ranks import bootstrap, knee, reliability, spearman, within_spearman
-from zoo_cells import FIXED_SCALE, ZooBase, measured_cells, open_zoo, ready_bases
+from zoo_cells import FIXED_SCALE, ZooBase, key_of, measured_cells, open_zoo, ready_bases
 from zoo_merges import Merge, merges_of, study_merges, study_results
 from zoo_metrics import read_answers, zoo_answers, zoo_metrics
 
@@ -36,6 +36,9 @@ GAIN = 0.02
 """One more expert that brings less than this share of what there is to bring is past the knee."""
 
 REPLICATES = 300
+
+MEASURING = ("answers", "quantities", "zoo_metrics")
+"""The modules that look at models, beside the survey."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def gather(
         merges = merges_of(zoo, measured_cells(zoo, workshop, store))
         report(f"{zoo.name}: survey")
         paths = [zoo.base.path, *(model.path for model in zoo.experts.values())]
-        kept = cells / f"{zoo.name}-{_key(zoo)}"
+        kept = cells / f"{zoo.name}-{key_of(zoo, *MEASURING)}"
         kept.mkdir(parents=True, exist_ok=True)
         if not (kept / "survey").exists():
             mw.survey(paths[0], paths[1:], threads=1).save(kept / "survey")
@@ -119,14 +122,6 @@ def gather(
         known = Known(survey, limits(survey), np.load(kept / "signs.npy"), metrics, answers)
         found.append(Evidence(zoo, known, merges, *study_merges(zoo, results)))
     return found
-
-
-def _key(zoo: ZooBase) -> str:
-    import hashlib  # noqa: PLC0415 - which nothing else here needs
-
-    return hashlib.sha256("".join([zoo.base.digest, *(m.digest for m in zoo.experts.values())]).encode()).hexdigest()[
-        :12
-    ]
 
 
 def settings(merges: Sequence[Merge]) -> dict[str, list[Merge]]:

@@ -41,8 +41,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None, help="where the zoo is kept")
     parser.add_argument("--write", type=Path, default=None, help="write the page there instead of printing it")
     options = parser.parse_args()
-    store = Store(options.source.absolute() / f"{options.base}.jsonl")
     family = open_family(options.base, (options.cache or default_cache()).absolute())
+    store = Store(options.source.absolute() / f"{family.name}.jsonl")
     place = None if options.write is None else options.write.absolute()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

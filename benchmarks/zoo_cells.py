@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergewise.study.cells import Bench, CellSpec, Model, Result, TaskItems, digest_of_files, run_sweep
+from mergewise.study.cells import Bench, CellSpec, Model, Result, TaskItems, digest, digest_of_files, run_sweep
+from mergewise.study.code import limits_digest, sources_of
 from mergewise.study.store import CellStore
 from mergewise.study.zoo_family import ZooFamily, ZooWorkshop
 from mergewise.theory.subsets import subset_plan
@@ -23,7 +24,17 @@ from mergewise.zoo.family import CATEGORIES, HELD_IN
 from mergewise.zoo.making import Making
 from mergewise.zoo.store import is_whole, manifest_of
 
-__all__ = ["COUNTS", "FIXED_SCALE", "ZooBase", "measured_cells", "open_zoo", "own_cells", "ready_bases"]
+__all__ = [
+    "COUNTS",
+    "FIXED_SCALE",
+    "ZooBase",
+    "key_of",
+    "measured_cells",
+    "open_zoo",
+    "own_cells",
+    "ready_base",
+    "ready_bases",
+]
 
 COUNTS = tuple(range(2, len(HELD_IN) + 1))
 FIXED_SCALE = 0.4
@@ -61,16 +72,24 @@ def open_zoo(cache: Path) -> ZooWorkshop:
 
 def ready_bases(workshop: ZooWorkshop, cache: Path) -> list[ZooBase]:
     """Return the bases whose experts the cache has all of, without making any."""
-    found = []
-    tasks = {name: workshop.items(CATEGORIES[name][0], "test") for name in HELD_IN}
-    for name in BASES:
-        origin = workshop.plans.base(name)
-        base = _model(name, origin, cache)
-        experts = {one: _model(f"{name}/{one}", workshop.plans.expert(name, one), cache) for one in HELD_IN}
-        known = {one: model for one, model in experts.items() if model is not None}
-        if base is not None and len(known) == len(HELD_IN):
-            found.append(ZooBase(name, base, known, tasks))
-    return found
+    return [zoo for name in BASES if (zoo := ready_base(name, workshop, cache)) is not None]
+
+
+def ready_base(name: str, workshop: ZooWorkshop, cache: Path) -> ZooBase | None:
+    """Return a base if the cache has all of its experts, without making any."""
+    base = _model(name, workshop.plans.base(name), cache)
+    experts = {one: _model(f"{name}/{one}", workshop.plans.expert(name, one), cache) for one in HELD_IN}
+    known = {one: model for one, model in experts.items() if model is not None}
+    if base is None or len(known) < len(HELD_IN):
+        return None
+    return ZooBase(name, base, known, {one: workshop.items(CATEGORIES[one][0], "test") for one in HELD_IN})
+
+
+def key_of(zoo: ZooBase, *modules: str) -> str:
+    """Return what a survey of a base's experts is kept by: their bytes, and the code of surveys, limits and modules."""
+    models = [zoo.base.digest, *(model.digest for model in zoo.experts.values())]
+    code = [path.read_bytes() for path in sources_of(*modules).values()] if modules else []
+    return digest([*(one.encode() for one in (*models, limits_digest())), *code])[:12]
 
 
 def _model(name: str, made: Making | Path, cache: Path) -> Model | None:

@@ -48,7 +48,7 @@ def test_the_best_recipe_can_be_merged_and_scores_are_told_apart(spec, run, tmp_
 def test_scores_that_have_no_value_are_dashes(spec, run):
     content = yaml.safe_load(Path(spec).read_text())
     family = {"name": content["family"], "unsolved": "elsewhere"}
-    Path(spec).write_text(yaml.safe_dump({**content, "family": family, "budget": 4}))
+    Path(spec).write_text(yaml.safe_dump({**content, "family": family, "budget": 5}))
     found = run("evolve", spec, "out", "--jobs", 1)
     assert found.code == 0, found.err
     assert [line.split()[-2] for line in found.out.splitlines()[1:6]] == ["–"] * 5

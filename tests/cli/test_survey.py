@@ -103,6 +103,67 @@ def test_a_file_that_is_no_survey_and_no_recipe_is_told_with_code_one(world, run
     assert "expected the file of a survey" in outcome.err
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: bytes(len(content))])
+def test_a_damaged_survey_is_not_taken_for_a_recipe(damage, world, run):
+    run("survey", *MODELS[:4], "-o", "s.survey", "--no-spectra")
+    path = world.folder / "s.survey"
+    path.write_bytes(damage(path.read_bytes()))
+    outcome = run("limits", "s.survey")
+    assert outcome.code == 1
+    assert "s.survey: expected the file of a survey, found something else or a damaged one" in outcome.err
+
+
+def test_a_missing_file_is_neither_a_survey_nor_a_recipe(world, run):
+    assert "s.survey: expected the file of a survey, or a recipe, found none" in run("limits", "s.survey").err
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "code", "sentence"),
+    [
+        ({}, ("--report", "no/x.html"), 1, "no/x.html: cannot be written: No such file or directory"),
+        ({}, ("--report", "base"), 1, "base: cannot be written: Is a directory"),
+        ({}, ("--suggest", "no/x.yaml"), 1, "no/x.yaml: cannot be written: No such file or directory"),
+        ({"merge_method": "linear"}, ("--suggest", "x.yaml"), 1, "values of 'lambda' by tensor, but linear has none"),
+        ({}, ("--suggest", "x.yaml", "--no-spectra"), 2, "--suggest goes by the spectra of matrices"),
+    ],
+)
+def test_what_limits_cannot_write_is_told_before_models_are_surveyed(changes, options, code, sentence, world, run):
+    outcome = run("limits", world.recipe(**changes), *options)
+    assert outcome.code == code
+    assert sentence in " ".join(outcome.err.split())
+    assert not (world.folder.parent / "cache" / "surveys").exists()
+
+
+def test_a_survey_into_a_folder_is_refused_before_it_is_made(world, run, monkeypatch):
+    monkeypatch.setattr("mergewise.engine.survey.carry_out.survey_tensor", None)
+    outcome = run("survey", *MODELS, "-o", "base")
+    assert outcome.code == 1
+    assert "base: expected a file for the survey, found a folder; name a file in it" in outcome.err
+
+
+def test_models_of_a_recipe_are_surveyed_once_for_limits_and_for_a_choice(world, run, monkeypatch):
+    first = run("limits", world.recipe(), "--json").json
+    (kept,) = (world.folder.parent / "cache" / "surveys").iterdir()
+    monkeypatch.setattr("mergewise.engine.survey.carry_out.survey_tensor", None)
+    world.recipe(models=[{"model": "./e2"}, {"model": "e1"}])
+    assert run("plan", "recipe.yaml", "--select", "1").code == 0
+    again = run("limits", "recipe.yaml", "--json").json
+    assert again["experts"] == ["e1", "./e2"]  # as the recipe names them, in the order of the survey
+    assert again["model"] == first["model"]
+    assert [kept] == list((world.folder.parent / "cache" / "surveys").iterdir())
+
+
+def test_a_survey_of_some_tensors_is_told_to_be_one_and_not_chosen_by(world, run):
+    name = next(iter(world.base))
+    assert run("survey", *MODELS, "--tensors", name, "-o", "part.survey").code == 0
+    told = f"The survey is of 1 of {len(world.base)} tensors"
+    assert told in run("limits", "part.survey").err
+    assert told in run("limits", "part.survey", "--suggest", "-").err
+    outcome = run("plan", world.recipe(), "--select", "1", "--survey", "part.survey")
+    assert outcome.code == 1
+    assert f"part.survey: expected a survey of whole models, found one of 1 of their {len(world.base)}" in outcome.err
+
+
 def test_a_suggestion_that_cannot_be_written_is_told_with_code_one(world, run):
     run("survey", *MODELS, "-o", "s.survey")
     outcome = run("limits", "s.survey", "--suggest", "no/x.yaml")

@@ -1,5 +1,6 @@
 """A survey tells what slow float64 formulas tell, and the same bytes however it was made."""
 
+import tracemalloc
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +16,7 @@ from mergewise.engine.survey import carry_out
 from mergewise.engine.survey import spectra as spectral
 from mergewise.engine.survey.file import pack, unpack
 from mergewise.engine.survey.journal import SurveyJournal
+from mergewise.statistics.claims import Claims
 from mergewise.statistics.magnitude import kept_count
 from mergewise.statistics.spectrum import effective_ranks, ridge_dimension
 from support import load_file, save_file, save_model, write_recipe
@@ -211,6 +213,7 @@ def test_surveys_of_disjoint_tensors_combine_in_any_order(surveyed):
     a, b, c = parts
     assert pack(a.combine(b).combine(c)) == pack(survey)
     assert pack(c.combine(a.combine(b))) == pack(survey)
+    assert [one.partial for one in (a, a.combine(b), survey, a.combine(b).combine(c))] == [True, True, False, False]
     with pytest.raises(mw.SurveyError, match="share no tensor; found 'scale' in both"):
         a.combine(c).combine(c)
 
@@ -252,6 +255,21 @@ def test_the_file_holds_the_survey(surveyed, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.survey"]
 
 
+def test_saving_takes_memory_for_one_array_at_a_time(paths, tmp_path):
+    many = np.zeros(60_000, np.int64)
+    survey = mw.survey(paths[0], paths[1:], spectra=False)
+    survey = replace(
+        survey, tensors=tuple(replace(t, claims=Claims(1, many.astype(np.uint64), many, many)) for t in survey.tensors)
+    )
+    tracemalloc.start()
+    try:
+        survey.save(tmp_path / "one.survey")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * many.nbytes * len(survey.tensors)  # stacked, as bytes, and in its file; not all three of them
+
+
 def test_files_that_are_no_surveys_are_told_so(tmp_path, paths):
     survey = mw.survey(paths[0], paths[1:], spectra=False)
     content = pack(survey)
@@ -267,6 +285,18 @@ def test_files_that_are_no_surveys_are_told_so(tmp_path, paths):
     with pytest.raises(mw.SurveyError, match="cannot be written: Not a directory"):
         survey.save(tmp_path / "file" / "s.survey")
     assert pack(unpack(content, "here")) == content
+
+
+@pytest.mark.parametrize(
+    ("place", "bit"), [(8, 0x01), (8, 0x20), (10, 0x01), (10, 0x04)], ids=["encrypted", "patched", "unknown", "bzip2"]
+)
+def test_a_turned_bit_in_the_directory_of_the_zip_is_told_as_damage(tmp_path, place, bit):
+    for name in ("base", "expert"):
+        save_model(tmp_path / name, {"w": np.ones(3, np.float32)})
+    content = bytearray(pack(mw.survey(tmp_path / "base", [tmp_path / "expert"])))
+    content[content.index(b"PK\x01\x02") + place] ^= bit
+    with pytest.raises(mw.SurveyError, match="here: expected the file of a survey, found something else or a damaged"):
+        unpack(bytes(content), "here")
 
 
 def test_an_interrupted_survey_goes_on_where_it_was(paths, tmp_path, monkeypatch):

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evolve_fakes import BEST, NAMES, LineBench, search
+from evolve_fakes import BEST, NAMES, LineBench, LineFamily, search
 from safetensors.numpy import load_file
 
 import mergewise as mw
+from mergewise.study.cells import Model
 from mergewise.study.errors import StudyError
 from mergewise.study.evolve import estimate, run_evolve
-from mergewise.study.evolve.candidates import Candidate
+from mergewise.study.evolve.candidates import Candidate, Nursery
 from mergewise.study.evolve.spec import EvolveSpec, load_evolve_spec
 from mergewise.study.evolve.strategies import CmaSettings, PairSettings, Range, cma_es, pairs
 from mergewise.study.run import local_engine
@@ -186,6 +187,7 @@ def test_the_estimate_fetches_and_makes_nothing(monkeypatch):
     monkeypatch.setattr("evolve_fakes.LineFamily.open", None)
     found = estimate(search())
     assert found.cells == {"models": 0, "references": 9, "evaluations": 60, "test": 4}
+    assert found.nbytes == 12 * LineFamily({}, {}).bases["line"].nbytes  # twice the population
     assert found.seconds["evaluations"] == pytest.approx(60 * 0.040, rel=0.01)  # 40 items of a millisecond
 
 
@@ -219,6 +221,7 @@ def test_the_estimate_fetches_and_makes_nothing(monkeypatch):
         ),
         ({"tasks": {"held_in": ["a"]}}, r"tasks\.held_in: a search needs two experts or more, found 1"),
         ({"budget": 1}, r"'budget'.*found 1"),
+        ({"budget": 4}, r"strategies\.pairs: a budget of 4 evaluations is spent on the 4 experts, before any two are"),
     ],
 )
 def test_what_a_spec_may_not_say(changes, sentence):
@@ -317,3 +320,40 @@ def test_no_more_checkpoints_lie_about_than_the_population_has(run, tmp_path, mo
 
     run(search(strategies={"pairs": {"method": "task_arithmetic", "population": 5}}, budget=80), progress=count)
     assert 0 < max(most) <= 5
+
+
+@pytest.mark.parametrize("most", [0, 4])
+def test_making_a_long_line_of_parents_again_leaves_no_more_of_it_than_is_still_to_be_merged(
+    most, tmp_path, monkeypatch
+):
+    lying = []
+
+    def merge(recipe, folder, memory):
+        folder.mkdir()
+        lying.append(sum(1 for _ in tmp_path.iterdir()))
+
+    monkeypatch.setattr(mw, "merge", merge)
+    line = [EXPERTS[0]]
+    for i in range(30):
+        line.append(Candidate("task_arithmetic", (line[-1], EXPERTS[1]), {"weight": (0.5, i / 100)}))
+    models = {name: Model(name, Path(name), name) for name in ("base", *NAMES)}
+    nursery = Nursery(models["base"], models, "code", tmp_path, most)
+    child = Candidate("task_arithmetic", (line[-1], line[-3]))
+    nursery.prepare([child])
+    assert len(lying) == 30
+    assert max(lying) <= max(most, 2) + 1
+    assert all(nursery.model(parent).path.exists() for parent in child.parents)
+    nursery.prepare([child])
+    assert len(lying) == 30
+    nursery.tidy()
+    assert sum(1 for _ in tmp_path.iterdir()) == most
+
+
+def test_a_candidate_of_many_generations_is_known_at_once():
+    """Every forebear is one of two parents again and again, so that there are 2³⁰ ways to the first."""
+    models = {name: Model(name, Path(name), name) for name in ("base", *NAMES)}
+    nursery = Nursery(models["base"], models, "code", Path("nowhere"), 0)
+    one, other = EXPERTS[:2]
+    for _ in range(30):
+        one, other = Candidate("average", (one, other)), Candidate("average", (other, one))
+    assert nursery.model(one).name == "a+b"

@@ -39,7 +39,7 @@ def test_merges_of_cells_parents_of_candidates_and_surveys_take_the_same_share(m
     for work in (
         lambda: next(sweep.merge_sweep([spec])),
         lambda: run_limits(LimitsSpec(base, tuple(experts.values()), "code")),
-        lambda: Nursery(base, experts, "code", tmp_path).prepare(Candidate("average", (parent, parent))),
+        lambda: Nursery(base, experts, "code", tmp_path, 0).prepare([Candidate("average", (parent, parent))]),
     ):
         with pytest.raises(InterruptedError):
             work()

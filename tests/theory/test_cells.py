@@ -138,6 +138,7 @@ def test_bases_of_different_sizes_are_one_table_and_others_are_not():
         ([{"k": 1, "los": 1.0}], {}, "Did you mean|Known here"),
         ([{"k": 1, "loss": 1.0}], {"value": "lost"}, "'lost'.*Did you mean 'loss'"),
         ([{"k": 1.5, "loss": 1.0}], {}, "whole numbers"),
+        ([{"k": "1e30", "loss": 1.0}], {}, r"whole numbers of experts, at most 10000, in column 'k'.*Got 1e\+30"),
         ([{"k": 0, "loss": 1.0}], {}, "counts of 1 or more"),
         ([{"k": 1, "loss": "much"}], {}, "Expected a number in column 'loss'.*'much'"),
         ([{"k": 1, "loss": ""}], {}, "Expected numbers in column 'loss'"),
@@ -158,6 +159,28 @@ def test_a_file_that_is_no_table_is_refused(content, tmp_path):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ForecastError, match=r"x\.json"):
         read_cells(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("k;loss\n1;0,9\n", "Got the columns 'k;loss', and row 1 has more fields than columns"),
+        ("k;loss\n1;0.9\n", "Got the columns 'k;loss'; save it with commas"),
+        ("k\tloss\n1\t0.9\n", "Got the columns 'k\tloss'; save it with commas"),
+        ("k,los\n1,0.9\n2,0,8\n", "Got the columns 'k, los', and row 2 has more fields than columns"),
+    ],
+)
+def test_a_table_with_other_separators_is_told_what_to_have(content, found, tmp_path):
+    (tmp_path / "x.csv").write_text(content)
+    with pytest.raises(ForecastError, match=f"commas between columns and points in numbers. {found}"):
+        read_cells(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("name", ["cells.csv", "cells.json"])
+def test_a_mark_of_the_encoding_is_no_part_of_a_table(name, tmp_path):
+    path = written(tmp_path / name, ROWS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_cells(path).k.tolist() == [1, 2, 4]
 
 
 def test_a_missing_file_is_refused(tmp_path):

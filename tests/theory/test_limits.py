@@ -199,6 +199,14 @@ def test_the_report_is_one_whole_page_that_loads_nothing(found, tmp_path):
     assert "layer 2" in text
 
 
+def test_coverage_of_many_experts_is_not_said_to_be_without_error(found, tmp_path):
+    assert "without error: norms, cosines, coverage, conflict, kurtosis" in render(found)
+    paths = write(tmp_path, 17, rank=1)
+    text = render(mw.limits(mw.survey(paths[0], paths[1:], spectra=False)))
+    assert "without error: norms, cosines, kurtosis" in text
+    assert "samples of coordinates: coverage and conflict" in text
+
+
 def titles(text):
     """Return what the cells of the map say, by the row that they stand in."""
     rows = re.findall(r"<tr><td>([^<]*)</td>(.*?)</tr>", text[text.index('class="map"') :], re.DOTALL)

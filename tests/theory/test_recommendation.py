@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mergewise.theory.recommendation import ranking, recommend
+from mergewise.theory.relations import Finding
 
 
 def orthogonal(*norms):
@@ -28,6 +29,19 @@ def test_longer_experts_come_first_and_do_not_put_others_out(norms):
     assert found.sentence.startswith("Merge all of them, in this order: ")
     assert list(found.gains) == sorted(found.gains, reverse=True)
     np.testing.assert_allclose(found.gains, orthogonal(*np.ones(len(norms))).gains, atol=0.01)
+
+
+def test_one_expert_has_nothing_to_be_merged_with():
+    assert orthogonal(2.0).sentence == "There is nothing to merge e0 with: it is the only expert."
+    assert orthogonal(2.0).number == 1
+    names, copy = ["e0", "e1"], Finding("copy", (0, 1), 1.0, "")
+    found = recommend(names, "base", ranking(names, np.ones((2, 2)), [copy]), None)
+    assert found.sentence == "There is nothing to merge e0 with: all others are left out."
+
+
+def test_where_one_is_enough_its_name_follows_at_once():
+    found = of(np.ones((2, 2)))
+    assert found.sentence == "Merge only e0; the next widens the set by only 0.0% of what the first did."
 
 
 def test_lengths_decide_the_order_whatever_their_unit():

@@ -1,6 +1,7 @@
 """Experts that are not what they seem are found, and others are left alone."""
 
 import numpy as np
+import pytest
 
 from mergewise.theory.recommendation import ranking, recommend
 from mergewise.theory.relations import findings
@@ -79,6 +80,43 @@ def test_experts_of_a_different_base_do_not_hide_one_that_would_drown_the_others
     taus = foreign(2, 3)
     taus[1] = 10.0 * TAUS[1]
     assert [finding.experts for finding in findings(products(taus), NAMES) if finding.kind == "far"] == [(1,)]
+
+
+def test_models_of_a_different_base_are_not_called_copies_of_each_other():
+    taus = foreign(1, 2)
+    taus[2] = taus[1]
+    assert [finding.kind for finding in findings(products(taus), NAMES)] == ["other base", "other base"]
+
+
+OFFSET = RNG.normal(size=4000)
+
+
+@pytest.mark.parametrize(("share", "cosine"), [(0.2, 0.99), (0.024, 0.59)])
+def test_experts_that_were_tuned_from_another_base_share_a_change_and_are_no_copies(share, cosine):
+    (finding,) = findings(products(TAUS + share * OFFSET), NAMES)
+    assert (finding.kind, finding.experts) == ("common", (0, 1, 2, 3))
+    assert finding.figure == pytest.approx(cosine, abs=0.02)
+    assert finding.sentence.endswith("is this the base that they were trained from?")
+    assert recommended(TAUS + share * OFFSET).left_out == ()
+
+
+def test_a_change_that_is_shared_is_found_beside_strangers_noughts_and_one_long_expert():
+    names = (*NAMES, "five", "six")
+    taus = np.vstack([TAUS, TAUS[:2]]) + 0.2 * OFFSET
+    taus[0] = foreign(0)[0]
+    taus[1] = 0.0
+    taus[2] += 0.4 * np.random.default_rng(7).normal(size=4000)
+    (common,) = (finding for finding in findings(products(taus), names) if finding.kind == "common")
+    assert common.experts == (2, 3, 4, 5)
+
+
+def test_experts_of_one_base_may_have_something_in_common():
+    assert findings(products(TAUS + 0.015 * OFFSET), NAMES) == ()  # cosines of .36
+
+
+def test_of_two_experts_that_are_alike_either_may_be_true():
+    taus = TAUS[:2] + 0.2 * OFFSET
+    assert [finding.kind for finding in findings(products(taus), NAMES[:2])] == ["common", "copy"]
 
 
 def test_an_expert_that_would_drown_the_others_is_named():

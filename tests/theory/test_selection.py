@@ -41,6 +41,14 @@ def test_a_survey_in_another_order_makes_the_same_choice(experts):
     assert survey.experts.index("e2") in dict(plain.left_out)
 
 
+def test_a_model_that_is_listed_twice_keeps_the_parameters_of_the_place_that_is_taken(experts):
+    weights = (("e0", 0.2), ("e1", 0.5), ("e0", 0.9))
+    listed = [{"model": name, "parameters": {"weight": weight}} for name, weight in weights]
+    chosen = mw.select(mw.Recipe(method="task_arithmetic", base="base", experts=listed, select=2))
+    assert {one.model: one.parameters["weight"] for one in chosen.recipe.experts} == {"e0": 0.2, "e1": 0.5}
+    assert [name for name, _ in chosen.left_out] == ["e0"]
+
+
 def test_a_survey_that_has_no_place_is_told_in_a_sentence(experts, tmp_path):
     (tmp_path / "file").write_text("")
     recipe = mw.Recipe(method="task_arithmetic", base="base", experts=list(NAMES), select=3)
@@ -56,6 +64,15 @@ def test_where_all_models_are_of_another_base_there_is_nothing_to_choose(experts
         mw.RecipeError, match=r"found none\. Merge none of these: all of them seem to be of a different"
     ):
         mw.select(recipe)
+
+
+def test_a_change_that_all_models_share_is_among_the_notes(experts):
+    common = np.random.default_rng(5).normal(size=(64, 64)) * 0.05
+    for name in NAMES:
+        weights = load_model(Path(name))["layers.0.up.weight"] + common
+        save_model(Path(name), {"layers.0.up.weight": weights.astype(np.float32)})
+    recipe = mw.Recipe(method="task_arithmetic", base="base", experts=list(NAMES), select=3)
+    assert mw.select(recipe).notes[-1].endswith("is this the base that they were trained from?")
 
 
 def test_models_that_lack_tensors_are_chosen_among_too(experts):

@@ -1,14 +1,24 @@
 """``mergewise limits``."""
 
-import zipfile
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergewise.cli.output import JsonOption, figure, print_json, print_pairs, print_remarks, print_table, refuse_given
+from mergewise.cli.output import (
+    JsonOption,
+    figure,
+    print_json,
+    print_pairs,
+    print_remarks,
+    print_table,
+    progress_bar,
+    refuse_given,
+)
 from mergewise.cli.recipe import CacheOption, MemoryOption, OfflineOption, ThreadsOption, access
-from mergewise.cli.survey import DensityOption, SpectraOption, surveyed
+from mergewise.cli.survey import DensityOption, SpectraOption
 from mergewise.errors import SurveyError
 
 if TYPE_CHECKING:
@@ -17,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mergewise.recipe import Recipe
     from mergewise.theory.limits import GroupLimits, Limits
 
 __all__ = ["limits"]
@@ -48,39 +59,81 @@ def limits(
     json: JsonOption = False,
 ) -> None:
     """Say how many experts fit, which ones, and where in the network they collide; no data is needed."""
+    from mergewise.engine.plan import as_recipe
     from mergewise.theory import limits as theory
+    from mergewise.theory.kept_survey import kept_survey
 
     if json and suggest == _PRINTED:
         raise typer.BadParameter("--suggest - prints a recipe, and --json something else; name a file for one of them")
-    given: str | Path | object = source
-    if source.is_file() and zipfile.is_zipfile(source):
+    for target in (report, suggest):
+        if target is not None and target != _PRINTED:
+            _require_room(target)
+    recipe: Recipe | None = None
+    if _is_survey(source):
         refuse_given(context, _OF_SURVEYING, f"says how to survey the models of a recipe, but {source} is a survey")
+        found = theory.limits(source, eta=eta)
     else:
-        given = surveyed(
-            source, None, None, None, quiet=json, label="surveying", density=density, spectra=spectra, threads=threads,
-            memory=memory, access=access(offline, cache),
-        )  # fmt: skip
-    found = theory.limits(given, eta=eta)  # type: ignore[arg-type]
+        recipe = as_recipe(source)
+        if suggest is not None:
+            _require_suggestions(recipe, spectra=spectra)
+        with progress_bar("surveying", quiet=json) as progress:
+            kept = kept_survey(
+                recipe, density=density, spectra=spectra, threads=threads, memory=memory, progress=progress,
+                access=access(offline, cache),
+            )  # fmt: skip
+        found = theory.limits(kept.survey, eta=eta, listed=kept.listed)
+    if not json:
+        print_remarks(found.remarks)
     if report is not None:
         from mergewise.theory.report import write_report
 
         write_report(found, report)
     if suggest is not None:
-        text = _suggestion(found, None if given is source else source)
+        _put(_suggestion(found, recipe), suggest)
         if suggest == _PRINTED:
-            print(text, end="")
             return
-        try:
-            suggest.write_text(text, "utf-8")
-        except OSError as error:
-            raise SurveyError(
-                f"{suggest}: cannot be written: {error.strerror}; choose another place for it."
-            ) from error
     if json:
         print_json(found.summary())
         return
-    print_remarks(found.remarks)
     _print(found)
+
+
+def _is_survey(path: Path) -> bool:
+    """Say whether a file is a survey, if a damaged one: a zip, or anything that is no text, as recipes are."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 12)
+    except FileNotFoundError:
+        raise SurveyError(f"{path}: expected the file of a survey, or a recipe, found none; give one.") from None
+    except OSError:
+        return False  # a recipe's reader says why
+    return head.startswith(b"PK") or b"\0" in head
+
+
+def _require_room(path: Path) -> None:
+    """Refuse to begin what would end where no file can be written."""
+    if path.is_dir() or not path.parent.is_dir():
+        why = os.strerror(errno.EISDIR if path.is_dir() else errno.ENOENT)
+        raise SurveyError(f"{path}: cannot be written: {why}; choose another place for it.")
+
+
+def _require_suggestions(recipe: "Recipe", *, spectra: bool) -> None:
+    """Refuse to survey the models of a recipe that no λ can be suggested for."""
+    from mergewise.theory.suggestion import level_of
+
+    level_of(recipe)
+    if not spectra:
+        raise typer.BadParameter("--suggest goes by the spectra of matrices, and --no-spectra leaves them out")
+
+
+def _put(text: str, path: Path) -> None:
+    if path == _PRINTED:
+        print(text, end="")
+        return
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise SurveyError(f"{path}: cannot be written: {error.strerror}; choose another place for it.") from error
 
 
 def _print(found: "Limits") -> None:
@@ -147,14 +200,13 @@ def _print(found: "Limits") -> None:
     )
 
 
-def _suggestion(found: "Limits", recipe: Path | None) -> str:
+def _suggestion(found: "Limits", recipe: "Recipe | None") -> str:
     """Return a suggested recipe as text: of the recommended experts, or with a recipe's own models and method."""
     import yaml
 
-    from mergewise.engine.plan import as_recipe
     from mergewise.theory.suggestion import suggest
 
-    suggested = suggest(found, None if recipe is None else as_recipe(recipe))
+    suggested = suggest(found, recipe)
     return yaml.safe_dump(suggested.canonical(), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 

@@ -58,7 +58,10 @@ DeviceOption = Annotated[
 ]
 SelectOption = Annotated[
     str | None,
-    typer.Option(metavar="K|auto", help="Merge the K experts that a survey of all puts first, or as many as fit."),
+    typer.Option(
+        metavar="K|auto",
+        help="Merge the K experts that a survey of all puts first, or as many as fit; measured for sums at λ = 1.",
+    ),
 ]
 SurveyOption = Annotated[
     Path | None,

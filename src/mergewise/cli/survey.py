@@ -29,7 +29,7 @@ from mergewise.cli.recipe import (
 if TYPE_CHECKING:
     from mergewise.engine.survey.record import Survey
 
-__all__ = ["DensityOption", "SpectraOption", "survey", "surveyed"]
+__all__ = ["DensityOption", "SpectraOption", "survey"]
 
 DensityOption = Annotated[float, typer.Option(help="Share of each tensor's changes that an expert claims.")]
 SpectraOption = Annotated[
@@ -69,8 +69,8 @@ def survey(
     if extend is not None:
         refuse_given(context, ("density", "spectra"), f"goes with a new survey; {extend} has its own, which is kept")
     began = time.perf_counter()
-    found = surveyed(
-        recipe, base, expert, extend, quiet=json, label="surveying",
+    found = _surveyed(
+        recipe, base, expert, extend, quiet=json,
         density=density, spectra=spectra, tensors=tensors or (), threads=threads, memory=memory, out=out,
         access=access(offline, cache),
     )  # fmt: skip
@@ -96,14 +96,13 @@ def survey(
     )
 
 
-def surveyed(
+def _surveyed(
     recipe: Path | None,
     base: str | None,
     experts: list[str] | None,
     extend: Path | None,
     *,
     quiet: bool,
-    label: str,
     **options: Any,
 ) -> "Survey":
     """Survey what the command line names."""
@@ -120,7 +119,7 @@ def surveyed(
     if before is not None:
         base, experts = base or before.base, [*before.experts, *(experts or [])]
         options |= {"density": before.density, "spectra": before.has_spectra, "seed": before.seed}
-    with progress_bar(label, quiet=quiet) as progress:
+    with progress_bar("surveying", quiet=quiet) as progress:
         return survey(
             recipe or str(base), experts if recipe is None else None, extend=before, progress=progress, **options
         )

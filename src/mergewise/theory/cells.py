@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from mergewise.errors import did_you_mean
 from mergewise.theory.errors import ForecastError
 
-__all__ = ["Cells", "cells_of", "read_cells"]
+__all__ = ["MOST_EXPERTS", "Cells", "cells_of", "count_of", "read_cells"]
 
 Record = Mapping[str, Any]
+MOST_EXPERTS = 10_000
+"""A curve has a point for every number of experts, so there is an end to what is taken for one."""
 _VALUES = ("loss", "score", "value")
 _PLAIN = ("loss", "score")  # of which nothing need be assumed
 _LOSSES = {"loss", "losses", "nll", "ppl", "perplexity", "error", "errors", "entropy", "value"}  # words of a name
@@ -26,6 +28,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _SIZES = ("parameters", "size")
 _SUBSETS = ("subset", "draw")
 _NOT_MERGES = ("base", "multitask")
+_BEYOND = "fields beyond the columns"
 _SINGLE = ("method", "base")  # a curve is of one method, and of one base where sizes do not tell bases apart
 
 
@@ -190,11 +193,11 @@ def _records(path: Path) -> list[Record]:
             except ModuleNotFoundError:
                 raise ForecastError(f"{path} is Parquet, which needs pyarrow: install it, or give the CSV.") from None
             return list(parquet.read_table(path).to_pylist())
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # Excel begins with a mark of its encoding
         if path.suffix != ".json":
-            return list(csv.DictReader(text.splitlines()))
+            return _rows(text, path)
         found = json.loads(text)
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, csv.Error) as fault:
         raise ForecastError(f"{path} cannot be read as a table of cells: {fault}.") from fault
     if isinstance(found, dict):
         tables = found.get("tables")
@@ -202,6 +205,19 @@ def _records(path: Path) -> list[Record]:
     if not isinstance(found, list) or not all(isinstance(r, dict) and r.keys() == found[0].keys() for r in found):
         raise ForecastError(f"Expected {path} to hold a list of records with the same keys, or a study's results.")
     return found
+
+
+def _rows(text: str, path: Path) -> list[Record]:
+    reader = csv.DictReader(text.splitlines(), restkey=_BEYOND)
+    rows: list[Record] = list(reader)
+    columns = list(reader.fieldnames or ())
+    long = next((f"row {i} has more fields than columns" for i, row in enumerate(rows, 1) if _BEYOND in row), "")
+    if long or ("k" not in columns and any(mark in name for name in columns for mark in ";\t")):
+        raise ForecastError(
+            f"Expected {path} to have commas between columns and points in numbers. Got the columns "
+            f"'{', '.join(columns)}'{f', and {long}' if long else ''}; save it with commas, or as JSON."
+        )
+    return rows
 
 
 def _are_numbers(records: Sequence[Record], column: str) -> bool:
@@ -232,7 +248,15 @@ def _number(record: Record, column: str, origin: str) -> float:
 
 
 def _count(record: Record, origin: str) -> int:
-    found = _number(record, "k", origin)
-    if found != int(found):
-        raise ForecastError(f"Expected whole numbers of experts in column 'k' of {origin}. Got {found}.")
+    return count_of(_number(record, "k", origin), f"in column 'k' of {origin}")
+
+
+def count_of(found: float, where: str) -> int:
+    """Return a number of experts.
+
+    Raises:
+        ForecastError: it is none, or too large a one.
+    """
+    if not (abs(found) <= MOST_EXPERTS and found == int(found)):
+        raise ForecastError(f"Expected whole numbers of experts, at most {MOST_EXPERTS}, {where}. Got {found}.")
     return int(found)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.theory.cells import Cells, read_cells
+from mergewise.theory.cells import MOST_EXPERTS, Cells, count_of, read_cells
 from mergewise.theory.decline import Decline, fit_declines, line_error
 from mergewise.theory.errors import ForecastError
 from mergewise.theory.rules import RISES, STAYS, allowed, recommended
@@ -140,9 +140,9 @@ def forecast(
     if isinstance(cells, str | Path):
         cells = read_cells(cells)
     elif not isinstance(cells, Cells):
-        pairs = [(k, loss) for k, losses in cells.items() for loss in losses]
+        pairs = [(count_of(k, "as keys of the losses"), loss) for k, losses in cells.items() for loss in losses]
         cells = Cells(np.array([k for k, _ in pairs], np.int64), np.array([loss for _, loss in pairs], np.float64))
-    _check(cells, stop, target, budget, cost, experts, size)
+    _check(cells, stop, target, budget, cost, experts, size, replicates)
     points, index = np.unique(np.stack([_sizes(cells), cells.k]), axis=1, return_inverse=True)
     sizes, k = points
     means, resamples = _means(cells.losses, index.reshape(-1), replicates, seed)
@@ -215,7 +215,7 @@ def _in_scores(found: dict[str, Any]) -> dict[str, Any]:
 
 def _check(
     cells: Cells, stop: float | None, target: float | None, budget: float | None, cost: float, experts: int | None,
-    size: float | None,
+    size: float | None, replicates: int,
 ) -> None:  # fmt: skip
     counts = np.unique(cells.k)
     if len(counts) < 3:
@@ -233,8 +233,10 @@ def _check(
         raise ForecastError(f"A gain to stop at and a cost per expert are above 0. Got {stop if cost > 0.0 else cost}.")
     if target is not None and not math.isfinite(target):
         raise ForecastError(f"A target is a finite number. Got {target}.")
-    if experts is not None and experts < 1:
-        raise ForecastError(f"There is at least one expert to merge. Got {experts}.")
+    if replicates < 0:
+        raise ForecastError(f"Subsets are resampled 0 times or more. Got {replicates}.")
+    if experts is not None and not 1 <= experts <= MOST_EXPERTS:
+        raise ForecastError(f"There is at least one expert to merge, and {MOST_EXPERTS} at most. Got {experts}.")
     if budget is not None and not cost <= budget < math.inf:
         raise ForecastError(f"A budget pays for one expert at least, which costs {cost:g}. Got {budget:g}.")
 

@@ -234,6 +234,8 @@ def _claims(records: Sequence[TensorRecord], count: int) -> JointClaims:
 
 def _remarks(survey: Survey) -> list[str]:
     found = []
+    if survey.partial:
+        found.append(f"The survey is of {len(survey.tensors)} of {survey.whole} tensors, and says nothing of the rest.")
     if not survey.has_spectra:
         found.append("The survey has no spectra, so ranks, occupancy and thresholds are missing.")
     if survey.sampled_claims:

@@ -78,13 +78,17 @@ def recommend(names: Sequence[str], base: str, ranked: Ranking, room: NDArray[np
     order, gains, left_out = ranked.order, ranked.gains, ranked.left_out
     if not order:
         return Recommendation(order, gains, left_out, 0, _none(names, base, left_out), "")
+    if len(order) == 1:
+        why = "it is the only expert" if len(names) == 1 else "all others are left out"
+        sentence = f"There is nothing to merge {names[order[0]]} with: {why}."
+        return Recommendation(order, gains, left_out, 1, sentence, "there is nothing to merge it with")
     worth = max(1, next((k for k, share in enumerate(gains) if share < LEAST_GAIN), len(order)))
     fitting = len(order) if room is None else max(1, int(room[1]))
     number = min(worth, fitting, len(order))
     reason = _reason(number, worth, fitting, gains, room)
     chosen = ", ".join(names[expert] for expert in order[:number])
-    everyone = "all of them" if number == len(names) else f"these {number}" if number > 1 else "only this one"
-    sentence = f"Merge {everyone}, in this order: {chosen}; {reason}."
+    several = f"{'all of them' if number == len(names) else f'these {number}'}, in this order: {chosen}"
+    sentence = f"Merge {several if number > 1 else f'only {chosen}'}; {reason}."
     return Recommendation(order, gains, left_out, number, sentence, reason)
 
 

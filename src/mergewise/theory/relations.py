@@ -1,4 +1,4 @@
-"""Experts that are not what they seem: near copies, updates of nought, experts of a different base."""
+"""Experts that are not what they seem: near copies, updates of nought, experts of a different base, all of another."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +16,9 @@ COPY_COSINE = 0.98
 ZERO_NORM = 1e-9
 """Of the base's norm: an update below has changed nothing."""
 
+COMMON_COSINE = 0.5
+"""A median of cosines from here on: task vectors of experts that were made from this base lie near 0."""
+
 OWN_COSINE = 0.9
 """A fine-tune keeps a cosine far above this with its base; other models have one near nought."""
 
@@ -28,13 +31,14 @@ class Finding:
     """Something about experts that whoever merges them should know.
 
     Attributes:
-        kind: A near copy, an update of nought, a model of a different base, or one far larger than others.
+        kind: A near copy, an update of nought, a model of a different base, one far larger than others, or a change
+            that all have in common, as they do on a base that they were not made from.
         experts: Whom it concerns, as numbers from zero.
-        figure: The cosine, or the norm as a share of the base's or times the median.
+        figure: The cosine, their median, or the norm as a share of the base's or times the median.
         sentence: The same in words.
     """
 
-    kind: Literal["copy", "zero", "other base", "far"]
+    kind: Literal["copy", "zero", "other base", "far", "common"]
     experts: tuple[int, ...]
     figure: float
     sentence: str
@@ -68,14 +72,25 @@ def findings(products: NDArray[np.float64], names: tuple[str, ...]) -> tuple[Fin
             found.append(Finding("other base", (i,), float(with_base[i]), _foreign(name, float(with_base[i]))))
         elif times >= FAR_NORM:
             found.append(Finding("far", (i,), times, _far(name, times)))
-    near = cosines(products[1:, 1:])
-    found += [
-        Finding("copy", (j, i), float(near[i, j]), _copy(names[i], names[j], float(near[i, j])))
-        for i in range(len(names))
-        for j in range(i)
-        if not zero[i] and not zero[j] and near[i, j] >= COPY_COSINE
+    own_change = tuple(map(int, np.flatnonzero(~zero & ~foreign)))
+    return (*found, *_alike(cosines(products[1:, 1:]), own_change, names))
+
+
+def _alike(near: NDArray[np.float64], experts: tuple[int, ...], names: tuple[str, ...]) -> list[Finding]:
+    """Return what some experts have in common, all of them or two and two.
+
+    Where most of more than two share a change, their cosines say nothing of copies.
+    """
+    pairs = [(j, i) for i in experts for j in experts if j < i]
+    common = float(np.median([near[pair] for pair in pairs])) if pairs else 0.0
+    found = [Finding("common", experts, common, _common(common))] if common >= COMMON_COSINE else []
+    if found and len(experts) > 2:
+        return found
+    return found + [
+        Finding("copy", (j, i), float(near[j, i]), _copy(names[i], names[j], float(near[j, i])))
+        for j, i in pairs
+        if near[j, i] >= COPY_COSINE
     ]
-    return tuple(found)
 
 
 def _foreign(name: str, cosine: float) -> str:
@@ -89,6 +104,13 @@ def _far(name: str, times: float) -> str:
     return (
         f"{name} has changed the base {times:.1f} times as much as the median of the others, and would drown them at "
         "equal weights."
+    )
+
+
+def _common(cosine: float) -> str:
+    return (
+        f"The experts share a common change (median cosine {cosine:.2f}, where those of one base have one near 0); is "
+        "this the base that they were trained from?"
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mergewise.errors import SurveyError
+from mergewise.statistics.claims import DENSE_EXPERTS
 from mergewise.theory.charts import Line, Range, line_chart, range_chart
 from mergewise.theory.groups import OUTSIDE, Place, kind_of, place_names, place_of, short_names
 from mergewise.theory.threshold import NEVER, weighted_quartiles
@@ -253,10 +254,12 @@ def _cosines(found: "Limits", names: Sequence[str]) -> str:
 
 
 def _reading(found: "Limits") -> str:
+    sampled = len(found.experts) > DENSE_EXPERTS
     return _notes(
         [
-            "Measured, without error: norms, cosines, coverage, conflict, kurtosis of experts"
+            f"Measured, without error: norms, cosines,{'' if sampled else ' coverage, conflict,'} kurtosis of experts"
             + (", ranks of matrices up to the size that docs/limits.md states." if found.matrices else "."),
+            *(["Measured over samples of coordinates: coverage and conflict."] if sampled else []),
             "Theorem: width grows with every expert by less and less; k_safe ≤ k* ≤ k_full.",
             _CONSTRUCTION,
         ]

@@ -1,26 +1,18 @@
 """``mw.select``: which of many experts to merge, by a survey of all; a recipe that leaves them open is filled in."""
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mergewise._version import __version__
-from mergewise.cache import cache_folder
-from mergewise.checkpoint import Access, Connections
+from mergewise.checkpoint import Access
 from mergewise.engine.plan import as_recipe
-from mergewise.engine.references import open_sources
-from mergewise.engine.survey.file import VERSION
-from mergewise.engine.survey.identity import identities, without_places
-from mergewise.engine.survey.record import Survey
-from mergewise.engine.survey.run import DENSITY, survey
-from mergewise.errors import RecipeError, SurveyError
+from mergewise.errors import RecipeError
 from mergewise.recipe import Recipe, Selection, Stage
 from mergewise.recipe.stages import references
 from mergewise.theory.groups import short_names
+from mergewise.theory.kept_survey import kept_survey
 from mergewise.theory.limits import Limits, limits
 
 __all__ = ["Selected", "select", "select_stages"]
@@ -79,7 +71,7 @@ def select(
 
     Raises:
         RecipeError: There are not so many models to be merged, or there is nothing to choose by.
-        SurveyError: The survey is of other models.
+        SurveyError: The survey is of other models, or of some of their tensors.
         MergewiseError: The models cannot be surveyed.
     """
     recipe = as_recipe(recipe)
@@ -88,13 +80,16 @@ def select(
     wanted = Selection(**(wanted.model_dump() | {name: value for name, value in changed.items() if value is not None}))
     # checked again, as the number may come from elsewhere
     recipe = Recipe(**{**{name: getattr(recipe, name) for name in recipe.model_fields_set}, "select": wanted})
-    names = [expert.model for expert in recipe.experts if expert.model != recipe.base]
-    place, found, order = _survey_of(recipe, names, wanted, threads, memory, progress, access)
-    known = limits(found, listed=sorted(range(len(order)), key=order.__getitem__))
+    experts = [expert for expert in recipe.experts if expert.model != recipe.base]
+    if not experts:
+        raise RecipeError("Expected models to choose from, found only the base.")
+    kept = kept_survey(recipe, wanted.survey, threads=threads, memory=memory, progress=progress, access=access)
+    known = limits(kept.survey, listed=kept.listed)
     recommended = known.recommendation
-    ranked = [order[i] for i in recommended.order]
+    ranked = [kept.order[i] for i in recommended.order]
+    names = [expert.model for expert in experts]
     short = short_names(names)
-    out = {order[i]: reason for i, reason in recommended.left_out}
+    out = {kept.order[i]: reason for i, reason in recommended.left_out}
     count = recommended.number if wanted.keep == "auto" else wanted.keep
     if not ranked:
         raise RecipeError(f"Expected models to merge among these {len(names)}, found none. {recommended.sentence}")
@@ -105,16 +100,17 @@ def select(
             f"({why}); list fewer models, or merge them without choosing."
         )
     chosen = ranked[:count]
-    rest = tuple((names[i], out.get(i) or _behind(ranked.index(i) + 1, count)) for i in (*ranked[count:], *sorted(out)))
+    rest = [(i, out.get(i) or _behind(ranked.index(i) + 1, count)) for i in (*ranked[count:], *sorted(out))]
     fields = {name: getattr(recipe, name) for name in recipe.model_fields_set - {"select", "experts"}}
-    by_name = {expert.model: expert for expert in recipe.experts}
     listed_base = [expert for expert in recipe.experts if expert.model == recipe.base]  # merged too, by averages
-    resolved = Recipe(**fields, experts=[*listed_base, *(by_name[names[i]] for i in chosen)])
+    resolved = Recipe(**fields, experts=[*listed_base, *(experts[i] for i in chosen)])
     notes = (
         _taken([short[i] for i in chosen], len(names), wanted, recommended.reason),
-        *_left([(short[names.index(name)], reason) for name, reason in rest]),
+        *_left([(short[i], reason) for i, reason in rest]),
+        *(finding.sentence for finding in known.findings if finding.kind == "common"),
     )
-    return Selected(resolved, tuple(names[i] for i in chosen), rest, place, known, notes)
+    left_out = tuple((names[i], reason) for i, reason in rest)
+    return Selected(resolved, tuple(names[i] for i in chosen), left_out, kept.path, known, notes)
 
 
 def select_stages(stages: Sequence[Stage], **options: Any) -> list[Stage]:
@@ -138,70 +134,6 @@ def select_stages(stages: Sequence[Stage], **options: Any) -> list[Stage]:
         found = select(stage.recipe, **options)
         done.append(replace(stage, recipe=found.recipe, notes=found.notes))
     return done
-
-
-def _survey_of(
-    recipe: Recipe,
-    names: Sequence[str],
-    wanted: Selection,
-    threads: int | None,
-    memory: str | int,
-    progress: Progress | None,
-    access: Access | None,
-) -> tuple[Path, Survey, list[int]]:
-    """Return the survey of a recipe's models, where it is, and for each of its experts the place among the names."""
-    if not names:
-        raise RecipeError("Expected models to choose from, found only the base.")
-    asked = Recipe(method="task_arithmetic", base=recipe.base, experts=list(names))
-    mine = [without_places(one) for one in identities(open_sources(asked, Connections(access)))]
-    place = _cached(mine, recipe) if wanted.survey is None else Path(wanted.survey)
-    if place.is_file():
-        found = Survey.load(place)
-    else:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SurveyError(
-                f"{place.parent}: the folder for a survey cannot be made: {error.strerror}; name another file for it."
-            ) from error
-        found = survey(
-            recipe, density=DENSITY, threads=threads, memory=memory, progress=progress, access=access, out=place
-        )
-    return place, found, _matched(found, mine, names, place)
-
-
-def _cached(models: Sequence[Any], recipe: Recipe) -> Path:
-    """Return where the survey of a recipe's models is kept, whatever their order."""
-    policies = [recipe.missing_tensors, recipe.extra_tensors]
-    facts = [__version__, VERSION, DENSITY, policies, models[0], sorted(models[1:], key=repr)]
-    return cache_folder() / "surveys" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.survey"
-
-
-def _matched(found: Survey, models: Sequence[Any], names: Sequence[str], place: Path) -> list[int]:
-    """Return for every expert of a survey its place among the names.
-
-    Raises:
-        SurveyError: The survey is of other models.
-    """
-    theirs = [without_places(one) for one in found.identities]
-    again = "survey these models again, or name another file"
-    if theirs[0] != models[0]:
-        raise SurveyError(f"{place}: expected a survey on the base as it is now, found one on {found.base}; {again}.")
-    order: list[int] = []
-    for name, identity in zip(found.experts, theirs[1:], strict=True):
-        at = next((i for i, one in enumerate(models[1:]) if one == identity and i not in order), None)
-        if at is None:
-            raise SurveyError(
-                f"{place}: it holds {name}, which is not among the {len(names)} models to choose from as they are now; "
-                f"{again}."
-            )
-        order.append(at)
-    if missing := [name for i, name in enumerate(names) if i not in order]:
-        raise SurveyError(
-            f"{place}: expected a survey of all {len(names)} models, found none of {missing[0]}; extend it by "
-            "'mergewise survey --extend', or name another file."
-        )
-    return order
 
 
 def _taken(chosen: Sequence[str], count: int, wanted: Selection, reason: str) -> str:

@@ -10,7 +10,7 @@ from mergewise.theory.crosstalk import Collision, collisions, scale_of
 from mergewise.theory.groups import OUTSIDE
 from mergewise.theory.limits import Limits
 
-__all__ = ["filters", "suggest"]
+__all__ = ["filters", "level_of", "suggest"]
 
 _DIGITS = 3
 
@@ -42,6 +42,17 @@ def suggest(found: Limits, recipe: Recipe | None = None) -> Recipe:
             method="task_arithmetic", base=found.base, experts=[found.experts[i] for i in chosen],
             parameters={"lambda": filters(own, 1.0)},
         )  # fmt: skip
+    own = collisions(matrices)
+    fields = {name: getattr(recipe, name) for name in recipe.model_fields_set - {"parameters"}}
+    return Recipe(**fields, parameters={**recipe.parameters, "lambda": filters(own, level_of(recipe) / scale_of(own))})
+
+
+def level_of(recipe: Recipe) -> float:
+    """Return the λ of a recipe, around which those of its matrices are suggested.
+
+    Raises:
+        RecipeError: The method has no 'lambda', or the recipe's differs by tensor already.
+    """
     level = recipe.parameters.get("lambda", 1.0)
     if find_method(recipe.method).parameter("lambda") is None:
         raise RecipeError(f"Suggestions are values of 'lambda' by tensor, but {recipe.method} has none.")
@@ -49,9 +60,7 @@ def suggest(found: Limits, recipe: Recipe | None = None) -> Recipe:
         raise RecipeError(
             "Suggestions are values of 'lambda' by tensor, but the 'lambda' of the recipe differs already."
         )
-    own = collisions(matrices)
-    fields = {name: getattr(recipe, name) for name in recipe.model_fields_set - {"parameters"}}
-    return Recipe(**fields, parameters={**recipe.parameters, "lambda": filters(own, level / scale_of(own))})
+    return float(level)
 
 
 def filters(found: Sequence[Collision], level: float = 1.0) -> list[dict[str, Any]]:

@@ -78,6 +78,7 @@ def survey_plan(
         _require_first_of(begun, extend)
         begun = replace(begun, remarks=(*begun.remarks, _read_again(len(extend.experts))))
     jobs = [job for job in planned.jobs if job.program is not None and job.numel]
+    begun = replace(begun, whole=len(jobs))
     jobs = [job for job in jobs if not wanted.tensors or any(part in job.name for part in wanted.tensors)]
     if not jobs:
         raise SurveyError(

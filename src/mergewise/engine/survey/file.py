@@ -9,11 +9,11 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,8 @@ def save(survey: Survey, path: str | os.PathLike[str]) -> None:
     place = Path(path)
     beside = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        beside.write_bytes(pack(survey))
+        with beside.open("wb") as file:
+            _write(survey, file)
         beside.replace(place)
     except OSError as error:
         with suppress(OSError):
@@ -56,10 +57,18 @@ def load(path: str | os.PathLike[str]) -> Survey:
 
 def pack(survey: Survey) -> bytes:
     """Return the bytes of a survey's file."""
+    out = io.BytesIO()
+    _write(survey, out)
+    return out.getvalue()
+
+
+def _write(survey: Survey, file: BinaryIO) -> None:
+    """Write a survey into an open file, one array after the other: one of many experts is large as it is."""
     header = {
         "kind": _KIND, "version": VERSION, "base": survey.base, "experts": list(survey.experts),
         "identities": survey.identities, "density": survey.density, "seed": survey.seed,
         "merges": list(MERGES), "tail_figures": list(TAIL_FIGURES), "remarks": list(survey.remarks),
+        "whole": survey.whole,
         "tensors": [
             {
                 "name": t.name, "shape": list(t.shape), "sampled": t.sampled, "counted": t.claims.elements,
@@ -68,25 +77,33 @@ def pack(survey: Survey) -> bytes:
             for t in survey.tensors
         ],
     }  # fmt: skip
-    arrays = {name: [getattr(t, name) for t in survey.tensors] for name in _PER_TENSOR}
-    stacked = {name: np.stack(parts) for name, parts in arrays.items() if parts}
+    with zipfile.ZipFile(file, "w") as archive:
+        _add(archive, _HEADER, json.dumps(header, ensure_ascii=False, indent=1).encode())
+        for name, array in _stacked(survey):
+            _add_array(archive, name, array)
+
+
+def _stacked(survey: Survey) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield the arrays of all tensors one upon the other, with their names."""
+    if survey.tensors:
+        for name in _PER_TENSOR:
+            yield name, np.stack([getattr(t, name) for t in survey.tensors])
     for name in _PER_MASK:
         parts = [getattr(t.claims, name) for t in survey.tensors]
-        stacked[name] = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        yield name, np.concatenate(parts) if parts else np.empty(0, np.int64)
     spectra = [t.spectra for t in survey.tensors if t.spectra is not None]
     if spectra:
-        stacked |= {f"spectra.{f.name}": np.stack([getattr(s, f.name) for s in spectra]) for f in fields(Spectra)}
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        _add(archive, _HEADER, json.dumps(header, ensure_ascii=False, indent=1).encode())
-        for name, array in stacked.items():
-            body = io.BytesIO()
-            np.lib.format.write_array(body, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-            _add(archive, f"{name}.npy", body.getvalue())
-    return out.getvalue()
+        for field in fields(Spectra):
+            yield f"spectra.{field.name}", np.stack([getattr(s, field.name) for s in spectra])
 
 
-def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+def _add_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    body = io.BytesIO()
+    np.lib.format.write_array(body, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    _add(archive, f"{name}.npy", body.getbuffer())
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:
     entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     entry.create_system = 3
     archive.writestr(entry, content, zipfile.ZIP_DEFLATED, _LEVEL)
@@ -112,7 +129,7 @@ def unpack(content: bytes, where: str) -> Survey:
                 for entry in archive.namelist()
                 if entry.endswith(".npy")
             }
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError, RuntimeError) as error:
         raise SurveyError(f"{where}: expected the file of a survey, found something else or a damaged one.") from error
     if not isinstance(header, dict) or header.get("kind") != _KIND:
         raise SurveyError(f"{where}: expected the file of a survey, found a zip of something else.")
@@ -120,7 +137,7 @@ def unpack(content: bytes, where: str) -> Survey:
         raise SurveyError(
             f"{where}: expected a survey of version {VERSION}, found version {header.get('version')}; survey again."
         )
-    if header["merges"] != list(MERGES) or header["tail_figures"] != list(TAIL_FIGURES):
+    if header.get("merges") != list(MERGES) or header.get("tail_figures") != list(TAIL_FIGURES):
         raise SurveyError(f"{where}: its figures are not those that this version gathers; survey again.")
     try:
         return _survey(header, arrays)
@@ -147,7 +164,7 @@ def _survey(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Su
         records.append(TensorRecord(**named, **own, claims=claims, spectra=found))
     return Survey(
         header["base"], tuple(header["experts"]), _tuples(header["identities"]), header["density"], header["seed"],
-        tuple(records), tuple(header["remarks"]),
+        tuple(records), tuple(header["remarks"]), header.get("whole", 0),
     )  # fmt: skip
 
 

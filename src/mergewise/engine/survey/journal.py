@@ -33,6 +33,8 @@ class SurveyJournal:
     """
 
     def __init__(self, path: Path, work: str) -> None:
+        if path.is_dir():
+            raise SurveyError(f"{path}: expected a file for the survey, found a folder; name a file in it.")
         self._path = path.with_name(f".{path.name}.mergewise-partial")
         head = work.encode() + b"\n"
         try:

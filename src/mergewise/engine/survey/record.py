@@ -110,6 +110,7 @@ class Survey:
         seed: Of random masks and probes.
         tensors: What is known of every floating tensor, in byte order of their names.
         remarks: What a user should know, a sentence each.
+        whole: How many floating tensors the models have, surveyed or not; 0 where that was not noted.
     """
 
     base: str
@@ -119,6 +120,12 @@ class Survey:
     seed: int
     tensors: tuple[TensorRecord, ...]
     remarks: tuple[str, ...] = ()
+    whole: int = 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether the models have tensors that it knows nothing of."""
+        return len(self.tensors) < self.whole
 
     @property
     def has_spectra(self) -> bool:
@@ -153,7 +160,8 @@ class Survey:
         for left, right in pairwise(tensors):
             if left.name == right.name:
                 raise SurveyError(f"Surveys can be combined if they share no tensor; found '{left.name}' in both.")
-        return replace(self, tensors=tuple(tensors), remarks=tuple(dict.fromkeys((*self.remarks, *other.remarks))))
+        remarks = tuple(dict.fromkeys((*self.remarks, *other.remarks)))
+        return replace(self, tensors=tuple(tensors), remarks=remarks, whole=max(self.whole, other.whole))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the survey to one file; the same survey gives the same bytes.

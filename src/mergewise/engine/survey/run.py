@@ -14,7 +14,7 @@ from mergewise.errors import RecipeError
 from mergewise.recipe import Recipe
 from mergewise.statistics.claims import MOST_EXPERTS
 
-__all__ = ["DENSITY", "survey"]
+__all__ = ["DENSITY", "survey", "surveyed_recipe"]
 
 DENSITY = 0.2
 """The share of each tensor's changes that claims and merges are about, by default: that of TIES in its paper."""
@@ -58,7 +58,7 @@ def survey(
         MergewiseError: The models do not fit each other or cannot be read, hold NaN or infinity, or the survey that is
             to be extended is of others.
     """
-    asked, connections = _recipe(base, experts, density), Connections(access)
+    asked, connections = surveyed_recipe(base, experts, density), Connections(access)
     recipe = asked.model_copy(update={"tokenizer": None})
     models = open_models(wanted_models(recipe), recipe.base, connections)
     if asked.tokenizer is not None:
@@ -71,10 +71,14 @@ def survey(
         let_go(file for source in planned.sources for file in source.files)
 
 
-def _recipe(
+def surveyed_recipe(
     base: str | os.PathLike[str] | Recipe, experts: Sequence[str | os.PathLike[str]] | None, density: float
 ) -> Recipe:
-    """Return a recipe of the same models and tokenizer whose program ranks the changes of each tensor."""
+    """Return a recipe of the same models and tokenizer whose program ranks the changes of each tensor.
+
+    Raises:
+        RecipeError: These models, or this density, are none to survey.
+    """
     if not 0.0 < density < 1.0:
         raise RecipeError(f"The density of a survey must be above 0 and below 1, found {density}.")
     missing, extra, tokenizer = "refuse", "refuse", None

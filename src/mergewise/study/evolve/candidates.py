@@ -6,7 +6,7 @@ its checkpoint has to be there while the other is merged; it is made again whene
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -72,16 +72,23 @@ class Nursery:
         experts: by name.
         code: digest of the code that merges and scores.
         folder: for the checkpoints; this search's alone.
+        most: checkpoints that stay there for later generations.
     """
 
-    def __init__(self, base: Model, experts: Mapping[str, Model], code: str, folder: Path) -> None:
-        self._base, self._experts, self._code, self._folder = base, dict(experts), code, folder
-        self._used: dict[Path, None] = {}
+    def __init__(self, base: Model, experts: Mapping[str, Model], code: str, folder: Path, most: int) -> None:
+        self._base, self._experts, self._code, self._folder, self._most = base, dict(experts), code, folder, most
+        self._models: dict[Candidate, Model] = {}
+        self._used: dict[Candidate, None] = {}
 
     def model(self, candidate: Candidate) -> Model:
         """Return a candidate as a model whose checkpoint need not be there; equal digests mean equal bytes."""
         if candidate.expert:
             return self._experts[candidate.expert]
+        if candidate not in self._models:  # a forebear of many is asked for along every line
+            self._models[candidate] = self._model(candidate)
+        return self._models[candidate]
+
+    def _model(self, candidate: Candidate) -> Model:
         parents = [self.model(parent) for parent in candidate.parents]
         facts = {
             "base": self._base.digest,
@@ -104,26 +111,46 @@ class Nursery:
         parameters = dict(candidate.parameters)
         return CellSpec(self._base, candidate.method, parents, tuple(tasks), split, limit, self._code, parameters)
 
-    def prepare(self, candidate: Candidate) -> None:
-        """Make the checkpoints of a candidate's parents, as far as they are missing, and of what these take."""
-        for parent in candidate.parents:
-            if parent.parents:
-                self._make(parent)
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """Make the checkpoints of the candidates' parents, as far as they are missing, and of what these take.
+
+        What these take stays while something that is still to be made takes it; beyond that, as many stay as may.
+        """
+        wanted = dict.fromkeys(parent for one in candidates for parent in one.parents if parent.parents)
+        missing = self._missing(wanted)
+        for one in wanted:
+            if one not in missing:
+                self._used[one] = self._used.pop(one, None)  # the last is the one that was used last
+        for place, one in enumerate(missing):
+            self._make(one)
+            self._tidy({*wanted, *(parent for later in missing[place + 1 :] for parent in later.parents)})
+
+    def _missing(self, wanted: Iterable[Candidate]) -> list[Candidate]:
+        """Return what has to be made for some candidates to be there, parents before children."""
+        lines = dict.fromkeys(one for candidate in wanted for one in candidate.ancestry)
+        needed = set(wanted)
+        missing: list[Candidate] = []
+        for one in reversed(lines):
+            if one in needed and not self.model(one).path.exists():
+                missing.append(one)
+                needed.update(one.parents)
+        return missing[::-1]
 
     def _make(self, candidate: Candidate) -> None:
-        folder = self.model(candidate).path
-        self._used[folder] = self._used.pop(folder, None)  # the last is the one that was used last
-        if not folder.exists():
-            self.prepare(candidate)
-            parents = [str(self.model(parent).path) for parent in candidate.parents]
-            recipe = recipe_for(candidate.method, str(self._base.path), parents, candidate.parameters)
-            mergewise.merge(recipe, folder, memory=worker_memory())
+        parents = [str(self.model(parent).path) for parent in candidate.parents]
+        recipe = recipe_for(candidate.method, str(self._base.path), parents, candidate.parameters)
+        mergewise.merge(recipe, self.model(candidate).path, memory=worker_memory())
+        self._used[candidate] = None
 
-    def tidy(self, most: int) -> None:
-        """Remove checkpoints until so many are left, those first that were used longest ago."""
-        for folder in list(self._used)[: max(0, len(self._used) - most)]:
-            shutil.rmtree(folder, ignore_errors=True)
-            del self._used[folder]
+    def tidy(self) -> None:
+        """Remove checkpoints until as many are left as may stay, those first that were used longest ago."""
+        self._tidy(())
+
+    def _tidy(self, needed: Collection[Candidate]) -> None:
+        spare = [one for one in self._used if one not in needed]
+        for one in spare[: max(0, len(self._used) - self._most)]:
+            shutil.rmtree(self.model(one).path, ignore_errors=True)
+            del self._used[one]
 
     def recipe(self, candidate: Candidate) -> str:
         """Return a YAML file that `mergewise merge` carries out: one recipe, or several stages that have names."""

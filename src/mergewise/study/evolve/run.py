@@ -45,7 +45,8 @@ class Estimate:
     Attributes:
         cells: number of cells by kind; evaluations are those of all strategies.
         seconds: core seconds by kind.
-        nbytes: of trained models on disk, and of candidates that are parents while the search runs.
+        nbytes: of trained models on disk, and of candidates that are parents while the search runs: of twice the
+            population, as mutants have parents that it need not hold any more, and making one again takes its own.
     """
 
     cells: dict[str, int]
@@ -73,8 +74,7 @@ def estimate(search: Search) -> Estimate:
         merge = _merged_at_once(settings, search) * base.nbytes / SPEED[_family_of(settings)]
         seconds["evaluations"] += budget * (merge + per_item * _limit(search) * len(held_in))
         seconds["test"] += 2 * (merge + per_item * tested)
-    parents = [min(s.population, budget) for s in strategies if isinstance(s, PairSettings)]
-    return Estimate(cells, seconds, nbytes + base.nbytes * max(parents, default=0))
+    return Estimate(cells, seconds, nbytes + base.nbytes * min(2 * _population(search), budget))
 
 
 def run_evolve(
@@ -151,6 +151,11 @@ def _family_of(settings: Settings) -> str:
     return find_method(settings.method).family
 
 
+def _population(search: Search) -> int:
+    """Return the largest population whose members have checkpoints of their own."""
+    return max((s.population for s in search.strategies.values() if isinstance(s, PairSettings)), default=0)
+
+
 def _merged_at_once(settings: Settings, search: Search) -> int:
     return 1 + (len(search.study.names) if isinstance(settings, CmaSettings) else 2)
 
@@ -188,7 +193,8 @@ class _Run:
             for name in names
             for task, answers in scores("validation", name).items()
         }
-        self.nursery = Nursery(models["base"], {name: models[name] for name in names}, code, folder)
+        experts = {name: models[name] for name in names}
+        self.nursery = Nursery(models["base"], experts, code, folder, _population(search))
 
     def strategy(self, name: str, settings: Settings) -> Found:
         """Run a strategy within its budget, and score its start and its best on test items."""
@@ -204,7 +210,7 @@ class _Run:
                 fitness[one] = self._fitness(result)
                 history.append(Evaluation(one, generation, fitness[one], sum(result["seconds"].values())))
             best = max(history, key=lambda evaluation: evaluation.fitness)  # the first of equals
-            self.nursery.tidy(settings.population if isinstance(settings, PairSettings) else 0)
+            self.nursery.tidy()
             self._say(f"{name}: {len(history)} of {self._search.spec.budget} evaluations, best {best.fitness:.4f}")
             if len(room) < len(new) or len(history) == self._search.spec.budget:
                 break
@@ -245,8 +251,7 @@ class _Run:
         missing = {
             cell.key: (one, cell) for one, cell in zip(candidates, cells, strict=True) if found[cell.key] is None
         }
-        for one, _ in missing.values():
-            self.nursery.prepare(one)
+        self.nursery.prepare([one for one, _ in missing.values()])
         waiting = [cell for _, cell in missing.values()]
         running: dict[int, CellSpec] = {}
         attempts: Counter[str] = Counter()

@@ -166,6 +166,12 @@ def resolve_evolve(spec: EvolveSpec) -> Search:
     strategies = {
         name: _settings(name, choice, len(study.names), spec.seed) for name, choice in spec.strategies.items()
     }
+    for name, settings in strategies.items():
+        if isinstance(settings, PairSettings) and spec.budget <= len(study.names):
+            raise StudyError(
+                f"strategies.{name}: a budget of {spec.budget} evaluations is spent on the {len(study.names)} experts, "
+                "before any two are merged; give more."
+            )
     return Search(spec, study, strategies)
 
 
