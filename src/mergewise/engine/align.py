@@ -141,6 +141,8 @@ def _all_parts(sources: Iterable[Source]) -> Iterator[Source]:
 def _eight_bit(source: DequantisedCheckpoint) -> str:
     without = sorted(source.unscaled)
     how = f"; {len(without)} of them have none, such as '{without[0]}', and are read as they are" if without else ""
+    left_out = sorted(source.activations)
+    how += f"; {len(left_out)} scales of activations, such as '{left_out[0]}', are left out" if left_out else ""
     count, where = len(source.dequantised), source.location
     return f"{count} tensors of {where} are stored in eight bits and read with their scales{how}."
 

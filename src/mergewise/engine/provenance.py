@@ -58,8 +58,8 @@ PROVENANCE_NAME = "mergewise.json"
 _WEIGHTS = {
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz", ".pkl", ".ot",
 }  # fmt: skip
-_RECORDS = {"README.md", RECIPE_NAME, PROVENANCE_NAME, "mergekit_config.yml"}
-"""What a merge, here or by mergekit, says of itself, which is not true of a merge of its result."""
+_RECORDS = {"README.md", RECIPE_NAME, PROVENANCE_NAME, "mergekit_config.yml", "hf_quant_config.json"}
+"""What a model says of the merge, here or by mergekit, or of the quantisation that made it: not true of its merges."""
 
 _LARGEST_COMPANION = 256 << 20
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
