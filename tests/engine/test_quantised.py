@@ -52,7 +52,7 @@ OTHERWISE_SCALED = {
 
 @pytest.mark.parametrize("scale", OTHERWISE_SCALED)
 def test_eight_bit_floats_with_a_scale_of_another_name_are_refused(tmp_path, scale):
-    with pytest.raises(mw.CheckpointError, match=rf"base: expected the scale of 'l\..*, found '{scale}', .* dequantise"):
+    with pytest.raises(mw.CheckpointError, match=rf"base: expected the scale of 'l\..*, found '{scale}', .* dequanti"):
         mw.plan(recipe(tmp_path, OTHERWISE_SCALED[scale]))
 
 

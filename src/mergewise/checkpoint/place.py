@@ -132,7 +132,7 @@ class LocalRanges:
 
 
 def is_here(path: str | os.PathLike[str]) -> bool:
-    """Whether a path leads to something on this machine; one that may not be looked up, or nothing can have, does not."""
+    """Whether a path leads to something on this machine; one that nobody may look up, or nothing can have, does not."""
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises there
 
 

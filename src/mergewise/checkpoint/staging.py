@@ -75,8 +75,8 @@ class Staging:
             os.close(lock)
             self._remove_empty()
             raise CheckpointError(
-                f"{self.folder}: expected a file system that locks files, so that no other merge writes here too, found "
-                f"one that does not ({error.strerror}); choose an output on another, such as a disk of this machine."
+                f"{self.folder}: expected a file system that locks files, so that no other merge writes here too, "
+                f"found none ({error.strerror}); choose an output on another, such as a disk of this machine."
             ) from error
         if is_at(lock, path):
             return lock

@@ -81,8 +81,8 @@ def with_layers(
             holder[_DENSE_FIRST] = _dense_layers(template, layers, part, holder[_DENSE_FIRST])
         if before != len(layers) or any(one.index != i for i, one in enumerate(layers)):
             remarks += [
-                f"'{name}' in the config.json of {template.location} has {before} entries, as many as there are layers, "
-                "and stays as it is; if it has one for each layer, change it in the result."
+                f"'{name}' in the config.json of {template.location} has {before} entries, as many as there are "
+                "layers, and stays as it is; if it has one for each layer, change it in the result."
                 for name in unclear
             ]
             remarks += [
