@@ -41,10 +41,13 @@ class SurveyError(MergewiseError):
     """A survey cannot be read, written, extended or combined, or does not hold what is asked of it."""
 
 
-def did_you_mean(name: str, known: "Iterable[str]") -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest known name, or the list of names if none is close."""
+def did_you_mean(name: object, known: "Iterable[str]") -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest known name, or the list of names if none is close.
+
+    Keys of a file need not be text.
+    """
     known = sorted(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    close = get_close_matches(str(name), known, n=1, cutoff=0.6)
     if close:
         return f" Did you mean '{close[0]}'?"
     return f" Known here: {', '.join(known)}." if known else ""

@@ -260,6 +260,11 @@ def test_adapters_that_are_not_what_can_be_merged_are_refused_in_a_sentence(tmp_
     assert "\n" not in str(fault.value)
 
 
+@pytest.mark.parametrize("bias", [[], {}, 3, None, "some"], ids=str)
+def test_a_bias_that_is_no_word_of_pefts_is_none(tmp_path, base, bias):
+    assert adapted(tmp_path, base, factors(1, "lm_head", 16, 8), bias=bias).adapter.config.bias == "none"
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [

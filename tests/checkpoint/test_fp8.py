@@ -75,6 +75,36 @@ def test_blocks_are_128_wide_where_the_configuration_does_not_say():
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float8_e8m0fnu"])
+def test_scales_of_mxfp8_are_powers_of_two(dtype):
+    weight, exponent = stored((4, 64)), np.array([[120, 127], [0, 134], [1, 130], [126, 128]], np.uint8)
+    found = whole(opened({"w": weight, "w_scale": exponent.view(dtype)}), "w")
+    scale = np.ldexp(np.float32(1), exponent.astype(int) - 127)
+    np.testing.assert_array_equal(found, weight.astype("f4") * np.repeat(scale, 32, 1))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float8_e8m0fnu"])
+def test_a_power_of_two_that_is_no_number_is_none_in_the_weights_either(dtype):
+    scale = np.array([[255], [127]], np.uint8).view(dtype)
+    assert np.isnan(whole(opened({"w": np.ones((2, 3), "float8_e4m3fn"), "w_scale": scale}), "w")).tolist() == [
+        [True] * 3, [False] * 3
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "bool"])
+def test_a_scale_that_is_no_number_of_known_meaning_is_refused(dtype):
+    with pytest.raises(CheckpointError, match=r"here: expected 'w_scale', a scale, as .* found (I|BOOL)"):
+        opened({"w": stored((2, 3)), "w_scale": np.ones((2, 1), dtype)})
+
+
+def test_no_more_scales_are_read_than_a_run_of_elements_has():
+    checkpoint = opened({"w": stored((200, 130)), "w_scale": np.ones((200, 1), "f4")})
+    read = []
+    checkpoint.own.read_into = lambda info, offset, buffer: read.append((info.name, offset, len(buffer)))
+    checkpoint.read_into(checkpoint.tensors["w"], 4 * 5 * 130, np.zeros(4 * 131, np.uint8))
+    assert read == [("w", 5 * 130, 131), ("w_scale", 5 * 4, 2 * 4)]
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 200 * 130 - 1), st.integers(1, 5000))
 def test_any_run_of_elements_can_be_read(first, count):
@@ -103,6 +133,23 @@ def test_other_tensors_stay_as_they_are_even_if_their_names_look_like_scales():
     buffer = np.zeros(12, np.uint8)
     checkpoint.read_into(checkpoint.tensors["v"], 0, buffer)
     assert buffer.tobytes() == arrays["v"].tobytes()
+
+
+def test_scales_of_activations_are_hidden_where_weights_have_scales():
+    arrays = {
+        "a.q.weight": stored((2, 2)), "a.q.weight_scale": np.ones((), "f4"), "a.q.input_scale": np.ones((), "f4"),
+        "a.k_scale": np.ones((), "f4"), "logit_scale": np.ones((), "f4"), "v.k_scale": np.ones(3, "f4"),
+        "plain.weight": stored((2, 2)), "plain.input_scale": np.ones((), "f4"),
+    }  # fmt: skip
+    checkpoint = opened(arrays)
+    assert checkpoint.activations == {"a.q.input_scale", "a.k_scale"}
+    assert set(checkpoint.tensors) == {"a.q.weight", "logit_scale", "v.k_scale", "plain.weight", "plain.input_scale"}
+
+
+def test_the_configuration_says_nothing_of_quantisation_at_any_depth():
+    said = {"quant_method": "fp8"}
+    config = {"compression_config": said, "text_config": {"quantization_config": said, "vocab_size": 3}, "size": 8}
+    assert opened({"w": stored((2, 2))}, config).config() == {"text_config": {"vocab_size": 3}, "size": 8}
 
 
 # (2, 2) may be blocks of 3 × 150 or of 4 × 256: where nobody states a size, none is guessed but a power of two

@@ -34,6 +34,13 @@ def test_a_tied_head_is_called_as_loaders_call_it(architecture, embedding, head)
     assert found == (None if head is None else (head, embedding))
 
 
+@pytest.mark.parametrize("architectures", [True, 3, "GemmaForCausalLM", {}, [None], [["GemmaForCausalLM"]]], ids=str)
+def test_architectures_that_are_no_list_of_names_tell_nothing(architectures):
+    names = ["model.embed_tokens.weight"]
+    assert tied_head({"architectures": architectures}, names) is None
+    assert tied_head({"architectures": architectures, "tie_word_embeddings": True}, names) == ("lm_head.weight", *names)
+
+
 def test_there_is_none_where_a_head_is_stored_or_said_to_be_its_own():
     config = {"architectures": ["GemmaForCausalLM"]}
     assert tied_head(config, ["model.embed_tokens.weight", "lm_head.weight"]) is None

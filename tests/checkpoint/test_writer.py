@@ -369,6 +369,48 @@ class TestInterruptedMerges:
         written(tmp_path / "out", ARRAYS, 500, {"README.md": "x"})
         assert support.tree(tmp_path / "out") == fresh
 
+    @pytest.mark.parametrize("cut", [-1, -7])
+    def test_what_is_finished_after_a_record_that_was_cut_short_is_taken_over_too(self, cut, tmp_path):
+        self.interrupted(tmp_path / "out")
+        journal = next(tmp_path.iterdir()) / ".journal"
+        journal.write_bytes(journal.read_bytes()[:cut])
+        target = FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w")
+        fill(target, dict(list(ARRAYS.items())[4:8]))
+        target._close()  # killed
+        with FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w") as target:
+            assert target.resumed == set(list(ARRAYS)[:8])
+
+    def test_a_disk_that_takes_a_part_of_a_record_and_then_no_more_is_told(self, tmp_path, monkeypatch):
+        write, left = os.write, [8 + 7]
+
+        def filling(descriptor, data):
+            if not left[0]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            done = write(descriptor, data[: left[0]])
+            left[0] -= done
+            return done
+
+        target = FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", filling)
+            with pytest.raises(CheckpointError, match="No space left on device; what is finished is kept in"), target:
+                fill(target, dict(list(ARRAYS.items())[:2]))
+        with FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w") as target:
+            assert target.resumed == {next(iter(ARRAYS))}
+
+    def test_a_merge_killed_when_it_was_about_to_be_seen_loses_nothing(self, tmp_path, monkeypatch, fresh):
+        target = FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w")
+        fill(target, ARRAYS)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                target.commit({"README.md": "x"})
+        target._close()
+        with FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w") as target:
+            assert target.resumed == set(ARRAYS)
+            target.commit({"README.md": "x"})
+        assert support.tree(tmp_path / "out") == fresh
+
     def test_an_interruption_of_the_next_merge_keeps_what_both_finished(self, tmp_path, fresh):
         self.interrupted(tmp_path / "out")
         target = FolderTarget(tmp_path / "out", outputs(ARRAYS), 500, "w")
@@ -575,6 +617,31 @@ class TestWhatIsRefused:
             FolderTarget(tmp_path / "out", outputs(ARRAYS), UNLIMITED)
         same(support.load_model(tmp_path / "out"), ARRAYS)
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_a_second_writer_that_comes_when_the_first_is_about_to_be_seen(self, tmp_path, monkeypatch):
+        first = FolderTarget(tmp_path / "out", outputs(ARRAYS), UNLIMITED)
+        fill(first, ARRAYS)
+        rename = Path.rename
+
+        def just_then(path, to):
+            with pytest.raises(CheckpointError, match="another merge is writing here"):
+                FolderTarget(tmp_path / "out", outputs(ARRAYS), UNLIMITED)
+            return rename(path, to)
+
+        monkeypatch.setattr(Path, "rename", just_then)
+        first.commit({})
+        same(support.load_model(tmp_path / "out"), ARRAYS)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+    def test_a_file_system_without_locks_is_not_taken_for_another_merge(self, code, tmp_path, monkeypatch):
+        def unlocked(*_):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(staging.fcntl, "flock", unlocked)
+        with pytest.raises(CheckpointError, match=rf"expected a file system that locks files.*{os.strerror(code)}"):
+            FolderTarget(tmp_path / "a" / "out", outputs(ARRAYS), UNLIMITED)
+        assert support.tree(tmp_path) == {}
 
     def test_a_second_writer_in_another_process(self, tmp_path):
         script = (

@@ -138,9 +138,19 @@ def test_an_adapter_without_a_base_takes_the_one_it_names_or_asks_for_it(family)
     merged = mw.merge_to_arrays(mw.Recipe(method="average", experts=[str(family / "named")]))
     whole = load_model(family / "full-a1")
     assert all(np.allclose(merged[name], whole[name], atol=1e-7) for name in merged)
-    save_adapter(family / "lost", tensors, base_model_name_or_path="org/elsewhere")
-    with pytest.raises(mw.CheckpointError, match=r"needs its base \(org/elsewhere\); give the recipe a 'base_model'"):
-        mw.plan(mw.Recipe(method="average", experts=[str(family / "lost")]))
+    for base in ("org/elsewhere", f"/{'x' * 300}"):
+        save_adapter(family / "lost", tensors, base_model_name_or_path=base)
+        with pytest.raises(mw.CheckpointError, match=rf"needs its base \({base}\); give the recipe a 'base_model'"):
+            mw.plan(mw.Recipe(method="average", experts=[str(family / "lost")]))
+
+
+def test_a_folder_that_holds_a_whole_model_too_is_read_as_the_adapter_with_a_remark(family):
+    asked = mw.Recipe(method="task_arithmetic", base=str(family / "base"), experts=[str(family / "a1")])
+    merged, said = mw.merge_to_arrays(asked), mw.plan(asked).remarks
+    shutil.copy(family / "full-a2" / "model.safetensors", family / "a1")
+    assert_identical(mw.merge_to_arrays(asked), merged)
+    (remark,) = set(mw.plan(asked).remarks) - set(said)
+    assert "a1 holds an adapter and a whole model, model.safetensors; it is read as the adapter" in remark
 
 
 def test_what_an_adapter_cannot_be_merged_for_is_found_in_the_plan(family):

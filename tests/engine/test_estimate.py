@@ -83,6 +83,10 @@ def test_files_are_said_to_be_hashed_until_they_are(family, monkeypatch):
     assert unhashed_bytes(plan.sources) == 0
 
 
+def test_free_space_is_told_of_a_place_that_no_folder_can_have(tmp_path):
+    assert estimate.free_bytes(tmp_path / ("x" * 300)) == estimate.free_bytes(tmp_path) > 0
+
+
 def test_many_tiny_tensors_take_time_each(tmp_path):
     arrays = {f"layers.{i}.a": np.zeros(1, "f4") for i in range(2000)}
     experts = [save_model(tmp_path / f"e{i}", arrays) for i in range(8)]

@@ -226,6 +226,20 @@ def test_an_eight_bit_base_gives_a_bfloat16_result_without_quantisation(tmp_path
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"hidden_size": 8}
 
 
+def test_nothing_in_the_result_of_an_eight_bit_base_says_that_it_is_quantised(tmp_path):
+    one = np.ones((), np.float32)
+    values = {"l.weight": np.ones((4, 4), ml_dtypes.float8_e4m3fn), "l.weight_scale": one, "l.input_scale": one}
+    base = save_model(tmp_path / "base", values, config={"text_config": {"quantization_config": {}, "hidden_size": 8}})
+    (base / "hf_quant_config.json").write_text("{}")
+    expert = save_model(tmp_path / "e", {"l.weight": np.ones((4, 4), np.float32)})
+    recipe = mw.Recipe(method="task_arithmetic", base=base, experts=[expert])
+    remarks = mw.merge(recipe, tmp_path / "out").remarks
+    assert any("1 scales of activations, such as 'l.input_scale', are left out" in remark for remark in remarks)
+    assert load_model(tmp_path / "out").keys() == {"l.weight"}
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"text_config": {"hidden_size": 8}}
+    assert not (tmp_path / "out" / "hf_quant_config.json").exists()
+
+
 def test_a_scale_that_fits_no_block_is_refused(tmp_path):
     stored = {"w": np.ones((8, 8), ml_dtypes.float8_e4m3fn), "w_scale_inv": np.ones((3, 7), np.float32)}
     with pytest.raises(mw.CheckpointError, match="scale per tensor, row or block"):

@@ -21,6 +21,7 @@ import mergewise as mw
 from mergewise.checkpoint import FolderTarget, place
 from mergewise.checkpoint.journal import JOURNAL_NAME, Journal, fingerprint
 from mergewise.checkpoint.place import open_ranges, sha256_of
+from mergewise.checkpoint.staging import by_visibility
 from mergewise.engine import intact, provenance
 from mergewise.engine.workers import Crew
 from mergewise.method import registry
@@ -41,7 +42,7 @@ def family(folder: Path, tensors: int, size: int) -> dict:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in by_visibility(folder.iterdir())}
 
 
 class Stop(KeyboardInterrupt):
@@ -292,6 +293,22 @@ class TestTheSameCommandOnceMore:
         report = mw.merge(recipe, out)
         assert report.remarks[-1] == f"{out} holds this merge already; nothing was done."
         assert {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.iterdir()} == before
+
+    def test_looks_at_no_marks_that_a_kill_left_in_it(self, tmp_path, models, monkeypatch):
+        recipe, out = mw.Recipe(**models, method="task_arithmetic"), tmp_path / "out"
+
+        def killed(path, **_):
+            if path.name in {".lock", ".journal"}:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", killed)
+            with pytest.raises(KeyboardInterrupt):
+                mw.merge(recipe, out)
+        assert {".lock", ".journal"} <= {path.name for path in out.iterdir()}
+        assert mw.merge(recipe, out).remarks[-1] == f"{out} holds this merge already; nothing was done."
+        assert mw.verify(out).faults == ()
+        assert not {".lock", ".journal"} & {path.name for path in by_visibility(out.iterdir())}  # as they are sent
 
     def test_is_refused_where_anything_differs(self, tmp_path, models):
         out = tmp_path / "out"

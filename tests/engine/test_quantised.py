@@ -1,5 +1,6 @@
 """Weights that are integer codes with scales are refused before anything is merged; integer buffers are copied."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -37,6 +38,30 @@ def test_codes_that_only_a_configuration_tells_of_are_refused(tmp_path):
     config = {"quantization_config": {"quant_method": "aqlm"}}
     with pytest.raises(mw.CheckpointError, match=r"a 'quantization_config' .* \(quantised by aqlm\)"):
         mw.plan(recipe(tmp_path, {"q.codes": CODES.astype("int8")}, config))
+
+
+EIGHT_BIT = np.ones((8, 8), ml_dtypes.float8_e4m3fn)
+OTHERWISE_SCALED = {
+    "l.scale": {"l.weight": EIGHT_BIT, "l.scale": np.full((1, 1), 3, np.float32)},
+    "l.scale_weight": {"l.weight": EIGHT_BIT, "l.scale_weight": np.full(1, 3, np.float32)},
+    "l.weight.scale": {"l.weight": EIGHT_BIT, "l.weight.scale": np.full(1, 3, np.float32)},
+    "l.weight._scale": {"l.weight._data": EIGHT_BIT, "l.weight._scale": np.full(1, 3, np.float32)},
+    "l.up_proj_scales": {"l.up_proj": EIGHT_BIT, "l.up_proj_scales": np.full(8, 127, np.uint8)},
+}
+
+
+@pytest.mark.parametrize("scale", OTHERWISE_SCALED)
+def test_eight_bit_floats_with_a_scale_of_another_name_are_refused(tmp_path, scale):
+    with pytest.raises(mw.CheckpointError, match=rf"base: expected the scale of 'l\..*, found '{scale}', .* dequanti"):
+        mw.plan(recipe(tmp_path, OTHERWISE_SCALED[scale]))
+
+
+def test_eight_bit_floats_beside_scales_of_something_else_are_read_as_they_are(tmp_path):
+    one = np.ones(8, np.float32)
+    arrays = {"l.weight": EIGHT_BIT, "l.logit_scale": one, "l.input_scale": one, "l.layer_scale": one}
+    arrays |= {"norm.bias": EIGHT_BIT[0], "norm.scale": one, "scale": one}
+    remarks = mw.plan(recipe(tmp_path, arrays)).remarks
+    assert any("2 of them have none, such as 'l.weight', and are read as they are" in remark for remark in remarks)
 
 
 def test_buffers_of_integers_are_copied(tmp_path):

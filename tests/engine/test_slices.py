@@ -69,6 +69,33 @@ class TestFrankenmerges:
         assert mw.verify("out", sample=None).faults == ()
         assert {p.rsplit("/", 2)[-2] for p in report.inputs} == {"A", "B"}
 
+    def test_entries_by_layer_follow_also_where_their_name_does_not_say_what_they_are(self, models):
+        own = {
+            "A": {"block_configs": [{"n": i} for i in range(4)], "hybrid_override_pattern": "M-M*"},
+            "B": {"block_configs": [{"n": 10 + i} for i in range(6)], "hybrid_override_pattern": "abcdef"},
+        }
+        for name, layers in {"A": 4, "B": 6}.items():
+            more = {"sliding": list(range(layers)), "kinds": "MM**", "torch_dtype": "bf16", "rope": [1, 2], **own[name]}
+            (models / name / "config.json").write_text(json.dumps(config(layers, **more)))
+        slices = [{"sources": [source("A", 1, 4)]}, {"sources": [source("B", 4, 6)]}]
+        planned = mw.plan(parse_recipe({"merge_method": "linear", "slices": slices}))
+        found = planned.template.config()
+        assert [block["n"] for block in found["block_configs"]] == [1, 2, 3, 14, 15]
+        assert found["hybrid_override_pattern"] == "-M*ef"
+        said = [remark for remark in planned.remarks if "has 4 entries, as many as there are layers" in remark]
+        assert [remark.split()[0] for remark in said] == ["'sliding'", "'kinds'"]
+
+    def test_numbers_of_all_layers_are_numbers_not_entries_by_layer(self, models):
+        (models / "A" / "config.json").write_text(json.dumps(config(4, mlp_only_layers=[0, 1, 2, 3])))
+        slices = [{"sources": [source("A", 0, 3)]}, {"sources": [source("A", 1, 4)]}]
+        planned = mw.plan(parse_recipe({"merge_method": "linear", "slices": slices}))
+        assert planned.template.config()["mlp_only_layers"] == [0, 1, 2, 3, 4, 5]
+
+    def test_a_number_of_layers_beyond_all_measure_is_a_number(self, models):
+        (models / "A" / "config.json").write_text(json.dumps(config(10**30)))
+        planned = mw.plan(parse_recipe({"merge_method": "linear", "slices": [{"sources": [source("A", 0, 4)]}]}))
+        assert planned.template.config()["num_hidden_layers"] == 4
+
     def test_numbers_of_layers_in_the_configuration_follow_the_layers(self, models):
         numbers = {"A": {"mlp_only_layers": [0, 3], "first_k_dense_replace": 1}, "B": {"mlp_only_layers": [1, 4, 5]}}
         for name, layers in {"A": 4, "B": 6}.items():

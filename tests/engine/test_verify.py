@@ -134,6 +134,13 @@ def test_inputs_that_were_named_from_another_folder_are_said_to_be(merged, tmp_p
     monkeypatch.chdir(tmp_path / "base")
     with pytest.raises(mw.CheckpointError, match=r"named from the folder where the merge was run; run verify there"):
         mw.verify("../beside")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "beside" / "mergewise.json"
+    record = json.loads(path.read_text())
+    record["inputs"][0]["file"] = "x" * 300  # which no file can be called
+    path.write_text(json.dumps(record))
+    with pytest.raises(mw.CheckpointError, match=r"expected the input 'x{300}' here, which is named from the folder"):
+        mw.verify("beside")
 
 
 def test_a_folder_without_a_record_is_refused(tmp_path):

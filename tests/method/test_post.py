@@ -147,6 +147,7 @@ def test_steps_are_recorded_and_verified(folders, tmp_path):
             [{"lines": {"alfa": 1}}],
             r"lines has no parameter 'alfa', found at post.0.lines.alfa. Did you mean 'alpha'\?",
         ),
+        ([{"lines": {0: 1}}], r"lines has no parameter '0', found at post.0.lines.0. Known here: alpha, beta"),
         ([{"svc": {"alpha": 0}}], r"The 'alpha' parameter of svc must be a finite number of at least 1e-06. Got 0"),
         ([{"svc": 3}], "Expected parameters of svc at post.0.svc, found 3"),
         ([{"svc": {}, "lines": {}}], "Expected one step such as .* at post.0"),

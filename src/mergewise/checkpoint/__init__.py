@@ -13,7 +13,7 @@ from mergewise.checkpoint.header import TensorInfo, read_header
 from mergewise.checkpoint.journal import fingerprint
 from mergewise.checkpoint.memory import ArrayCheckpoint, ArrayTarget
 from mergewise.checkpoint.open import open_source
-from mergewise.checkpoint.place import Place, file_facts, file_identity, file_size, sha256_of
+from mergewise.checkpoint.place import Place, file_facts, file_identity, file_size, is_here, sha256_of
 from mergewise.checkpoint.remote import Access, Connections, StoppedError, let_go, reserved_bytes
 from mergewise.checkpoint.remote.connections import is_url, local_path
 from mergewise.checkpoint.remote.destination import Destination
@@ -68,6 +68,7 @@ __all__ = [
     "has_header",
     "hub_reference",
     "is_adapter",
+    "is_here",
     "is_url",
     "let_go",
     "local_path",

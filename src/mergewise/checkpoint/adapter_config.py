@@ -112,7 +112,7 @@ def read_lora_config(folder: Place) -> LoraConfig:
         alpha_pattern={k: _alpha(v, path, f"alpha_pattern.{k}") for k, v in _mapping(content, "alpha_pattern", path)},
         rslora=bool(content.get("use_rslora")),
         fan_in_fan_out=bool(content.get("fan_in_fan_out")),
-        bias=content["bias"] if content.get("bias") in {"all", "lora_only"} else "none",
+        bias=content["bias"] if content.get("bias") in ("all", "lora_only") else "none",
         targets=() if content.get("layers_to_transform") else _names(content.get("target_modules")),
         modules_to_save=_names(content.get("modules_to_save")),
         ties=content.get("ensure_weight_tying") is True,

@@ -1,12 +1,13 @@
 """Checkpoints with eight-bit floating weights, read as float32: value times the scale of its block."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.checkpoint.dtypes import numpy_dtype
+from mergewise.checkpoint.dtypes import STORAGE_DTYPES, numpy_dtype
 from mergewise.checkpoint.header import TensorInfo
 from mergewise.checkpoint.source import Source, Writable
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
@@ -15,7 +16,10 @@ from mergewise.errors import CheckpointError
 __all__ = ["DequantisedCheckpoint", "is_fp8"]
 
 _FP8 = {"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
-_SUFFIXES = ("_scale_inv", "_scale")  # both multiply, whatever their names say
+_SUFFIXES = ("_scale", "_scale_inv")  # both multiply, whatever their names say
+_POWERS_OF_TWO = {"U8": "F8_E8M0", "F8_E8M0": "F8_E8M0"}  # MXFP8 stores exponents, as bytes or by their name
+_ACTIVATIONS = re.compile(r"(?P<module>.+)\.((input|output|activation|[qkv])_scale)")
+_QUANTISATION = {"quantization_config", "compression_config"}
 _USUAL_BLOCK = 128
 _READ_ELEMENTS = 1 << 18
 
@@ -34,26 +38,26 @@ class DequantisedCheckpoint(WrappedCheckpoint):
     Attributes:
         dequantised: Names of the tensors that are stored in eight bits.
         unscaled: Names of those that have no scale, and are read as they are.
+        activations: Names of scales of activations, which are hidden: nothing quantises these any more.
 
     Raises:
-        CheckpointError: A scale does not fit its weight.
+        CheckpointError: A scale does not fit its weight, or is stored as what cannot be one.
     """
 
     def __init__(self, own: Source) -> None:
         super().__init__(own)
         self.costly = True
-        self._scales: dict[str, tuple[TensorInfo, tuple[int, int]] | None] = {}
         self._tables = {
             name: np.arange(256, dtype=np.uint8).view(numpy_dtype(name)).astype(np.float32) for name in _FP8
         }
-        hidden = set()
-        for info in own.tensors.values():
-            if is_fp8(info):
-                scale = next((own.tensors[info.name + s] for s in _SUFFIXES if info.name + s in own.tensors), None)
-                self._scales[info.name] = None if scale is None else (scale, self._block(info, scale))
-                hidden |= set() if scale is None else {scale.name}
-        self.dequantised = frozenset(self._scales)
-        self.unscaled = frozenset(name for name, scale in self._scales.items() if scale is None)
+        weights = {info.name: info for info in own.tensors.values() if is_fp8(info)}
+        scales = {name: own.tensors[name + s] for name in weights for s in _SUFFIXES if name + s in own.tensors}
+        self._scales = {name: (scale, self._block(weights[name], scale)) for name, scale in scales.items()}
+        hidden = {scale.name for scale in scales.values()}
+        self.dequantised = frozenset(weights) - hidden
+        self.unscaled = self.dequantised - scales.keys()
+        self.activations = self._scales_of_activations()
+        hidden |= self.activations
         self.tensors = {
             name: TensorInfo(name, "F32", info.shape, info.start, info.numel * 4, info.file) if is_fp8(info) else info
             for name, info in own.tensors.items()
@@ -67,17 +71,17 @@ class DequantisedCheckpoint(WrappedCheckpoint):
 
     def config(self) -> dict[str, Any]:
         """Return the configuration, without what it says of quantisation."""
-        return {key: value for key, value in super().config().items() if key != "quantization_config"}
+        return _unquantised(super().config())
 
     def will_read(self, tensor: TensorInfo, offset: int, nbytes: int) -> None:
         """Announce a read of the bytes as they are stored."""
         stored = self.own.tensors[tensor.name]
-        packed = 4 if tensor.name in self._scales else 1  # a byte for each float32 that is shown
+        packed = 4 if tensor.name in self.dequantised else 1  # a byte for each float32 that is shown
         self.own.will_read(stored, offset // packed, nbytes // packed)
 
     def read_into(self, tensor: TensorInfo, offset: int, buffer: Writable) -> None:
         """Fill the buffer with the tensor's bytes from an offset on; eight-bit weights as float32."""
-        if tensor.name not in self._scales:
+        if tensor.name not in self.dequantised:
             self.own.read_into(tensor, offset, buffer)
             return
         stored = self.own.tensors[tensor.name]
@@ -94,17 +98,26 @@ class DequantisedCheckpoint(WrappedCheckpoint):
 
     def _scale_of(self, stored: TensorInfo, first: int, count: int) -> NDArray[np.float32] | None:
         """Return the scale of each of a run of elements."""
-        found = self._scales[stored.name]
+        found = self._scales.get(stored.name)
         if found is None:
             return None
         info, (rows, columns) = found
-        raw = np.empty(info.nbytes, np.uint8)
-        self.own.read_into(info, 0, raw)
-        scales = raw.view(numpy_dtype(info.dtype)).astype(np.float32)
         width = stored.shape[-1] if stored.shape else 1
-        grid = scales.reshape(-(-max(1, stored.numel // max(1, width)) // rows), -1)
+        per_row = info.numel // -(-stored.numel // width // rows)
+        top, bottom = first // width // rows, (first + count - 1) // width // rows + 1
+        size = per_row * STORAGE_DTYPES[info.dtype].bits // 8
+        raw = np.empty((bottom - top) * size, np.uint8)
+        self.own.read_into(info, top * size, raw)
+        scales = raw.view(numpy_dtype(_POWERS_OF_TWO.get(info.dtype, info.dtype))).astype(np.float32)
         element = np.arange(first, first + count)
-        return grid[element // width // rows, element % width // columns]
+        return scales.reshape(-1, per_row)[element // width // rows - top, element % width // columns]
+
+    def _scales_of_activations(self) -> frozenset[str]:
+        """Return the names of scales of activations, in the module of a weight with a scale or the one around it."""
+        modules = {name.rpartition(".")[0] for name in self._scales}
+        modules |= {module.rpartition(".")[0] for module in modules}
+        matches = filter(None, map(_ACTIVATIONS.fullmatch, self.own.tensors))
+        return frozenset(match[0] for match in matches if match["module"] in modules)
 
     def _stated_block(self) -> tuple[int, int] | None:
         """Return the block size that the configuration states, if it does."""
@@ -116,6 +129,11 @@ class DequantisedCheckpoint(WrappedCheckpoint):
 
     def _block(self, info: TensorInfo, scale: TensorInfo) -> tuple[int, int]:
         """Return rows and columns of the blocks that share a scale."""
+        if STORAGE_DTYPES[scale.dtype].kind != "float" and not is_fp8(scale) and scale.dtype not in _POWERS_OF_TWO:
+            raise CheckpointError(
+                f"{self.location}: expected '{scale.name}', a scale, as floating-point numbers or as powers of two "
+                f"(F8_E8M0 or U8), found {scale.dtype}; dequantise the model and save it as BF16 first."
+            )
         columns = info.shape[-1] if info.shape else 1
         rows = max(1, info.numel // max(1, columns))
         if scale.numel == 1:
@@ -133,6 +151,15 @@ class DequantisedCheckpoint(WrappedCheckpoint):
             f"{self.location}: expected '{scale.name}' to hold a scale per tensor, row or block of '{info.name}' "
             f"{list(info.shape)}, found shape {list(scale.shape)}."
         )
+
+
+def _unquantised(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without what it, or that of a part of the model, says of quantisation."""
+    return {
+        key: _unquantised(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _QUANTISATION
+    }
 
 
 def _is_power(block: tuple[int, int]) -> bool:

@@ -45,7 +45,9 @@ class Journal:
         self._void = False
         content = self._path.read_bytes() if self._path.is_file() else b""
         self.continues = content.startswith(self._head)
-        self.finished = set(self._records(content[len(self._head) :])) if self.continues else set()
+        records = self._records(content[len(self._head) :]) if self.continues else []
+        self.finished = set(records)
+        self._end = len(self._head) + len(records) * _RECORD.size
 
     def forget(self) -> None:
         """Take what is there for void."""
@@ -53,19 +55,23 @@ class Journal:
         self.finished = set()
 
     def open(self) -> None:
-        """Begin to write: after what is there, if it is about this work, else anew."""
+        """Begin to write: after what is whole there, if it is about this work, else anew."""
         if not self.continues:
             beside = self._path.with_suffix(".new")
             beside.write_bytes(self._head)
             beside.replace(self._path)
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        if self.continues:
+            os.ftruncate(self._descriptor, self._end)  # records after one that was cut short would not be found
 
     def add(self, number: int) -> None:
         """Record that a tensor is finished, unless the journal is void."""
         if self._void:
             return
         self.finished.add(number)
-        os.write(self._descriptor, _RECORD.pack(number, self._check(number)))
+        record = _RECORD.pack(number, self._check(number))
+        while record:  # a disk that fills up takes a part of it, and refuses the rest
+            record = record[os.write(self._descriptor, record) :]
 
     def void(self) -> None:
         """Take back what is recorded, and record nothing more."""

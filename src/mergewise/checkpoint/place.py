@@ -21,6 +21,7 @@ __all__ = [
     "file_facts",
     "file_identity",
     "file_size",
+    "is_here",
     "local_copy",
     "open_ranges",
     "sha256_of",
@@ -128,6 +129,11 @@ class LocalRanges:
 
     def __del__(self) -> None:
         self.close()
+
+
+def is_here(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to something on this machine; one that nobody may look up, or nothing can have, does not."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises there
 
 
 def open_ranges(place: Place) -> Ranges:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from mergewise.checkpoint.adapter_config import ADAPTER_CONFIG
@@ -18,6 +19,7 @@ __all__ = ["Staging", "by_visibility", "cannot_write", "is_at", "require_free", 
 
 _SUFFIX = ".mergewise-partial"
 _LOCK_NAME = ".lock"
+_MARKS = {_LOCK_NAME, JOURNAL_NAME}
 _MOVING_NAME = ".moving"
 _SYNCED = ".safetensors"
 _ON_A_FRESH_DISK = {"lost+found"}
@@ -40,7 +42,7 @@ class Staging:
         folder: The hidden folder.
 
     Raises:
-        CheckpointError: The output is not free, cannot be made, or is being written by another merge.
+        CheckpointError: The output is not free, cannot be made or locked, or is being written by another merge.
     """
 
     def __init__(self, out: Path) -> None:
@@ -64,10 +66,17 @@ class Staging:
             raise cannot_write(self._out, error) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             os.close(lock)
             raise CheckpointError(
                 f"{self.folder}: another merge is writing here; wait for it or choose another output."
+            ) from error
+        except OSError as error:
+            os.close(lock)
+            self._remove_empty()
+            raise CheckpointError(
+                f"{self.folder}: expected a file system that locks files, so that no other merge writes here too, "
+                f"found none ({error.strerror}); choose an output on another, such as a disk of this machine."
             ) from error
         if is_at(lock, path):
             return lock
@@ -106,10 +115,9 @@ class Staging:
             OSError: The system refuses.
         """
         require_free(self._out)
-        marks = [self.folder / name for name in (_LOCK_NAME, JOURNAL_NAME)]
         if self._out.is_dir():
             # it may be a mounted volume, a link, or where somebody stands: it is filled rather than replaced
-            files = [path for path in self.folder.iterdir() if path not in marks]
+            files = by_visibility(self.folder.iterdir())
             moving = self.folder / _MOVING_NAME
             moving.write_text(json.dumps({path.name: _identity(path) for path in files}), "utf-8")
             self._move_out(files)
@@ -117,9 +125,11 @@ class Staging:
             moving.unlink()
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
-            for mark in marks:
-                mark.unlink()
             self.folder.rename(self._out)
+            # not before: who found no marks would begin anew in there; those that a kill leaves are never looked at
+            with suppress(OSError):
+                for name in _MARKS:
+                    (self._out / name).unlink()
         _sync(self._out.absolute().parent)
 
     def remove(self) -> None:
@@ -134,13 +144,20 @@ class Staging:
             os.close(lock)
 
     def _move_out(self, files: list[Path]) -> None:
-        """Move files into the output, what loaders look for last; if one cannot be moved, none is."""
+        """Move files into the output, in their order; if one cannot be moved, none is."""
         try:
-            for path in by_visibility(files):
+            for path in files:
                 path.rename(self._out / path.name)
         except BaseException:
             take_back(self._out, locked=True)
             raise
+
+    def _remove_empty(self) -> None:
+        """Remove the folder if nothing is in it but the lock."""
+        with suppress(OSError):
+            (self.folder / _LOCK_NAME).unlink()
+            self.folder.rmdir()
+            self._remove_made()
 
     def _remove_made(self) -> None:
         for path in self._made:
@@ -203,7 +220,7 @@ def _clear_up(out: Path, folder: Path, whatever_else: bool) -> None:
             for path in ours:
                 path.rename(folder / path.name)
             moving.unlink()
-    elif found and {path.name for path in folder.iterdir()} <= {_LOCK_NAME, JOURNAL_NAME}:
+    elif found and {path.name for path in folder.iterdir()} <= _MARKS:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -228,9 +245,10 @@ def cannot_write(out: Path, error: OSError | ValueError, kept: Path | None = Non
 
 
 def by_visibility(files: Iterable[Path]) -> list[Path]:
-    """Return files in the order in which they are to be seen: what loaders look for last."""
+    """Return files of an output in the order in which they are to be seen: what loaders look for last, marks never."""
     order = {name: number for number, name in enumerate(_LAST_NAMES, 1)}
-    return sorted(files, key=lambda path: (order.get(path.name, 0), path.name))
+    seen = (path for path in files if path.name not in _MARKS)
+    return sorted(seen, key=lambda path: (order.get(path.name, 0), path.name))
 
 
 def _hidden(out: Path) -> Path:

@@ -38,7 +38,7 @@ def tied_head(config: Mapping[str, Any], names: Iterable[str]) -> tuple[str, str
     names = list(names)
     embedding = next(filter(is_embedding, names), None)
     stated = [holder["tie_word_embeddings"] for holder in _holders(config) if "tie_word_embeddings" in holder]
-    architectures = config.get("architectures")
+    architectures = _architectures(config)
     generates = any(map(_GENERATES.search, architectures)) if architectures else any(stated)
     if embedding is None or any(map(is_head, names)) or not generates or not all(stated):
         return None
@@ -46,7 +46,7 @@ def tied_head(config: Mapping[str, Any], names: Iterable[str]) -> tuple[str, str
         return None
     outer = _NESTED_MODEL.match(embedding)
     leaf = "embed_out.weight" if embedding.endswith("embed_in.weight") else "lm_head.weight"
-    if any(map(_SPEECH.match, architectures or ())):
+    if any(map(_SPEECH.match, architectures)):
         leaf = "proj_out.weight"
     return f"{outer['outer'] if outer else ''}{leaf}", embedding
 
@@ -94,6 +94,11 @@ def with_tensors(
     if any(map(is_head, changed)) and (ties_head(config) or tied_head(config, own)):
         config = untied(config)
     return config
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    stated = config.get("architectures")
+    return [name for name in stated if isinstance(name, str)] if isinstance(stated, list) else []
 
 
 def _holders(config: Mapping[str, Any]) -> list[Any]:

@@ -16,6 +16,7 @@ from mergewise.checkpoint import (
     Source,
     TensorInfo,
 )
+from mergewise.checkpoint.folder import INDEX_NAME
 from mergewise.checkpoint.tokens import is_embedding, is_head, tied_head, ties_head, untied
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.engine.configuration import UNTIED
@@ -108,8 +109,8 @@ def _has_own_head(source: Source) -> bool:
 def remarks_on(sources: Iterable[Source]) -> list[str]:
     """Return remarks on sources.
 
-    They are on those that are stored in eight bits, or as GGUF, those whose adapter unties the head, and those beside
-    which lies an index of other files.
+    They are on those that are stored in eight bits, or as GGUF, those whose adapter unties the head or lies beside a
+    whole model, and those beside which lies an index of other files.
     """
     found = [source.own if isinstance(source, GatheredCheckpoint) else source for source in sources]
     remarks = [_eight_bit(source) for source in found if isinstance(source, DequantisedCheckpoint)] + [
@@ -123,6 +124,13 @@ def remarks_on(sources: Iterable[Source]) -> list[str]:
         for source in _all_parts(found)
         if isinstance(source, Checkpoint) and source.left_out is not None
     ]
+    remarks += [
+        f"{source.adapter.path} holds an adapter and a whole model, {name}; it is read as the adapter, as in PEFT, so "
+        "move that elsewhere if the model is meant."
+        for source in found
+        if isinstance(source, AdaptedCheckpoint)
+        for name in _whole_models_beside(source)
+    ]
     return remarks + [
         f"The adapter of {source.location} brings '{embedding}' without the head that its base ties to it; as in PEFT, "
         f"'{head}' stays the base's embedding, and 'tie_word_embeddings' is false."
@@ -130,6 +138,14 @@ def remarks_on(sources: Iterable[Source]) -> list[str]:
         if isinstance(source, AdaptedCheckpoint)
         for head, embedding in source.kept_heads.items()
     ]
+
+
+def _whole_models_beside(source: AdaptedCheckpoint) -> list[str]:
+    """Return the names of files of a whole model that lie in the folder of an adapter."""
+    try:
+        return [file.name for file in source.adapter.path.iterdir() if file.name in {SINGLE_NAME, INDEX_NAME}]
+    except (OSError, CheckpointError):
+        return []  # a folder that gives files, but no lists
 
 
 def _all_parts(sources: Iterable[Source]) -> Iterator[Source]:
@@ -141,6 +157,8 @@ def _all_parts(sources: Iterable[Source]) -> Iterator[Source]:
 def _eight_bit(source: DequantisedCheckpoint) -> str:
     without = sorted(source.unscaled)
     how = f"; {len(without)} of them have none, such as '{without[0]}', and are read as they are" if without else ""
+    left_out = sorted(source.activations)
+    how += f"; {len(left_out)} scales of activations, such as '{left_out[0]}', are left out" if left_out else ""
     count, where = len(source.dequantised), source.location
     return f"{count} tensors of {where} are stored in eight bits and read with their scales{how}."
 

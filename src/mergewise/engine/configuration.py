@@ -1,5 +1,6 @@
 """The configuration of a merged model: what must follow when its layers or its vocabulary do."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,11 @@ UNTIED = "The result has a head of its own, so 'tie_word_embeddings' is false in
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
 _SIDES = {"encoder": ("num_encoder_layers", "encoder_layers"), "decoder": ("num_decoder_layers", "decoder_layers")}
+_BY_LAYER = (
+    "block_configs", "intermediate_size", "activation_sparsity_pattern", "attn_type_list", "hybrid_override_pattern",
+)  # fmt: skip
+"""What may have an entry per layer, or a letter, without 'layer' in its name."""
+_LETTERS = re.compile(r"[A-Z*|-]+")  # of layers' kinds, as in 'M-M*'
 _INDICES = ("cross_attention_layers", "mlp_only_layers", "attn_layer_indices")  # lists of numbers of layers
 _DENSE_FIRST = "first_k_dense_replace"  # a number of layers before which all are dense
 _PERIODS = ("decoder_sparse_step", "moe_layer_freq", "attn_layer_period", "expert_layer_period")
@@ -45,8 +51,8 @@ def with_layers(
 ) -> dict[str, Any]:
     """Return the configuration of the template with the layers of the result.
 
-    The count follows, and every list that has an entry per layer or numbers of layers: what it says of a layer is what
-    the model says whose layer it is.
+    The count follows, and every list that is known to have an entry per layer or numbers of layers: what it says of a
+    layer is what the model says whose layer it is. Others of as many entries as there were layers are remarked on.
 
     Args:
         template: The model whose configuration it is.
@@ -70,14 +76,15 @@ def with_layers(
             )
         holder, key = found
         before = holder[key]
-        for name, values in holder.items():
-            if isinstance(values, list) and len(values) == before and "layer" in name:
-                holder[name] = [_entry(one, name, part, values) for one in layers]
-            elif isinstance(values, list) and name in _INDICES:
-                holder[name] = [i for i, one in enumerate(layers) if one.index in _own(one, name, part, values)]
+        unclear = _let_follow(holder, before, layers, part)
         if isinstance(holder.get(_DENSE_FIRST), int):
             holder[_DENSE_FIRST] = _dense_layers(template, layers, part, holder[_DENSE_FIRST])
-        if [one.index for one in layers] != list(range(before)):
+        if before != len(layers) or any(one.index != i for i, one in enumerate(layers)):
+            remarks += [
+                f"'{name}' in the config.json of {template.location} has {before} entries, as many as there are "
+                "layers, and stays as it is; if it has one for each layer, change it in the result."
+                for name in unclear
+            ]
             remarks += [
                 f"'{name}' says by their numbers which layers of {template.location} are of another kind, and stays "
                 f"{holder[name]}, whatever their numbers are in the result."
@@ -138,6 +145,22 @@ def _example(part: str) -> str:
     return _SIDES[side][0] if side in {"encoder", part} else _COUNTS[0]
 
 
+def _let_follow(holder: dict[str, Any], before: int, layers: Sequence[LayerOrigin], part: str) -> list[str]:
+    """Change what has entries by layer or numbers of layers; return the names of what may have such, and stays."""
+    unclear = []
+    for name, values in holder.items():
+        if isinstance(values, list) and name in _INDICES:
+            holder[name] = [i for i, one in enumerate(layers) if one.index in _own(one, name, part, values)]
+        elif not isinstance(values, list | str) or len(values) != before:
+            continue
+        elif name in _BY_LAYER or (isinstance(values, list) and "layer" in name):
+            entries = [_entry(one, name, part, values) for one in layers]
+            holder[name] = "".join(entries) if isinstance(values, str) else entries
+        elif isinstance(values, list) or _LETTERS.fullmatch(values):
+            unclear.append(name)
+    return unclear
+
+
 def _own(layer: LayerOrigin, name: str, part: str, fallback: Any) -> Any:
     """Return what the model of a layer says under a name; what the template says if it has no such value there."""
     found = _counting(layer.source.config(), part)
@@ -145,7 +168,7 @@ def _own(layer: LayerOrigin, name: str, part: str, fallback: Any) -> Any:
     return own if type(own) is type(fallback) else fallback
 
 
-def _entry(layer: LayerOrigin, name: str, part: str, fallback: list[Any]) -> Any:
+def _entry(layer: LayerOrigin, name: str, part: str, fallback: list[Any] | str) -> Any:
     values = _own(layer, name, part, fallback)
     return values[layer.index] if layer.index < len(values) else fallback[-1]
 

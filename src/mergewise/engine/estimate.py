@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from mergewise.checkpoint import AdaptedCheckpoint, Source
+from mergewise.checkpoint import AdaptedCheckpoint, Source, is_here
 from mergewise.checkpoint.wrapped import WrappedCheckpoint
 from mergewise.engine.devices.layout import DeviceLayout
 from mergewise.engine.jobs import Plan, TensorJob
@@ -74,7 +74,7 @@ def seconds(plan: Plan, layout: Layout | DeviceLayout) -> float:
 def free_bytes(out: Path) -> int:
     """Return the free space where an output folder would be made."""
     place = out.absolute()
-    while not place.exists():
+    while not is_here(place):
         place = place.parent
     return shutil.disk_usage(place).free
 

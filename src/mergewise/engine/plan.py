@@ -25,6 +25,7 @@ from mergewise.engine.align import align, with_own_head
 from mergewise.engine.compose import Member, compose
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.measured import NO_ENTRIES, Entries, entries_of, open_statistics, require_measured
+from mergewise.engine.provenance import untaken_folders
 from mergewise.engine.references import open_models
 from mergewise.engine.vocabulary import gathered, other_tokens, tokenizer_files, tokenizer_models
 from mergewise.errors import CheckpointError, RecipeError
@@ -138,6 +139,12 @@ def plan_models(recipe: Recipe, models: Mapping[str, Source], statistics: Sequen
         planned = _plan(recipe, composed.sources, composed.members, notes)
     sources = [models[name] for name in recipe.models if name in models]
     small_files = tokenizer_files(recipe, planned.template, sources, vocabulary, remarks)
+    folders = untaken_folders(planned.template)
+    if folders:
+        remarks.append(
+            f"modules.json of {planned.template.location} names folders, which are not taken over; copy "
+            f"{', '.join(folders)} into the result if it is for sentence-transformers."
+        )
     return replace(planned, remarks=(*planned.remarks, *remarks), small_files=small_files)
 
 

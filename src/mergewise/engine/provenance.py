@@ -50,6 +50,7 @@ __all__ = [
     "require_unchanged",
     "small_texts",
     "unhashed_bytes",
+    "untaken_folders",
 ]
 
 RECIPE_NAME = "mergewise_recipe.yaml"
@@ -58,8 +59,8 @@ PROVENANCE_NAME = "mergewise.json"
 _WEIGHTS = {
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz", ".pkl", ".ot",
 }  # fmt: skip
-_RECORDS = {"README.md", RECIPE_NAME, PROVENANCE_NAME, "mergekit_config.yml"}
-"""What a merge, here or by mergekit, says of itself, which is not true of a merge of its result."""
+_RECORDS = {"README.md", RECIPE_NAME, PROVENANCE_NAME, "mergekit_config.yml", "hf_quant_config.json"}
+"""What a model says of the merge, here or by mergekit, or of the quantisation that made it: not true of its merges."""
 
 _LARGEST_COMPANION = 256 << 20
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
@@ -199,6 +200,17 @@ def _companions(template: Source) -> list[Place]:
     ]
     found = [path for path in named if path.is_file() and file_size(path) <= _LARGEST_COMPANION]
     return sorted(found, key=lambda path: path.name)
+
+
+def untaken_folders(template: Source) -> list[str]:
+    """Return the folders of modules of sentence-transformers beside a model, as its ``modules.json`` names them."""
+    path = None if template.folder is None else template.folder / "modules.json"
+    try:
+        found = json.loads(path.read_text("utf-8")) if path is not None and path.is_file() else []
+    except (OSError, ValueError, RecursionError):
+        return []
+    modules = [module for module in found if isinstance(module, dict)] if isinstance(found, list) else []
+    return [str(module["path"]) for module in modules if module.get("path")]
 
 
 def provenance_texts(

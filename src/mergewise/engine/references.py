@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mergewise.checkpoint import AdaptedCheckpoint, Connections, Source, is_adapter, open_adapter, open_source
+from mergewise.checkpoint import AdaptedCheckpoint, Connections, Source, is_adapter, is_here, open_adapter, open_source
 from mergewise.engine.quantised import require_unquantised
 from mergewise.errors import CheckpointError
 from mergewise.recipe import ModelReference, Recipe
@@ -77,7 +77,7 @@ def _base_of(adapter: str, base: str | None, connections: Connections) -> str:
     stated = open_adapter(connections.place(adapter)).config.base
     if base is not None:
         return base
-    if stated is not None and Path(stated).is_dir():
+    if stated is not None and is_here(stated) and Path(stated).is_dir():
         return stated
     raise CheckpointError(
         f"{adapter}: this is an adapter and needs its base{f' ({stated})' if stated else ''}; give the recipe a "

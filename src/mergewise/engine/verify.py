@@ -19,6 +19,7 @@ from mergewise.checkpoint import (
     Checkpoint,
     Connections,
     Place,
+    is_here,
     numpy_dtype,
     open_checkpoint,
 )
@@ -161,7 +162,7 @@ def _record(path: Place) -> dict[str, Any]:
 def _require_here(recorded: Iterable[str], path: Place) -> None:
     """Require inputs that were named from the folder where somebody stood to be seen from here, too."""
     for file in recorded:
-        if "://" not in file and not Path(file).is_absolute() and not Path(file).exists():
+        if "://" not in file and not Path(file).is_absolute() and not is_here(file):
             raise CheckpointError(
                 f"{path}: expected the input '{file}' here, which is named from the folder where the merge was run; "
                 "run verify there, or put the input back."

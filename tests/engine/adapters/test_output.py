@@ -289,6 +289,15 @@ def test_without_the_base_on_this_machine_adapters_are_merged_and_compared_with_
         mw.plan(asked)
 
 
+def test_a_base_that_adapters_name_as_the_machine_that_trained_them_had_it_is_not_here(family):
+    base = f"/{'x' * 300}"
+    for path in family.glob("a?/adapter_config.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": base}))
+    planned = mw.plan(recipe(family, "average", base=None))
+    assert any("not here to check them against" in remark for remark in planned.remarks)
+    assert planned.adapter.config["base_model_name_or_path"] == base
+
+
 def test_the_dtype_of_the_factors_is_theirs_or_the_recipes(family):
     for i in range(2):
         half = {k: v.astype(ml_dtypes.bfloat16) for k, v in linear_adapter(i, model_arrays(0, width=40)).items()}

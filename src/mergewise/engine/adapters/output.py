@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mergewise.checkpoint import (
@@ -20,6 +19,7 @@ from mergewise.checkpoint import (
     TensorInfo,
     hub_reference,
     is_adapter,
+    is_here,
     is_url,
     open_adapter,
     open_source,
@@ -73,7 +73,7 @@ def open_adapters(recipe: Recipe, connections: Connections) -> AdapterMerge:
     _require_changes(recipe)
     names, adapters, named = _open(recipe, connections)
     base_path = named or next((a.config.base for a in adapters if a.config.base), None)
-    here = base_path is not None and (Path(base_path).exists() or (named is not None and is_url(named)))
+    here = base_path is not None and (is_here(base_path) or (named is not None and is_url(named)))
     base = open_source(base_path, connections) if base_path is not None and here else None
     adapted = [None if base is None else AdaptedCheckpoint(base, a, n) for a, n in zip(adapters, names, strict=True)]
     remarks = []
@@ -152,7 +152,7 @@ def adapter_config(
     usual = _usual(ranks)
     # PEFT takes the first pattern that matches the end of a name, so a name comes before those that it ends with
     pattern = {m: ranks[m] for m in sorted(ranks, key=lambda m: (-len(m), m)) if ranks[m] != usual}
-    hub = hub_reference(base) if base and not Path(base).exists() else None
+    hub = hub_reference(base) if base and not is_here(base) else None
     hub = None if hub and hub.inside else hub
     return {
         "peft_type": "LORA",
