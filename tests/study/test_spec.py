@@ -70,6 +70,12 @@ def test_a_file_says_the_same_as_its_content(tmp_path):
             {"experts": {"given": {"it-large": {"a": "x"}}}},
             r"experts\.given\.it-large: there is no held-in category 'a'",
         ),
+        (
+            {"experts": {"given": {"it-large": {"task_a": "/does/not/exist"}}}},
+            r"experts\.given\.it-large\.task_a: expected the folder of a checkpoint at /does/not/exist, found none",
+        ),
+        ({"methods": {"fisher": None}}, r"methods\.fisher: fisher needs statistics of every model \(fisher\)"),
+        ({"methods": {"mean": {"method": "regmean"}}}, r"methods\.mean: regmean needs statistics .* \(gram\)"),
         ({"name": "a/b"}, r"'name': string should match pattern"),
         ({"methods": {"base": {"method": "ties"}}}, r"methods: a method cannot be called 'base'"),
         ({"family": ":All"}, r"There is no family of models ':All'"),

@@ -129,6 +129,10 @@ def _print_estimate(study: "Study", found: "Estimate", jobs: int, *, json: bool)
             ("merges", f"{sum(found.merges.values())}: " + ", ".join(f"{n} {m}" for m, n in found.merges.items())),
         ]
     )
+    offered = study.family.categories
+    some = [category.name for category in study.held_in if category.tasks != offered[category.name].tasks]
+    if some:
+        print(f"\nonly some tasks are scored of {', '.join(some)}, whose experts are trained on all of theirs")
     print()
     rows = [(kind, cells, duration(found.seconds[kind])) for kind, cells in found.cells.items()]
     rows.append(("all", sum(found.cells.values()), duration(seconds)))

@@ -19,8 +19,8 @@ order, and only what it asks for is ever fetched or made:
         def item_seconds(self, base): ...
         def open(self, cache, progress): ...          # fetches data, returns a Workshop
 
-An **expert** is trained on one held-in *category* (all its tasks together) and is named like the category; a
-**multitask** model on several at once. A `Training` is keyed by `inputs`: everything that the weights depend on and
+An **expert** is trained on one held-in *category* (all its tasks together, also where a study scores some of them only)
+and is named like the category; a **multitask** model on several at once. A `Training` is keyed by `inputs`: everything that the weights depend on and
 that plain JSON can say – the keys of `needs` count by themselves, paths must not occur. The study keeps what `make`
 leaves (files, no folders), notes the SHA-256 of each, and hands the folder on as a `Model` whose digest is that of its
 bytes; merges depend on these bytes, not on how they came about.
@@ -145,6 +145,9 @@ class Workshop(Protocol):
 
 class Family(Protocol):
     """What is on offer, known without fetching or computing anything.
+
+    A family may have a method `will_score(tasks)`: it is called with all tasks of a study, before the family is opened,
+    so that none of their items is trained on.
 
     Attributes:
         name: as specs name it.

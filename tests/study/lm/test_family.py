@@ -67,6 +67,32 @@ def test_unknown_training_options_are_refused(options):
         TransformersFamily(options, {"step": 3})
 
 
+@pytest.mark.parametrize(
+    ("train", "tasks", "message"),
+    [
+        ({"arguments": {"fsdpp": ""}}, {}, r"experts\.train\.arguments: TrainingArguments takes no 'fsdpp'.*'fsdp'"),
+        ({}, {"letters_last": {"train": "none.jsonl"}}, r"tasks\.letters_last\.train: expected a file .* none\.jsonl"),
+    ],
+)
+def test_what_a_training_would_lack_is_found_beforehand(options, train, tasks, message):
+    with pytest.raises(StudyError, match=message):
+        TransformersFamily(options | {"tasks": tasks}, train)
+    TransformersFamily(options, {"arguments": {"fsdp": ""}})
+
+
+def test_a_study_keeps_the_items_of_all_its_tasks_and_of_no_others_out_of_training(options, tmp_path):
+    asked = []
+    spec = {
+        "name": "kept",
+        "family": options | {"name": "transformers"},
+        "tasks": {"held_in": ["first"]},
+        "methods": {"average": None},
+        "k": [1],
+    }
+    opened = resolve(check_fields(Spec, spec, "the spec")).family.open(tmp_path, asked.append)
+    assert opened.scored == ("letters_first", "letters_smallest")
+
+
 def test_a_task_is_in_one_category_only(options):
     twice = copy.deepcopy(options)
     twice["categories"]["last"]["tasks"].append("letters_first")
