@@ -123,8 +123,8 @@ class Workshop(Protocol):
     """A family whose data sets are at hand; small and picklable.
 
     Cells are named by the code that merges and scores: that of the workshop's module and all it imports of this
-    package, or, so that trainings may change without cells losing their names, of the module that an attribute
-    `bench_module` names.
+    package or its own, or, so that trainings may change without cells losing their names, of the module that an
+    attribute `bench_module` names.
     """
 
     def base(self, base: str) -> Training | Model:
