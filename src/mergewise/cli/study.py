@@ -52,14 +52,14 @@ def run(
         raise typer.BadParameter(f"--address goes with --engine ray, found --engine {engine}")
     study = resolve(load_spec(spec))
     if dry_run:
-        _print_estimate(study, estimate(study), jobs or default_jobs(), json=json)
+        _print_estimate(study, estimate(study), jobs or default_jobs(study.family), json=json)
         return
     if engine == "ray":
         from mergewise.study.ray_engine import ray_engine
 
         maker = ray_engine(address, jobs)
     else:
-        maker = local_engine(jobs or default_jobs())
+        maker = local_engine(jobs or default_jobs(study.family))
     done = run_study(study, out or Path(f"study-{study.spec.name}"), cache, maker, say)
     page = write_report(done.document, done.out, say)
     if json:

@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from mergewise.study.errors import StudyError
 from mergewise.study.lm.bases import from_gguf
 from mergewise.study.lm.family import TransformersFamily
 from mergewise.study.lm.options import TrainOptions
-from mergewise.study.lm.training import _batch_size_here, _drawn, _row, make_expert
+from mergewise.study.lm.training import _batch_size_here, _drawn, _keep_to_one_device, _row, make_expert
 from mergewise.study.run import local_engine, run_study
 from mergewise.study.spec import Spec, check_fields, resolve
 
@@ -230,12 +231,24 @@ def test_a_gguf_file_is_a_base_that_is_converted_first(tmp_path):
     assert str(tmp_path) not in json.dumps(dict(training.inputs))
 
 
-def test_examples_of_a_step_are_shared_equally_among_processes_or_refused(monkeypatch):
-    assert _batch_size_here(TrainOptions(batch_size=6)) == 6
+def test_examples_of_a_step_are_shared_equally_among_launched_processes_or_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert _batch_size_here(TrainOptions(batch_size=6)) == 2
-    with pytest.raises(StudyError, match=r"batch_size: expected a multiple of the 3 processes"):
-        _batch_size_here(TrainOptions(batch_size=16))
+    assert _batch_size_here(TrainOptions(batch_size=16)) == 16  # the number is a scheduler's
+    assert _batch_size_here(TrainOptions(batch_size=6, launch="torchrun")) == 2
+    with pytest.raises(StudyError, match=r"batch_size: expected a multiple of the 3 processes that 'torchrun'"):
+        _batch_size_here(TrainOptions(batch_size=16, launch="torchrun"))
+
+
+def test_a_process_trains_on_one_of_the_devices_that_it_sees():
+    for seen, used in ((0, 0), (1, 1), (4, 1)):
+        arguments = SimpleNamespace(n_gpu=seen)
+        _keep_to_one_device(arguments)
+        assert arguments._n_gpu == used
+
+
+def test_workers_are_as_many_as_devices_unless_trainings_are_launched(options):
+    assert TransformersFamily(options, {}).workers(4) == 4
+    assert TransformersFamily(options, {"launch": "torchrun --nproc-per-node 4"}).workers(4) == 1
 
 
 def test_files_that_arguments_of_training_name_count_by_their_content(options, tmp_path):

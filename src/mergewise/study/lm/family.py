@@ -80,6 +80,10 @@ class TransformersFamily:
         """Keep the items of these tasks out of all training, and not those of tasks that the study leaves out."""
         self._scored = tuple(tasks)
 
+    def workers(self, devices: int) -> int:
+        """Return one worker per accelerator, or one in all where trainings are launched on as many as they like."""
+        return 1 if self._train.launch else devices
+
     def training_seconds(self, base: str, categories: Sequence[str]) -> float:
         """Estimate by parameters and tokens: half the longest length an example."""
         tokens = self._train.steps * self._train.batch_size * self._train.max_length / 2
@@ -127,6 +131,7 @@ class LmWorkshop:
     """
 
     bench_module: ClassVar[str] = "mergewise.study.lm.scoring"
+    on_devices: ClassVar[bool] = True
 
     folders: Mapping[str, Path]
     categories: Mapping[str, Sequence[str]]
