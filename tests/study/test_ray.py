@@ -61,6 +61,7 @@ def waiting_for(monkeypatch, fault):
     cluster = SimpleNamespace(
         is_initialized=lambda: True,
         cluster_resources=lambda: {"CPU": 16.0, "GPU": 2.0},
+        nodes=lambda: [{"Resources": {"CPU": 8.0}}, {"Resources": {}}],
         put=lambda site: site,
         remote=lambda **options: made.update(options) or (lambda worker: SimpleNamespace(options=lambda **_: None)),
         wait=lambda references, **_: (references, []),
@@ -90,10 +91,10 @@ def test_why_an_actor_died_is_kept(monkeypatch):
 
 def test_an_actor_takes_a_device_where_work_runs_on_these_and_the_cluster_has_some(monkeypatch):
     engine = waiting_for(monkeypatch, None)
-    assert (engine.slots, engine._ray.made["num_gpus"]) == (16, 0)
+    assert (engine.slots, engine._most_together(), engine._ray.made["num_gpus"]) == (16, 8, 0)
     monkeypatch.setattr(FakeWorkshop, "on_devices", True, raising=False)
     engine = waiting_for(monkeypatch, None)
-    assert (engine.slots, engine._ray.made["num_gpus"]) == (2, 1)
+    assert (engine.slots, engine._most_together(), engine._ray.made["num_gpus"]) == (2, 2, 1)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from multiprocessing import connection, get_context, parent_process
 from typing import Protocol
 
 from mergewise.study.devices import devices_here, share_of_devices
+from mergewise.study.memory import WORKERS
 from mergewise.study.work import Lost, Outcome, Site, Work, run_work
 
 __all__ = ["Engine", "EngineMaker", "InProcess", "LocalProcesses", "enter_worker", "on_devices"]
@@ -90,7 +91,7 @@ class InProcess:
 class LocalProcesses:
     """Worker processes of this machine; each is replaced when it dies, and all die with the driver.
 
-    They share out the machine's accelerators, if the work runs on these.
+    They share out the machine's memory, and its accelerators if the work runs on these.
 
     Args:
         site: of the study; travels to every worker by pickle.
@@ -118,7 +119,8 @@ class LocalProcesses:
                 return pool.submit(_run, work)
             except BrokenProcessPool:  # it died while it had nothing to do
                 self._drop(slot)
-        with _environment(ONE_THREAD | share_of_devices(self._devices, slot, self.slots)):
+        own = share_of_devices(self._devices, slot, self.slots)
+        with _environment({**ONE_THREAD, **own, WORKERS: str(self.slots)}):
             pool = self._pools[slot] = ProcessPoolExecutor(1, get_context("spawn"), _start, (self._site,))
             return pool.submit(_run, work)  # starts the process, which inherits the environment
 

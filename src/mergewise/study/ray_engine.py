@@ -13,6 +13,7 @@ from typing import Any
 import mergewise
 from mergewise.study.engines import ONE_THREAD, EngineMaker, on_devices
 from mergewise.study.errors import StudyError
+from mergewise.study.memory import WORKERS
 from mergewise.study.work import Lost, Outcome, Site, Work, run_work
 
 __all__ = ["RayEngine", "ray_engine"]
@@ -64,7 +65,7 @@ class RayEngine:
         has_devices = on_devices(site) and ray.cluster_resources().get("GPU", 0) >= 1
         self._takes = ("CPU", "GPU") if has_devices else ("CPU",)  # one of each
         self._make = self._ray.remote(num_cpus=1, num_gpus=int(has_devices), max_restarts=0)(_Worker).options(
-            runtime_env={"env_vars": {**ONE_THREAD, "PYTHONPATH": path}}
+            runtime_env={"env_vars": {**ONE_THREAD, WORKERS: str(self._most_together()), "PYTHONPATH": path}}
         )
         self._site = ray.put(site)  # small: paths and numbers
         self._free: deque[Any] = deque()
@@ -76,6 +77,11 @@ class RayEngine:
         resources = self._ray.cluster_resources()
         room = min(int(resources.get(what, 1)) for what in self._takes)
         return max(1, room if self._jobs is None else min(room, self._jobs))
+
+    def _most_together(self) -> int:
+        """Return how many actors one machine of the cluster may have."""
+        processors = max(int(node["Resources"].get("CPU", 1)) for node in self._ray.nodes())
+        return max(1, min(processors, self.slots))
 
     def submit(self, ticket: int, work: Work) -> None:
         """Hand the work to an actor that is free, or to a new one."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from mergewise.errors import MergewiseError
+from mergewise.errors import BudgetError, MergewiseError
 from mergewise.study.cells import Bench, CellSpec, Model, Result, digest_of_files, run_sweep
 from mergewise.study.code import code_digest, limits_digest
 from mergewise.study.errors import StudyError
@@ -144,6 +144,8 @@ def _sweep(site: Site, store: CellStore, work: SweepWork) -> Outcome:
 
 def describe_fault(fault: BaseException) -> tuple[str, str]:
     """Return a fault as a sentence, and where it happened; of one that is meant for users, what it has as notes."""
+    if isinstance(fault, BudgetError):
+        return f"{fault} In a study that is a worker's share of the machine; lower --jobs.", ""
     if isinstance(fault, MergewiseError):
         return str(fault), "\n".join(getattr(fault, "__notes__", ()))
     text = str(fault) or "no message"
