@@ -1,6 +1,7 @@
 """Studies on the command line, on fakes: what is written, and what is said."""
 
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,16 @@ def test_a_dry_run_says_which_experts_are_trained_on_more_than_is_scored(run, sp
     monkeypatch.setattr(FakeFamily, "__init__", with_another_task)
     told = run("study", "run", name, "--dry-run").out
     assert "only some tasks are scored of task_b, whose experts are trained on all of theirs" in told
+
+
+@pytest.mark.parametrize("command", [("run", "--dry-run"), ("status",)])
+def test_what_is_not_installed_is_one_sentence_with_its_extra(run, spec, monkeypatch, command):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("mergewise.study.code.version", absent)
+    monkeypatch.setitem(sys.modules, "markupsafe", None)
+    monkeypatch.delitem(sys.modules, "mergewise.study.study_report", raising=False)
+    outcome = run("study", command[0], spec(), *command[1:])
+    assert outcome.code == 1
+    assert "which is not installed; install what studies need, 'mergewise[study]'" in outcome.err

@@ -65,6 +65,9 @@ def test_a_file_says_the_same_as_its_content(tmp_path):
         ({"draws": "three"}, r"'draws': input should be a valid integer.*, found 'three'"),
         ({"family": "zo"}, r"There is no family of models 'zo'\. Did you mean 'zoo'\?"),
         ({"family": "nowhere.at:All"}, r"The family 'nowhere\.at:All' cannot be loaded"),
+        ({"family": "os:path"}, r"The family 'os:path' cannot be made of its options .* not callable"),
+        ({"family": "json:loads"}, r"The family 'json:loads' cannot be made of its options"),
+        ({"family": "collections:ChainMap"}, r"Expected a family of models at 'collections:ChainMap', found ChainMap"),
         ({"experts": {"given": {"it-larg": {}}}}, r"experts\.given: there is no base 'it-larg'"),
         (
             {"experts": {"given": {"it-large": {"a": "x"}}}},

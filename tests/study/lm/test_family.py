@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from mergewise.study.cells import CellSpec, Model, model, run_sweep
 from mergewise.study.errors import StudyError
-from mergewise.study.lm.bases import from_gguf
+from mergewise.study.lm.bases import _reader_code, from_gguf
 from mergewise.study.lm.family import TransformersFamily
 from mergewise.study.lm.options import TrainOptions
 from mergewise.study.lm.training import _batch_size_here, _drawn, _keep_to_one_device, _row, make_expert
@@ -229,6 +229,25 @@ def test_a_gguf_file_is_a_base_that_is_converted_first(tmp_path):
     training = from_gguf("smol", path)
     assert (training.kind, training.needs) == ("base", ())
     assert str(tmp_path) not in json.dumps(dict(training.inputs))
+
+
+def test_a_gguf_file_is_converted_again_by_other_code_or_libraries(tmp_path, monkeypatch):
+    def key(folder):
+        _reader_code.cache_clear()
+        monkeypatch.setattr("mergewise.checkpoint.gguf.__file__", str(folder / "__init__.py"))
+        return from_gguf("smol", path).key
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    for name in ("one", "same", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "names.py").write_text("name = 1" if name != "other" else "name = 2")
+    first = key(tmp_path / "one")
+    assert key(tmp_path / "same") == first
+    assert key(tmp_path / "other") != first
+    monkeypatch.setattr("mergewise.study.lm.bases.version", lambda library: "0")
+    assert key(tmp_path / "one") != first
+    _reader_code.cache_clear()
 
 
 def test_examples_of_a_step_are_shared_equally_among_launched_processes_or_refused(monkeypatch):
