@@ -98,6 +98,7 @@ class RayEngine:
                 found.append((ticket, self._ray.get(reference)))
                 self._free.append(actor)
             except self._ray.exceptions.RayTaskError as fault:
+                self._free.append(actor)  # which lives, and is to be ended
                 raise fault.cause from fault
             except self._ray.exceptions.RayError as fault:
                 # the actor died, or its machine went, with others that were idle there

@@ -94,8 +94,8 @@ def run_evolve(
         search: what to do.
         out: folder for the results; made if missing.
         cache: folder of models, data and cells, which all workers see; the user's cache if None.
-        engine: makes the workers; by default one process per processor. With processes, a script that calls this must
-            guard its entry with `if __name__ == "__main__":`.
+        engine: makes the workers; by default `default_jobs` processes of this machine. With processes, a script that
+            calls this must guard its entry with `if __name__ == "__main__":`.
         progress: called with a line of text now and then.
 
     Raises:

@@ -82,7 +82,7 @@ def _prompt(task: Any, doc: Mapping[str, Any]) -> str:
     text = task.doc_to_text(doc)
     if isinstance(text, int):  # the number of the right prompt, of several with one continuation
         return str(task.doc_to_choice(doc)[text])
-    return str(task.fewshot_context(doc, 0, gen_prefix=task.doc_to_prefix(doc)))
+    return str(task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc)))
 
 
 def _example(task: Any, doc: Mapping[str, Any], *, chat: bool = False) -> Example:
