@@ -158,8 +158,9 @@ def _home(module: str, name: str, places: _Places) -> str:
         return f"{module}.{name}"
     path = _path(module, places)
     if path is not None and path.name == "__init__.py":
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+        imports = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]
+        for node in imports:
+            for alias in node.names:
                 origin = (_absolute(node, module), alias.name)
                 if (alias.asname or alias.name) == name and origin != (module, name):
                     return _home(*origin, places)

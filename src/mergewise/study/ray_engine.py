@@ -62,7 +62,7 @@ class RayEngine:
                 ) from None
         packages = str(Path(mergewise.__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-        has_devices = on_devices(site) and ray.cluster_resources().get("GPU", 0) >= 1
+        has_devices = on_devices(site) and self._ray.cluster_resources().get("GPU", 0) >= 1
         self._takes = ("CPU", "GPU") if has_devices else ("CPU",)  # one of each
         self._make = self._ray.remote(num_cpus=1, num_gpus=int(has_devices), max_restarts=0)(_Worker).options(
             runtime_env={"env_vars": {**ONE_THREAD, WORKERS: str(self._most_together()), "PYTHONPATH": path}}

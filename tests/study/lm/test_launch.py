@@ -50,7 +50,7 @@ def test_the_sentence_is_the_error_of_the_training_and_all_that_was_said_is_kept
     ],
 )
 def test_without_an_error_the_last_words_tell_or_the_exit_code(code, reason):
-    with pytest.raises(StudyError, match=rf"failed: {reason}\.$"):
+    with pytest.raises(StudyError, match=rf"(?m)failed: {reason}\.$"):
         run_launched(python(code), [])
 
 

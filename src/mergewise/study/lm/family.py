@@ -13,12 +13,12 @@ from mergewise.errors import did_you_mean
 from mergewise.study.cells import Bench, Model, Split, TaskItems
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Category, Progress, Training
+from mergewise.study.fields import check_fields
 from mergewise.study.lm.bases import catalogued, fetched, from_gguf, hashed
 from mergewise.study.lm.examples import NamedTask, training_examples, write_examples
 from mergewise.study.lm.harness import HarnessSettings, known_tasks, open_harness
 from mergewise.study.lm.options import FamilyOptions, TaskOptions, TrainOptions
 from mergewise.study.lm.presets import chosen_tasks
-from mergewise.study.fields import check_fields
 from mergewise.zoo.wheels import sha256_of
 
 __all__ = ["LmWorkshop", "TransformersFamily"]
