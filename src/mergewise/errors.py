@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "BudgetError",
     "CheckpointError",
     "MergeError",
     "MergewiseError",
@@ -23,6 +24,10 @@ class MergewiseError(Exception):
 
 class RecipeError(MergewiseError):
     """The recipe, or the command line that stands for one, cannot be carried out as written."""
+
+
+class BudgetError(RecipeError):
+    """The memory budget is too small for what is to be done."""
 
 
 class CheckpointError(MergewiseError):

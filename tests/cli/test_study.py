@@ -1,6 +1,7 @@
 """Studies on the command line, on fakes: what is written, and what is said."""
 
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,32 @@ def test_a_cache_that_cannot_be_made_or_filled_is_one_sentence(run, spec, monkey
     assert outcome.code == 1
     assert outcome.err.startswith("mergewise: tiny: its data cannot be read, or kept in ")
     assert outcome.err.endswith("Permission denied: 'a data set'.\n")
+
+
+def test_a_dry_run_says_which_experts_are_trained_on_more_than_is_scored(run, spec, monkeypatch):
+    name = spec(tasks={"held_in": {"task_a": ["task_a"], "task_b": ["task_b"]}}, k=[2])
+    assert "some tasks" not in run("study", "run", name, "--dry-run").out
+    from study_fakes import Category, FakeFamily
+
+    made = FakeFamily.__init__
+
+    def with_another_task(self, options, train):
+        made(self, options, train)
+        self.categories["task_b"] = Category("task_b", True, ("task_b", "another"))
+
+    monkeypatch.setattr(FakeFamily, "__init__", with_another_task)
+    told = run("study", "run", name, "--dry-run").out
+    assert "only some tasks are scored of task_b, whose experts are trained on all of theirs" in told
+
+
+@pytest.mark.parametrize("command", [("run", "--dry-run"), ("status",)])
+def test_what_is_not_installed_is_one_sentence_with_its_extra(run, spec, monkeypatch, command):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("mergewise.study.code.version", absent)
+    monkeypatch.setitem(sys.modules, "markupsafe", None)
+    monkeypatch.delitem(sys.modules, "mergewise.study.study_report", raising=False)
+    outcome = run("study", command[0], spec(), *command[1:])
+    assert outcome.code == 1
+    assert "which is not installed; install what studies need, 'mergewise[study]'" in outcome.err

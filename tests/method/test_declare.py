@@ -315,3 +315,40 @@ def test_a_seed_may_differ_by_tensor():
     for name, seed in [("a", 1), ("b", 2)]:
         assert np.array_equal(found[name], mw.merge_arrays("dropped", base, [expert], seed=seed)[name])
     assert not np.array_equal(found["a"], mw.merge_arrays("dropped", base, [expert], seed=2)["a"])
+
+
+OWN = """
+def helper(taus):
+    return taus[0]
+
+def first(taus):
+    return helper(taus)
+
+def last(taus):
+    return taus[-1]
+"""
+
+
+def test_a_revision_changes_with_the_function_and_with_the_file_that_it_is_in(tmp_path):
+    def revision(name, text):
+        path = tmp_path / f"own_{len(list(tmp_path.iterdir()))}.py"
+        path.write_text(text)
+        found = {}
+        exec(compile(text, path, "exec"), found)
+        declared(found[name], name="own_method")
+        return registry.find_method("own_method").revision
+
+    before = revision("first", OWN)
+    assert revision("first", OWN) == before
+    assert revision("last", OWN) != before
+    assert revision("first", OWN.replace("taus[0]", "taus[1]")) != before
+
+
+def test_a_function_that_is_in_no_file_has_a_revision_too():
+    found = {}
+    exec(OWN, found)
+    revisions = []
+    for name in ("first", "last"):
+        declared(found[name], name="own_method")
+        revisions.append(registry.find_method("own_method").revision)
+    assert len(set(revisions)) == 2

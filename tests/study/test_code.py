@@ -117,6 +117,38 @@ def test_a_family_of_ones_own_counts_with_its_module(tmp_path, monkeypatch):
     assert "mergewise.engine.sweep" in sources_of("own_family")
 
 
+def test_a_package_of_ones_own_counts_as_far_as_it_is_imported(tmp_path, monkeypatch):
+    for name, text in {
+        "__init__.py": "from .scoring import score\ntry:\n    from . import compiled\nexcept ImportError:\n    pass\n",
+        "scoring.py": "from mergewise.study.sweep import merge_sweep\ndef score(): pass\n",
+        "deep/__init__.py": "",
+        "deep/shop.py": "class Workshop:\n    def bench(self):\n        from own_package import compiled, score\n"
+        "        from .. import parts\n",
+        "parts.py": "import own_package.more\nfrom json import loads\n",
+        "more.py": "",
+        "unused.py": "",
+    }.items():
+        (tmp_path / "own_package" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own_package" / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module("own_package.deep.shop")
+
+    found = sources_of("own_package.deep.shop")
+    own = {name for name in found if not name.startswith("mergewise")}
+    assert own == {f"own_package{part}" for part in ("", ".deep.shop", ".scoring", ".parts", ".more")}
+    assert "mergewise.engine.sweep" in found
+
+
+def test_single_files_beside_a_family_of_ones_own_count_as_far_as_they_are_imported(tmp_path, monkeypatch):
+    (tmp_path / "own_shop.py").write_text("import json\nimport own_scoring\nclass Workshop: pass\n")
+    (tmp_path / "own_scoring.py").write_text("")
+    (tmp_path / "own_other.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module("own_shop")
+
+    assert set(sources_of("own_shop")) == {"own_shop", "own_scoring"}
+
+
 def test_a_bench_without_a_source_is_refused():
     with pytest.raises(StudyError, match="Expected the source of 'no_such_module'"):
         sources_of("no_such_module")

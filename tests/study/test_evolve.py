@@ -203,6 +203,8 @@ def test_the_estimate_fetches_and_makes_nothing(monkeypatch):
         ({"strategies": {"pear": None}}, r"strategies\.pear: there is no strategy 'pear'"),
         ({"strategies": {"pairs": {"populaton": 3}}}, r"unknown key 'populaton'.*'population'"),
         ({"strategies": {"pairs": {"method": "karcher"}}}, r"strategies\.pairs: .*karcher takes no weights"),
+        ({"strategies": {"pairs": {"method": "fisher"}}}, r"strategies\.pairs: fisher needs statistics of every model"),
+        ({"strategies": {"cma_es": {"method": "regmean"}}}, r"strategies\.cma_es: regmean needs statistics"),
         ({"strategies": {"pairs": {"parameters": {"weight": 1}}}}, r"fitness of two parents is their weight"),
         (
             {"strategies": {"pairs": {"parameters": {"density": 2.0}}}},

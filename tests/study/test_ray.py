@@ -4,15 +4,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from study_fakes import TINY, study
+from study_fakes import TINY, FakeWorkshop, study
 from test_run import cells, lasting
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own, about its logs and its future
 
-from mergewise.study.ray_engine import ray_engine  # noqa: E402
+from mergewise.study.errors import StudyError  # noqa: E402
+from mergewise.study.ray_engine import RayEngine, ray_engine  # noqa: E402
+from mergewise.study.work import Lost, Site  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,52 @@ def test_a_study_goes_on_where_another_engine_stopped(run, cluster):
     assert {tally.kind: tally.computed for tally in done.progress.tallies} == {
         "models": 0, "limits": 0, "references": 0, "tuning": 12, "merges": 6
     }  # fmt: skip
+
+
+def waiting_for(monkeypatch, fault):
+    """An engine on a cluster that is not there, one of whose actors ends with a fault."""
+
+    def get(reference):
+        raise fault
+
+    made = {}
+    cluster = SimpleNamespace(
+        is_initialized=lambda: True,
+        cluster_resources=lambda: {"CPU": 16.0, "GPU": 2.0},
+        nodes=lambda: [{"Resources": {"CPU": 8.0}}, {"Resources": {}}],
+        put=lambda site: site,
+        remote=lambda **options: made.update(options) or (lambda worker: SimpleNamespace(options=lambda **_: None)),
+        wait=lambda references, **_: (references, []),
+        get=get,
+        kill=lambda actor: None,
+        exceptions=ray.exceptions,
+        made=made,
+    )
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    engine = RayEngine(Site(FakeWorkshop(Path("bases")), Path("cells"), Path("cache")), "auto", None)
+    engine._running["reference"] = 7, "actor"
+    return engine
+
+
+def test_what_an_actor_raises_is_raised_and_not_tried_again(monkeypatch):
+    full = StudyError("the disk is full")
+    engine = waiting_for(monkeypatch, ray.exceptions.RayTaskError("run", "trace", full, "ray", 1, "127.0.0.1"))
+    with pytest.raises(StudyError, match="the disk is full"):
+        engine.wait(1)
+
+
+def test_why_an_actor_died_is_kept(monkeypatch):
+    told = "The actor died because of an error in its creation task,\n  File x\nModuleNotFoundError: No module 'mine'."
+    engine = waiting_for(monkeypatch, ray.exceptions.RayActorError(error_msg=told))
+    assert engine.wait(1) == [(7, Lost("ModuleNotFoundError: No module 'mine'", told))]
+
+
+def test_an_actor_takes_a_device_where_work_runs_on_these_and_the_cluster_has_some(monkeypatch):
+    engine = waiting_for(monkeypatch, None)
+    assert (engine.slots, engine._most_together(), engine._ray.made["num_gpus"]) == (16, 8, 0)
+    monkeypatch.setattr(FakeWorkshop, "on_devices", True, raising=False)
+    engine = waiting_for(monkeypatch, None)
+    assert (engine.slots, engine._most_together(), engine._ray.made["num_gpus"]) == (2, 2, 1)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Whole studies on fakes: the protocol, restarts, failures, workers that die."""
 
 import json
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,9 +12,10 @@ from study_fakes import BEST_LAMBDA, HELD_IN, TINY, FakeBench, FakeWorkshop, Mis
 
 from mergewise.study.cells import CellSpec, Model, TaskItems
 from mergewise.study.code import code_digest
+from mergewise.study.devices import share_of_devices
 from mergewise.study.engines import LocalProcesses
 from mergewise.study.execute import duration
-from mergewise.study.run import study_status
+from mergewise.study.run import default_jobs, study_status
 from mergewise.study.tables import csv_of
 from mergewise.study.work import Outcome, Site, SweepWork, run_work
 
@@ -226,7 +228,7 @@ def test_a_worker_that_is_killed_loses_nothing(run, tmp_path):
 
 def test_a_cell_that_always_kills_its_worker_fails_and_the_others_go_on(run):
     done = run(study(TINY, {"die_at": ["rht", ""]}, draws=1, k=[2]), jobs=2)
-    assert {failure.error.partition(";")[0] for failure in done.progress.failures} == {"Its worker was lost 3 times"}
+    assert {failure.error.partition(":")[0] for failure in done.progress.failures} == {"Its worker was lost 3 times"}
     assert {row["method"] for row in done.document["tables"]["scores"]} == {"average", "task_arithmetic", "base"}
 
 
@@ -300,6 +302,50 @@ def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced():
         assert engine.wait(60) == [(2, Outcome())]
     finally:
         engine.close()
+
+
+def test_workers_share_out_the_devices_where_work_runs_on_these(monkeypatch):
+    class OnDevices(FakeWorkshop):
+        on_devices = True
+
+    def seen(workshop, jobs):
+        engine = LocalProcesses(Site(workshop(Path("bases")), Path("cells"), Path("cache")), jobs)
+        return [share_of_devices(engine._devices, slot, jobs) for slot in range(jobs)]
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert seen(FakeWorkshop, 2) == [{}, {}]
+    assert seen(OnDevices, 2) == [{"CUDA_VISIBLE_DEVICES": "0,2"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7,9")
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in seen(OnDevices, 4)] == ["4", "6", "7", "4"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert seen(OnDevices, 2) == [{}, {}]
+
+
+def test_a_worker_process_sees_its_devices_alone(monkeypatch):
+    monkeypatch.setattr("mergewise.study.engines.devices_here", lambda: ("0", "1"))
+    workshop = FakeWorkshop(Path("bases"))
+    monkeypatch.setattr(FakeWorkshop, "on_devices", True, raising=False)
+    engine = LocalProcesses(Site(workshop, Path("cells"), Path("cache")), 2)
+    try:
+        engine.submit(1, SweepWork("none", ()))
+        engine.submit(2, SweepWork("none", ()))
+        told = [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result(60) for pool in engine._pools]
+        assert told == ["0", "1"]
+    finally:
+        engine.close()
+
+
+def test_there_are_no_more_workers_by_default_than_a_family_has_room_for(monkeypatch):
+    class Family:
+        def workers(self, devices):
+            return devices
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(6))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [default_jobs(), default_jobs(Family())] == [6, 2]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert default_jobs(Family()) == 6
 
 
 def sweep(tmp_path, code):

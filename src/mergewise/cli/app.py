@@ -101,6 +101,14 @@ def main() -> None:
             sys.stdout.flush()
     except MergewiseError as fault:
         _fail(str(fault), 1)
+    except ModuleNotFoundError as fault:  # also when the version of what is not installed is asked for
+        if fault.name is None or fault.name.partition(".")[0] == "mergewise":
+            raise
+        _fail(
+            f"This needs the package '{fault.name}', which is not installed; install what studies need, "
+            "'mergewise[study]', or the package by itself.",
+            1,
+        )
     except MemoryError:
         _fail("The machine has not enough memory for this; lower --threads or --memory.", 1)
     except OSError as error:

@@ -31,12 +31,11 @@ def evolve(
     from mergewise.study.run import default_jobs, local_engine
 
     search = resolve_evolve(load_evolve_spec(spec))
+    jobs = jobs or default_jobs(search.study.family)
     if dry_run:
-        _print_estimate(search, estimate(search), jobs or default_jobs(), json=json)
+        _print_estimate(search, estimate(search), jobs, json=json)
         return
-    done = run_evolve(
-        search, out or Path(f"evolve-{search.spec.name}"), cache, local_engine(jobs or default_jobs()), say
-    )
+    done = run_evolve(search, out or Path(f"evolve-{search.spec.name}"), cache, local_engine(jobs), say)
     if json:
         print_json(done.document)
     else:

@@ -52,14 +52,14 @@ def run(
         raise typer.BadParameter(f"--address goes with --engine ray, found --engine {engine}")
     study = resolve(load_spec(spec))
     if dry_run:
-        _print_estimate(study, estimate(study), jobs or default_jobs(), json=json)
+        _print_estimate(study, estimate(study), jobs or default_jobs(study.family), json=json)
         return
     if engine == "ray":
         from mergewise.study.ray_engine import ray_engine
 
         maker = ray_engine(address, jobs)
     else:
-        maker = local_engine(jobs or default_jobs())
+        maker = local_engine(jobs or default_jobs(study.family))
     done = run_study(study, out or Path(f"study-{study.spec.name}"), cache, maker, say)
     page = write_report(done.document, done.out, say)
     if json:
@@ -129,6 +129,10 @@ def _print_estimate(study: "Study", found: "Estimate", jobs: int, *, json: bool)
             ("merges", f"{sum(found.merges.values())}: " + ", ".join(f"{n} {m}" for m, n in found.merges.items())),
         ]
     )
+    offered = study.family.categories
+    some = [category.name for category in study.held_in if category.tasks != offered[category.name].tasks]
+    if some:
+        print(f"\nonly some tasks are scored of {', '.join(some)}, whose experts are trained on all of theirs")
     print()
     rows = [(kind, cells, duration(found.seconds[kind])) for kind, cells in found.cells.items()]
     rows.append(("all", sum(found.cells.values()), duration(seconds)))

@@ -10,7 +10,7 @@ from mergewise.checkpoint import STORAGE_DTYPES, Source, reserved_bytes
 from mergewise.checkpoint.adapted import resident_bytes, scratch_bytes
 from mergewise.engine.adapters.core_checkpoints import CoreCheckpoint
 from mergewise.engine.jobs import Plan, TensorJob
-from mergewise.errors import RecipeError
+from mergewise.errors import BudgetError, RecipeError
 from mergewise.kernels.constants import PADDING, TILE
 from mergewise.method import ElementwiseProgram, GeometricProgram, MatrixProgram, VotingProgram, WholeProgram
 
@@ -139,7 +139,8 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int, extra: int = 0, 
         what: What messages call the work.
 
     Raises:
-        RecipeError: The budget is too small for even one thread.
+        BudgetError: The budget is too small for even one thread.
+        RecipeError: It is no size, or ``threads`` no number of workers.
     """
     budget = parse_size(memory, "memory budget")
     wanted = workers_wanted(threads)
@@ -149,7 +150,7 @@ def lay_out(plan: Plan, threads: int | None, memory: str | int, extra: int = 0, 
     fixed = FIXED_BYTES + opened_bytes(plan) + _scope_bytes(plan)
     room = budget - fixed
     if room < least:
-        raise RecipeError(
+        raise BudgetError(
             f"--memory is {in_words(budget)}, but this {what} of {len(plan.sources)} models needs at least "
             f"{-(-(fixed + least) >> 20)} MiB{_for_a_whole(largest, beside)}."
         )

@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from typing_extensions import TypeAliasType
@@ -251,10 +252,15 @@ def _documented(argument: str, words: str) -> str:
 
 
 def _revision(function: Callable[..., Any]) -> str:
-    """Return what changes when the function does, so that no interrupted merge goes on with another one."""
+    """Return what changes when the function or its file does, so that no interrupted merge goes on with another one.
+
+    Of a function that is in no file, such as one of a notebook, only its own text is known.
+    """
     try:
-        text = inspect.getsource(function)
+        text = inspect.getsource(function).encode()
+        path = Path(inspect.getsourcefile(inspect.unwrap(function)) or "")
+        text += path.read_bytes() if path.is_file() else b""
     except (OSError, TypeError):
         code = getattr(function, "__code__", None)
-        text = repr((code.co_code, code.co_consts, code.co_names)) if code else repr(function)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        text = (repr((code.co_code, code.co_consts, code.co_names)) if code else repr(function)).encode()
+    return hashlib.sha256(text).hexdigest()[:16]

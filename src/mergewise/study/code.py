@@ -7,6 +7,7 @@ limits of a base are computed by is told in the same way, and apart: merges do n
 import ast
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -48,24 +49,27 @@ def _digest(libraries: Sequence[str], *modules: str) -> str:
 
 @lru_cache
 def sources_of(*modules: str) -> Mapping[str, Path]:
-    """Return the source of modules, and of all modules of this package that they import directly or indirectly.
+    """Return the source of modules, and of all that they import directly or indirectly from this package or their own.
 
+    A module's own package is the outermost that it is in; that of a module in none are the single files beside it.
     Imports inside functions count, those for type checkers only do not. A name that a package's `__init__` merely
-    re-exports leads to the module that defines it. A module that imports by computed names counts with its package.
+    re-exports leads to the module that defines it. A module of this package that imports by computed names counts with
+    its package.
 
     Raises:
         StudyError: one of the modules has no source file.
     """
+    places = _places(modules)
     found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        path = _path(name)
+        path = _path(name, places)
         if name in found or path is None:
             continue
         found[name] = path
         tree = ast.parse(path.read_bytes())
-        waiting += _imported(tree)
+        waiting += _imported(tree, name if path.name == "__init__.py" else name.rpartition(".")[0], places)
         if any(isinstance(node, ast.Name) and node.id == "import_module" for node in ast.walk(tree)):
             waiting += [_name(one) for one in sorted(path.parent.rglob("*.py"))] if _ROOT in path.parents else []
     for module in modules:
@@ -76,14 +80,42 @@ def sources_of(*modules: str) -> Mapping[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _path(name: str) -> Path | None:
-    """Return the source of a module of this package, or of any that is loaded as the family's own."""
+@dataclass(frozen=True)
+class _Places:
+    """Where sources are looked for.
+
+    Attributes:
+        packages: folders of outermost packages, by name.
+        files: of modules in no package, by name; other single files in their folders count too.
+    """
+
+    packages: Mapping[str, Path]
+    files: Mapping[str, Path]
+
+
+def _places(modules: Sequence[str]) -> _Places:
+    packages, files = {"mergewise": _ROOT}, {}
+    for top in {module.partition(".")[0] for module in modules} - {"mergewise"}:
+        loaded = sys.modules.get(top)
+        file = getattr(loaded, "__file__", None)
+        if folders := list(getattr(loaded, "__path__", ())):
+            packages[top] = Path(folders[0])
+        elif file:
+            files[top] = Path(file)
+    return _Places(packages, files)
+
+
+def _path(name: str, places: _Places) -> Path | None:
+    """Return the source of a module that is in one of the places, loaded or not."""
     top, *rest = name.split(".")
-    if top == "mergewise":
-        place = _ROOT.joinpath(*rest)
-        return next((one for one in (place.with_suffix(".py"), place / "__init__.py") if one.is_file()), None)
-    loaded = getattr(sys.modules.get(name), "__file__", None)
-    return Path(loaded) if loaded else None
+    if top in places.packages:
+        place = places.packages[top].joinpath(*rest)
+        paths = [place.with_suffix(".py"), place / "__init__.py"]
+    elif name in places.files:
+        paths = [places.files[name]]
+    else:
+        paths = [] if rest else [file.with_name(f"{name}.py") for file in places.files.values()]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _name(path: Path) -> str:
@@ -91,14 +123,22 @@ def _name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imported(tree: ast.AST) -> Iterator[str]:
-    """Yield the modules of this package that code imports when it runs."""
+def _imported(tree: ast.AST, package: str, places: _Places) -> Iterator[str]:
+    """Yield the modules that code in a package imports when it runs."""
     for node in _running(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("mergewise"))
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mergewise":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                yield _home(node.module or "", alias.name)
+                yield _home(_absolute(node, package), alias.name, places)
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    """Return the module that `from module import …` names, in code of a package."""
+    if not node.level:
+        return node.module or ""
+    parts = package.split(".")
+    return ".".join(filter(None, [*parts[: len(parts) + 1 - node.level], node.module]))
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
@@ -112,13 +152,16 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
         yield from _running(child)
 
 
-def _home(module: str, name: str) -> str:
+def _home(module: str, name: str, places: _Places) -> str:
     """Return the module that `from module import name` takes the name from, through re-exports."""
-    if _path(f"{module}.{name}") is not None:
+    if _path(f"{module}.{name}", places) is not None:
         return f"{module}.{name}"
-    path = _path(module)
+    path = _path(module, places)
     if path is not None and path.name == "__init__.py":
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
-                return _home(node.module or "", next(a.name for a in node.names if (a.asname or a.name) == name))
+        imports = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]
+        for node in imports:
+            for alias in node.names:
+                origin = (_absolute(node, module), alias.name)
+                if (alias.asname or alias.name) == name and origin != (module, name):
+                    return _home(*origin, places)
     return module

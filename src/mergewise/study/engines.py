@@ -8,9 +8,11 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from typing import Protocol
 
-from mergewise.study.work import Outcome, Site, Work, run_work
+from mergewise.study.devices import devices_here, share_of_devices
+from mergewise.study.memory import WORKERS
+from mergewise.study.work import Lost, Outcome, Site, Work, run_work
 
-__all__ = ["Engine", "InProcess", "LocalProcesses", "enter_worker"]
+__all__ = ["Engine", "EngineMaker", "InProcess", "LocalProcesses", "enter_worker", "on_devices"]
 
 # Sums keep their order with one thread, and several processes with one each are faster than one with several.
 ONE_THREAD = {
@@ -34,8 +36,12 @@ class Engine(Protocol):
     def submit(self, ticket: int, work: Work) -> None:
         """Start a piece of work; to be called only while fewer than `slots` are under way."""
 
-    def wait(self, seconds: float) -> list[tuple[int, Outcome | None]]:
-        """Wait for any piece of work; return tickets with outcomes, None for those whose worker was lost."""
+    def wait(self, seconds: float) -> list[tuple[int, Outcome | Lost]]:
+        """Wait for any piece of work; return tickets with what came of them.
+
+        Raises:
+            MergewiseError: a worker cannot keep its cells, or whatever else it cannot go on with.
+        """
 
     def close(self) -> None:
         """Stop all workers, at once."""
@@ -48,6 +54,11 @@ def enter_worker() -> None:
     torch.set_num_threads(1)
 
 
+def on_devices(site: Site) -> bool:
+    """Whether the work of a site runs on accelerators, where there are any."""
+    return bool(getattr(site.workshop, "on_devices", False))
+
+
 class InProcess:
     """One worker: the calling process."""
 
@@ -55,7 +66,7 @@ class InProcess:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._done: list[tuple[int, Outcome | None]] = []
+        self._done: list[tuple[int, Outcome | Lost]] = []
 
     def submit(self, ticket: int, work: Work) -> None:
         """Do the work now, on one thread."""
@@ -68,7 +79,7 @@ class InProcess:
         finally:
             torch.set_num_threads(threads)
 
-    def wait(self, seconds: float) -> list[tuple[int, Outcome | None]]:  # noqa: ARG002 - it was done when submitted
+    def wait(self, seconds: float) -> list[tuple[int, Outcome | Lost]]:  # noqa: ARG002 - it was done when submitted
         """Return what was done."""
         done, self._done = self._done, []
         return done
@@ -80,6 +91,8 @@ class InProcess:
 class LocalProcesses:
     """Worker processes of this machine; each is replaced when it dies, and all die with the driver.
 
+    They share out the machine's memory, and its accelerators if the work runs on these.
+
     Args:
         site: of the study; travels to every worker by pickle.
         jobs: number of processes.
@@ -88,6 +101,7 @@ class LocalProcesses:
     def __init__(self, site: Site, jobs: int) -> None:
         self.slots = jobs
         self._site = site
+        self._devices = devices_here() if on_devices(site) else ()
         # one pool per process, so that it is known whose work was lost
         self._pools: list[ProcessPoolExecutor | None] = [None] * jobs
         self._running: dict[Future[Outcome], tuple[int, int]] = {}  # ticket and slot
@@ -105,7 +119,8 @@ class LocalProcesses:
                 return pool.submit(_run, work)
             except BrokenProcessPool:  # it died while it had nothing to do
                 self._drop(slot)
-        with _environment(ONE_THREAD):
+        own = share_of_devices(self._devices, slot, self.slots)
+        with _environment({**ONE_THREAD, **own, WORKERS: str(self.slots)}):
             pool = self._pools[slot] = ProcessPoolExecutor(1, get_context("spawn"), _start, (self._site,))
             return pool.submit(_run, work)  # starts the process, which inherits the environment
 
@@ -115,17 +130,17 @@ class LocalProcesses:
         if pool is not None:
             pool.shutdown(wait=False)
 
-    def wait(self, seconds: float) -> list[tuple[int, Outcome | None]]:
+    def wait(self, seconds: float) -> list[tuple[int, Outcome | Lost]]:
         """Wait for any process."""
         done, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
-        found: list[tuple[int, Outcome | None]] = []
+        found: list[tuple[int, Outcome | Lost]] = []
         for future in done:
             ticket, slot = self._running.pop(future)
             try:
                 found.append((ticket, future.result()))
             except BrokenProcessPool:
                 self._drop(slot)
-                found.append((ticket, None))
+                found.append((ticket, Lost()))
         return found
 
     def close(self) -> None:

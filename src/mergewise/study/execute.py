@@ -15,6 +15,7 @@ from mergewise.study.limits_cell import LimitsSpec
 from mergewise.study.store import CellStore, Failure
 from mergewise.study.work import (
     LimitsWork,
+    Lost,
     Outcome,
     Site,
     SweepWork,
@@ -145,13 +146,13 @@ class Execution:
                 break
             for ticket, outcome in engine.wait(SECONDS_BETWEEN_LOOKS):
                 id_ = running.pop(ticket)
-                if outcome is not None:
+                if isinstance(outcome, Outcome):
                     self._take(id_, outcome)
                 elif attempts[id_] < MOST_ATTEMPTS:
                     self._report(f"a worker was lost at {id_}, which is begun again")
                     heapq.heappush(self._ready, self._order[id_])
                 else:
-                    self._lost(id_)
+                    self._lost(id_, outcome)
             if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
                 last_line = time.monotonic()
                 self._report(line_of(self.progress(engine.slots)))
@@ -255,11 +256,9 @@ class Execution:
         else:
             self._complete(id_)
 
-    def _lost(self, id_: str) -> None:
-        failures = [
-            Failure(key, id_, f"Its worker was lost {MOST_ATTEMPTS} times; it may need more memory than there is.")
-            for key in _keys(self._work[id_])
-        ]
+    def _lost(self, id_: str, last: Lost) -> None:
+        error = f"Its worker was lost {MOST_ATTEMPTS} times: {last.reason}."
+        failures = [Failure(key, id_, error, last.trace) for key in _keys(self._work[id_])]
         for failure in failures:
             self._store.fail(failure)
         self._report(f"{id_} failed: {failures[0].error}")

@@ -15,6 +15,7 @@ FAMILIES = {
     "transformers": "mergewise.study.lm.family:TransformersFamily",
 }
 """By name, the class: called with the spec's options for the family and for training, both as plain mappings."""
+_PARTS = ("bases", "categories", "training_seconds", "item_seconds", "open")
 
 
 def load_family(name: str, options: Mapping[str, Any], train: Mapping[str, Any]) -> Family:
@@ -26,7 +27,7 @@ def load_family(name: str, options: Mapping[str, Any], train: Mapping[str, Any])
         train: what the spec says of how experts are trained.
 
     Raises:
-        StudyError: there is no such family, or the options are not what it takes.
+        StudyError: there is no such family, what is named is none, or the options are not what it takes.
     """
     path = FAMILIES.get(name, name)
     module, colon, attribute = path.partition(":")
@@ -36,5 +37,16 @@ def load_family(name: str, options: Mapping[str, Any], train: Mapping[str, Any])
         made = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as fault:
         raise StudyError(f"The family '{name}' cannot be loaded: {fault}; install what it needs.") from fault
-    family: Family = made(options, train)
+    try:
+        family: Family = made(options, train)
+    except TypeError as fault:
+        raise StudyError(
+            f"The family '{name}' cannot be made of its options and those of training ({fault}); name a class that "
+            "takes both."
+        ) from fault
+    if lacking := [one for one in _PARTS if not hasattr(family, one)]:
+        raise StudyError(
+            f"Expected a family of models at '{name}', found {type(family).__name__} without {', '.join(lacking)}; "
+            "mergewise.study.family says what one has."
+        )
     return family

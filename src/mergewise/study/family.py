@@ -19,11 +19,11 @@ order, and only what it asks for is ever fetched or made:
         def item_seconds(self, base): ...
         def open(self, cache, progress): ...          # fetches data, returns a Workshop
 
-An **expert** is trained on one held-in *category* (all its tasks together) and is named like the category; a
-**multitask** model on several at once. A `Training` is keyed by `inputs`: everything that the weights depend on and
-that plain JSON can say – the keys of `needs` count by themselves, paths must not occur. The study keeps what `make`
-leaves (files, no folders), notes the SHA-256 of each, and hands the folder on as a `Model` whose digest is that of its
-bytes; merges depend on these bytes, not on how they came about.
+An **expert** is trained on one held-in *category* (all its tasks together, also where a study scores some of them only)
+and is named like the category; a **multitask** model on several at once. A `Training` is keyed by `inputs`: everything
+that the weights depend on and that plain JSON can say – the keys of `needs` count by themselves, paths must not occur.
+The study keeps what `make` leaves (files, no folders), notes the SHA-256 of each, and hands the folder on as a `Model`
+whose digest is that of its bytes; merges depend on these bytes, not on how they came about.
 
 **Scores** are numbers in [0, 1] per item, boolean where an item is right or wrong. The items of a split are a fixed
 sequence; a limit takes the first ones. `validation` and `test` share nothing, nor does either with training.
@@ -123,8 +123,9 @@ class Workshop(Protocol):
     """A family whose data sets are at hand; small and picklable.
 
     Cells are named by the code that merges and scores: that of the workshop's module and all it imports of this
-    package, or, so that trainings may change without cells losing their names, of the module that an attribute
-    `bench_module` names.
+    package or its own, or, so that trainings may change without cells losing their names, of the module that an
+    attribute `bench_module` names. An attribute `on_devices` that is true says that benches and trainings run on
+    accelerators: workers of one machine then share these out, by CUDA_VISIBLE_DEVICES.
     """
 
     def base(self, base: str) -> Training | Model:
@@ -145,6 +146,10 @@ class Workshop(Protocol):
 
 class Family(Protocol):
     """What is on offer, known without fetching or computing anything.
+
+    A family may have a method `will_score(tasks)`: it is called with all tasks of a study, before the family is opened,
+    so that none of their items is trained on. If its work runs on accelerators, `workers(devices)` returns how many
+    workers a machine with so many of them has room for.
 
     Attributes:
         name: as specs name it.

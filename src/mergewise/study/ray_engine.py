@@ -1,4 +1,4 @@
-"""Work on a Ray cluster: one actor per processor, each replaced when it, or its machine, is lost.
+"""Work on a Ray cluster: one actor per processor, or per GPU, each replaced when it, or its machine, is lost.
 
 Only paths, numbers and the scores of cells travel: models lie in a folder that all machines see, where workers also
 write their cells. Machines that join while a study runs are used.
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import mergewise
-from mergewise.study.engines import ONE_THREAD, EngineMaker
+from mergewise.study.engines import ONE_THREAD, EngineMaker, on_devices
 from mergewise.study.errors import StudyError
-from mergewise.study.work import Outcome, Site, Work, run_work
+from mergewise.study.memory import WORKERS
+from mergewise.study.work import Lost, Outcome, Site, Work, run_work
 
 __all__ = ["RayEngine", "ray_engine"]
 
@@ -35,7 +36,7 @@ class RayEngine:
     Args:
         site: of the study; its cache must be a folder that all machines see under the same path.
         address: of a running cluster, such as "auto" or "host:port"; None starts one on this machine.
-        jobs: the most actors; None for as many as the cluster has processors.
+        jobs: the most actors; None for as many as the cluster has processors, or GPUs if the work runs on these.
     """
 
     def __init__(self, site: Site, address: str | None, jobs: int | None) -> None:
@@ -61,8 +62,10 @@ class RayEngine:
                 ) from None
         packages = str(Path(mergewise.__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-        self._make = self._ray.remote(num_cpus=1, max_restarts=0)(_Worker).options(
-            runtime_env={"env_vars": {**ONE_THREAD, "PYTHONPATH": path}}
+        has_devices = on_devices(site) and self._ray.cluster_resources().get("GPU", 0) >= 1
+        self._takes = ("CPU", "GPU") if has_devices else ("CPU",)  # one of each
+        self._make = self._ray.remote(num_cpus=1, num_gpus=int(has_devices), max_restarts=0)(_Worker).options(
+            runtime_env={"env_vars": {**ONE_THREAD, WORKERS: str(self._most_together()), "PYTHONPATH": path}}
         )
         self._site = ray.put(site)  # small: paths and numbers
         self._free: deque[Any] = deque()
@@ -70,32 +73,40 @@ class RayEngine:
 
     @property
     def slots(self) -> int:
-        """As many as the cluster has processors now."""
-        processors = int(self._ray.cluster_resources().get("CPU", 1))
-        return max(1, processors if self._jobs is None else min(processors, self._jobs))
+        """As many as the cluster has processors now, or accelerators if the work runs on these."""
+        resources = self._ray.cluster_resources()
+        room = min(int(resources.get(what, 1)) for what in self._takes)
+        return max(1, room if self._jobs is None else min(room, self._jobs))
+
+    def _most_together(self) -> int:
+        """Return how many actors one machine of the cluster may have."""
+        processors = max(int(node["Resources"].get("CPU", 1)) for node in self._ray.nodes())
+        return max(1, min(processors, self.slots))
 
     def submit(self, ticket: int, work: Work) -> None:
         """Hand the work to an actor that is free, or to a new one."""
         actor = self._free.popleft() if self._free else self._make.remote(self._site)
         self._running[actor.run.remote(work)] = ticket, actor
 
-    def wait(self, seconds: float) -> list[tuple[int, Outcome | None]]:
-        """Wait for any actor."""
+    def wait(self, seconds: float) -> list[tuple[int, Outcome | Lost]]:
+        """Wait for any actor; what an actor itself raises is raised here, as with workers of this machine."""
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
-        found: list[tuple[int, Outcome | None]] = []
+        found: list[tuple[int, Outcome | Lost]] = []
         for reference in done:
             ticket, actor = self._running.pop(reference)
             try:
                 found.append((ticket, self._ray.get(reference)))
                 self._free.append(actor)
-            except (
-                self._ray.exceptions.RayError
-            ):  # the actor died, or its machine went, with others that were idle there
+            except self._ray.exceptions.RayTaskError as fault:
+                self._free.append(actor)  # which lives, and is to be ended
+                raise fault.cause from fault
+            except self._ray.exceptions.RayError as fault:
+                # the actor died, or its machine went, with others that were idle there
                 for lost in (actor, *self._free):
                     with suppress(Exception):
                         self._ray.kill(lost)
                 self._free.clear()
-                found.append((ticket, None))
+                found.append((ticket, _lost(fault)))
         return found
 
     def close(self) -> None:
@@ -107,6 +118,12 @@ class RayEngine:
         self._running.clear()
         if self._mine:
             self._ray.shutdown()
+
+
+def _lost(fault: Exception) -> Lost:
+    """Return why an actor died: the last line of what Ray says, which has the error where it could not be made."""
+    trace = str(fault).strip() or type(fault).__name__
+    return Lost(" ".join(trace.splitlines()[-1].split())[:400].rstrip("."), trace)
 
 
 def ray_engine(address: str | None = None, jobs: int | None = None) -> EngineMaker:

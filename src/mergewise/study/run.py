@@ -17,10 +17,11 @@ from mergewise._version import __version__
 from mergewise.cache import cache_folder
 from mergewise.study.code import code_digest, limits_digest
 from mergewise.study.columns import TABLES
+from mergewise.study.devices import devices_here
 from mergewise.study.engines import Engine, EngineMaker, InProcess, LocalProcesses
 from mergewise.study.errors import StudyError
 from mergewise.study.execute import Execution, Progress, duration, line_of
-from mergewise.study.family import Workshop
+from mergewise.study.family import Family, Workshop
 from mergewise.study.files import make_folder, prepare_folder, put, put_text
 from mergewise.study.grid import Known, Opened, build_grid
 from mergewise.study.measured import Measured, measure
@@ -96,9 +97,17 @@ def estimate(study: Study) -> Estimate:
     return Estimate(cells, seconds, sum(node.nbytes for node in nodes), merges)
 
 
-def default_jobs() -> int:
-    """Return one worker per processor that this process may use, but no more than eight."""
-    return min(8, len(os.sched_getaffinity(0)))
+def default_jobs(family: Family | None = None) -> int:
+    """Return one worker per processor that this process may use, but no more than eight.
+
+    Args:
+        family: whose work it is; one that runs on accelerators says how many workers these have room for.
+    """
+    jobs = min(8, len(os.sched_getaffinity(0)))
+    workers = getattr(family, "workers", None)
+    if workers is not None and (devices := devices_here()):
+        return min(jobs, int(workers(len(devices))))
+    return jobs
 
 
 def local_engine(jobs: int) -> EngineMaker:
@@ -135,7 +144,7 @@ def run_study(
     prepare_folder(out, FILES, FOLDERS)
     execution, site, store = _prepare(study, cache, say)
     prepared = time.monotonic()
-    workers: Engine = (engine or local_engine(default_jobs()))(site)
+    workers: Engine = (engine or local_engine(default_jobs(study.family)))(site)
     slots = workers.slots
     with closing(workers):
         done = execution.run(workers)

@@ -19,33 +19,32 @@ scoring: {validation_items: 240, tuning_draws: 2, test_items: 240, replicates: 2
 limits: true                         # also survey the experts of every base: how many fit, by their weights alone
 """
 
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from mergewise.errors import MergewiseError, RecipeError, did_you_mean
+from mergewise.errors import MergewiseError, did_you_mean
+from mergewise.method import Method as MergeMethod
 from mergewise.method import find_method
-from mergewise.recipe import Recipe, read_yaml
+from mergewise.recipe import Recipe
 from mergewise.recipe.resolve import check_parameters, tensor_settings
 from mergewise.study.errors import StudyError
 from mergewise.study.families import load_family
 from mergewise.study.family import Base, Category, Family
+from mergewise.study.fields import check_fields, read_mapping
 from mergewise.study.protocol import Method, Protocol, Value
 
-__all__ = ["FileName", "Spec", "Study", "check_fields", "load_spec", "read_mapping", "resolve"]
+__all__ = ["FileName", "Spec", "Study", "check_fields", "data_free_method", "load_spec", "resolve"]
 
 All = Literal["all"]
 Names = list[str]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """What files and folders of results can be called."""
-M = TypeVar("M", bound=BaseModel)
 
 _TAKEN = {"base", "multitask"}
 LABELS = {
@@ -82,7 +81,10 @@ class ExpertChoice(_Part):
 
 
 class TaskChoice(_Part):
-    """Which categories are held in and held out, and, where a mapping says so, which of their tasks."""
+    """Which categories are held in and held out, and, where a mapping says so, which of their tasks are scored.
+
+    Experts are those of whole categories, whichever of their tasks are scored.
+    """
 
     held_in: Names | dict[str, Names] | All = "all"
     held_out: Names | dict[str, Names] | All = "all"
@@ -178,78 +180,6 @@ def load_spec(path: Path) -> Spec:
     return check_fields(Spec, read_mapping(path, "'name', 'family' and 'methods'"), str(path))
 
 
-def read_mapping(path: Path, keys: str) -> dict[str, Any]:
-    """Read a YAML file of one mapping.
-
-    Args:
-        path: the file.
-        keys: what it has, for messages.
-
-    Raises:
-        StudyError: it cannot be read, or is something else.
-    """
-    try:
-        documents = read_yaml(path.read_text("utf-8"), str(path))
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise StudyError(f"{path}: expected YAML in UTF-8: {error}.") from error
-    except RecipeError as error:
-        raise StudyError(str(error)) from error
-    if len(documents) != 1 or not isinstance(documents[0], dict):
-        found = documents[0] if len(documents) == 1 else documents
-        raise StudyError(f"{path}: expected a mapping with {keys}, found {found!r:.80}.")
-    return documents[0]
-
-
-def check_fields(schema: type[M], content: Mapping[str, Any], where: str) -> M:
-    """Return plain data as a pydantic model.
-
-    Raises:
-        StudyError: it does not fit; the first fault in one sentence, with the closest known key for an unknown one.
-    """
-    try:
-        return schema.model_validate(content)
-    except ValidationError as error:
-        faults = error.errors()
-    fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
-    path = [part for part in fault["loc"] if isinstance(part, int) or not _is_branch(str(part))]
-    at = ".".join(map(str, path))
-    if fault["type"] == "extra_forbidden":
-        known = _schema_at(schema, fault["loc"][:-1]).model_fields
-        raise StudyError(f"{where}: unknown key '{path[-1]}' at {at}.{did_you_mean(str(path[-1]), known)}")
-    if fault["type"] == "missing":
-        raise StudyError(f"{where}: '{at}' is required, but missing.")
-    message = fault["msg"].removeprefix("Value error, ")
-    found = repr(fault["input"])
-    found = found if len(found) <= 120 else found[:117] + "..."
-    raise StudyError(f"{where}: '{at}': {message[0].lower()}{message[1:]}, found {found}.")
-
-
-def _is_branch(part: str) -> bool:
-    """Whether part of a fault's place names a branch of a union, not a key."""
-    return part in {"BaseChoice", "str", "int", "float", "bool"} or "[" in part
-
-
-def _schema_at(schema: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel]:
-    """Return the innermost model on the way to a fault."""
-    here: Any = schema
-    found = schema
-    for part in loc:
-        options = [one for one in _options(here) if isinstance(one, type) and issubclass(one, BaseModel)]
-        if options and isinstance(part, str) and part in options[0].model_fields:
-            here = options[0].model_fields[part].annotation
-        else:
-            here = next((arguments[-1] for one in _options(here) if (arguments := typing.get_args(one))), here)
-        found = next((o for o in _options(here) if isinstance(o, type) and issubclass(o, BaseModel)), found)
-    return found
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return typing.get_args(annotation) if union else (annotation,)
-
-
 def resolve(spec: Spec) -> Study:
     """Check a spec against its family and the merge methods, and return the study.
 
@@ -266,11 +196,18 @@ def resolve(spec: Spec) -> Study:
             raise StudyError(f"{where}: a category cannot be called '{taken}'; rename it in the family.")
     for taken in spec.methods.keys() & _TAKEN:
         raise StudyError(f"methods: a method cannot be called '{taken}', as models that are not merged are; rename it.")
+    if hasattr(family, "will_score"):
+        family.will_score([task for category in (*held_in, *held_out) for task in category.tasks])
     bases = _bases(family, spec.bases)
     for base, given in spec.experts.given.items():
         _known(base, [one.name for one in bases], "base", "experts.given")
-        for category in given:
+        for category, path in given.items():
             _known(category, [one.name for one in held_in], "held-in category", f"experts.given.{base}")
+            if not path.expanduser().is_dir():
+                raise StudyError(
+                    f"experts.given.{base}.{category}: expected the folder of a checkpoint at {path}, found none; "
+                    "correct the path, or leave the expert out to have it trained."
+                )
     if max(spec.k) > len(held_in):
         raise StudyError(
             f"k: {max(spec.k)} experts cannot be merged, as there are {len(held_in)}, one per held-in category; "
@@ -348,12 +285,27 @@ def _categories(family: Family, choice: Names | Mapping[str, Names] | All, *, he
     return tuple(found)
 
 
+def data_free_method(name: str) -> MergeMethod:
+    """Return a merge method that needs nothing but weights, as those of cells must.
+
+    Raises:
+        MergewiseError: there is none of that name, or it needs statistics of examples.
+    """
+    found = find_method(name)
+    if found.statistics:
+        raise StudyError(
+            f"{name} needs statistics of every model ({found.statistics}), which neither studies nor searches make; "
+            "choose a method that needs none, or merge with 'mergewise statistics' and 'mergewise merge'."
+        )
+    return found
+
+
 def _method(name: str, choice: MethodChoice, counts: Sequence[int]) -> Method:
     """Return a method of the study, once the engine's own checks have passed for all its settings."""
     where = f"methods.{name}"
     method = choice.method or name
     try:
-        declared = find_method(method)
+        declared = data_free_method(method)
     except MergewiseError as fault:
         raise StudyError(f"{where}: {fault}") from fault
     seeded = declared.parameter("seed") is not None and "seed" not in choice.parameters

@@ -25,7 +25,7 @@ class Failure:
         key: of the cell.
         name: what it is, for people.
         error: the fault in one sentence.
-        trace: where in the code it happened; empty for faults that are meant for users.
+        trace: where in the code it happened, or what was said there; empty for most faults that are meant for users.
     """
 
     key: str

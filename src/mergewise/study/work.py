@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from mergewise.errors import MergewiseError
+from mergewise.errors import BudgetError, MergewiseError
 from mergewise.study.cells import Bench, CellSpec, Model, Result, digest_of_files, run_sweep
 from mergewise.study.code import code_digest, limits_digest
 from mergewise.study.errors import StudyError
@@ -24,6 +24,7 @@ from mergewise.zoo.store import is_whole, make_entry, manifest_of
 
 __all__ = [
     "LimitsWork",
+    "Lost",
     "Outcome",
     "Site",
     "SweepWork",
@@ -91,6 +92,19 @@ class Outcome:
     failures: tuple[Failure, ...] = ()
 
 
+@dataclass(frozen=True)
+class Lost:
+    """What came of a piece of work whose worker was lost: nothing.
+
+    Attributes:
+        reason: as far as it is known, in half a sentence.
+        trace: all that is known.
+    """
+
+    reason: str = "it may need more memory than there is, so lower --jobs"
+    trace: str = ""
+
+
 def run_work(site: Site, work: Work) -> Outcome:
     """Do a piece of work and keep its cells; faults become failures."""
     store = CellStore(site.cells)
@@ -129,9 +143,11 @@ def _sweep(site: Site, store: CellStore, work: SweepWork) -> Outcome:
 
 
 def describe_fault(fault: BaseException) -> tuple[str, str]:
-    """Return a fault as a sentence, and where it happened unless it is one that is meant for users."""
+    """Return a fault as a sentence, and where it happened; of one that is meant for users, what it has as notes."""
+    if isinstance(fault, BudgetError):
+        return f"{fault} In a study that is a worker's share of the machine; lower --jobs.", ""
     if isinstance(fault, MergewiseError):
-        return str(fault), ""
+        return str(fault), "\n".join(getattr(fault, "__notes__", ()))
     text = str(fault) or "no message"
     return f"{type(fault).__name__}: {text}", "".join(traceback.format_exception(fault))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mergewise.study.lm.family import TransformersFamily
+from mergewise.study.lm.harness import Harness, HarnessSettings
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "lm_small.py"
 
@@ -40,6 +41,11 @@ def options(small, monkeypatch):
         "tasks": {"letters_first": {"validation": "letters_first_validation"}},
         "batch_size": 32,
     }
+
+
+@pytest.fixture
+def harness(small, options):
+    return Harness(HarnessSettings(folders=(str(small / "tasks"),), offline=True))
 
 
 @pytest.fixture

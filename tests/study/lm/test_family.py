@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from safetensors.numpy import load_file
 
 from mergewise.study.cells import CellSpec, Model, model, run_sweep
 from mergewise.study.errors import StudyError
-from mergewise.study.lm.bases import from_gguf
+from mergewise.study.lm.bases import _reader_code, from_gguf
 from mergewise.study.lm.family import TransformersFamily
 from mergewise.study.lm.options import TrainOptions
-from mergewise.study.lm.training import _batch_size_here, _drawn, _row, make_expert
+from mergewise.study.lm.training import _batch_size_here, _drawn, _keep_to_one_device, _row, make_expert
 from mergewise.study.run import local_engine, run_study
 from mergewise.study.spec import Spec, check_fields, resolve
 
@@ -65,6 +66,32 @@ def test_a_fault_of_the_spec_is_one_sentence(options, change, message):
 def test_unknown_training_options_are_refused(options):
     with pytest.raises(StudyError, match=r"experts\.train: unknown key 'step' .*'steps'"):
         TransformersFamily(options, {"step": 3})
+
+
+@pytest.mark.parametrize(
+    ("train", "tasks", "message"),
+    [
+        ({"arguments": {"fsdpp": ""}}, {}, r"experts\.train\.arguments: TrainingArguments takes no 'fsdpp'.*'fsdp'"),
+        ({}, {"letters_last": {"train": "none.jsonl"}}, r"tasks\.letters_last\.train: expected a file .* none\.jsonl"),
+    ],
+)
+def test_what_a_training_would_lack_is_found_beforehand(options, train, tasks, message):
+    with pytest.raises(StudyError, match=message):
+        TransformersFamily(options | {"tasks": tasks}, train)
+    TransformersFamily(options, {"arguments": {"fsdp": ""}})
+
+
+def test_a_study_keeps_the_items_of_all_its_tasks_and_of_no_others_out_of_training(options, tmp_path):
+    asked = []
+    spec = {
+        "name": "kept",
+        "family": options | {"name": "transformers"},
+        "tasks": {"held_in": ["first"]},
+        "methods": {"average": None},
+        "k": [1],
+    }
+    opened = resolve(check_fields(Spec, spec, "the spec")).family.open(tmp_path, asked.append)
+    assert opened.scored == ("letters_first", "letters_smallest")
 
 
 def test_a_task_is_in_one_category_only(options):
@@ -204,12 +231,43 @@ def test_a_gguf_file_is_a_base_that_is_converted_first(tmp_path):
     assert str(tmp_path) not in json.dumps(dict(training.inputs))
 
 
-def test_examples_of_a_step_are_shared_equally_among_processes_or_refused(monkeypatch):
-    assert _batch_size_here(TrainOptions(batch_size=6)) == 6
+def test_a_gguf_file_is_converted_again_by_other_code_or_libraries(tmp_path, monkeypatch):
+    def key(folder):
+        _reader_code.cache_clear()
+        monkeypatch.setattr("mergewise.checkpoint.gguf.__file__", str(folder / "__init__.py"))
+        return from_gguf("smol", path).key
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    for name in ("one", "same", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "names.py").write_text("name = 1" if name != "other" else "name = 2")
+    first = key(tmp_path / "one")
+    assert key(tmp_path / "same") == first
+    assert key(tmp_path / "other") != first
+    monkeypatch.setattr("mergewise.study.lm.bases.version", lambda library: "0")
+    assert key(tmp_path / "one") != first
+    _reader_code.cache_clear()
+
+
+def test_examples_of_a_step_are_shared_equally_among_launched_processes_or_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert _batch_size_here(TrainOptions(batch_size=6)) == 2
-    with pytest.raises(StudyError, match=r"batch_size: expected a multiple of the 3 processes"):
-        _batch_size_here(TrainOptions(batch_size=16))
+    assert _batch_size_here(TrainOptions(batch_size=16)) == 16  # the number is a scheduler's
+    assert _batch_size_here(TrainOptions(batch_size=6, launch="torchrun")) == 2
+    with pytest.raises(StudyError, match=r"batch_size: expected a multiple of the 3 processes that 'torchrun'"):
+        _batch_size_here(TrainOptions(batch_size=16, launch="torchrun"))
+
+
+def test_a_process_trains_on_one_of_the_devices_that_it_sees():
+    for seen, used in ((0, 0), (1, 1), (4, 1)):
+        arguments = SimpleNamespace(n_gpu=seen)
+        _keep_to_one_device(arguments)
+        assert arguments._n_gpu == used
+
+
+def test_workers_are_as_many_as_devices_unless_trainings_are_launched(options):
+    assert TransformersFamily(options, {}).workers(4) == 4
+    assert TransformersFamily(options, {"launch": "torchrun --nproc-per-node 4"}).workers(4) == 1
 
 
 def test_files_that_arguments_of_training_name_count_by_their_content(options, tmp_path):

@@ -18,11 +18,6 @@ from mergewise.study.lm.options import TaskOptions
 pytest.importorskip("lm_eval")
 
 
-@pytest.fixture
-def harness(small, options):
-    return Harness(HarnessSettings(folders=(str(small / "tasks"),), offline=True))
-
-
 def test_a_share_of_the_items_is_for_validation_and_the_rest_for_the_test(harness):
     options = TaskOptions(validation_share=0.25)
     validation = harness.items("letters_last", options, "validation").order
@@ -38,6 +33,11 @@ def test_another_task_may_be_for_validation(harness):
     validation = harness.items("letters_first", options, "validation")
     assert {leaf for leaf, _ in validation.order} == {"letters_first_validation"}
     assert len(validation.order) == 120
+
+
+def test_the_task_for_validation_shares_nothing_with_the_test(harness, small):
+    with pytest.raises(StudyError, match=r"tasks\.x: .* shares nothing with the test, found 'letters_last' in both"):
+        harness.items("x", TaskOptions(task="letters_last", validation="letters_last"), "validation")
 
 
 @pytest.mark.parametrize(
@@ -86,41 +86,6 @@ def test_the_digest_depends_on_items_and_options(harness, small):
     assert of("letters_last", TaskOptions(), folders=("elsewhere",), offline=True) == found[0]
 
 
-def test_examples_are_the_training_split_in_the_form_of_the_prompt(harness):
-    examples = harness.examples("letters_first", TaskOptions(), 50)
-    assert len(examples) == 50
-    for example in examples:
-        assert example.prompt.startswith("first : ")
-        assert example.target == f" {example.prompt.split()[2]}"
-
-
-def test_what_is_scored_is_not_trained_on(harness, tmp_path):
-    scored = harness.leaves("letters_first")["letters_first"].eval_docs[0]["prompt"]
-    file = tmp_path / "train.jsonl"
-    file.write_text("".join(json.dumps({"prompt": p, "target": " a"}) + "\n" for p in (scored, "first : z =")))
-    examples = harness.examples("letters_first", TaskOptions(train=str(file)), 10)
-    assert [example.prompt for example in examples] == ["first : z ="]
-    file.write_text(json.dumps({"prompt": scored, "target": " a"}))
-    with pytest.raises(StudyError, match=r"tasks\.letters_first: there is nothing to train an expert on, as all its"):
-        harness.examples("letters_first", TaskOptions(train=str(file)), 10)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"examples to train on cannot be read: No such file"),
-        ('{"prompt": "a"}', r"line 1: expected 'prompt' and 'target', found"),
-        ("no json", r"expected JSON lines"),
-    ],
-)
-def test_a_file_that_holds_no_examples_is_one_sentence(harness, tmp_path, content, message):
-    file = tmp_path / "train.jsonl"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(StudyError, match=message):
-        harness.examples("letters_first", TaskOptions(train=str(file)), 10)
-
-
 def test_a_data_set_that_is_not_here_is_one_sentence(tmp_path, options):
     task = {"task": "missing", "dataset_path": "json", "dataset_kwargs": {"data_files": "/nowhere/x.jsonl"},
             "output_type": "multiple_choice", "test_split": "train", "doc_to_text": "a", "doc_to_target": 0,
@@ -137,6 +102,33 @@ def test_a_task_that_runs_programs_needs_leave(tmp_path, small, options):
     with pytest.raises(StudyError, match=r"'unsafe' of the harness runs programs .* 'run_generated_code: true'"):
         Harness(HarnessSettings(folders=(str(tmp_path),), offline=True)).leaves("unsafe")
     assert Harness(HarnessSettings(folders=(str(tmp_path),), offline=True, run_generated_code=True)).leaves("unsafe")
+
+
+GUARDED = """
+import os
+
+if os.environ["HF_ALLOW_CODE_EVAL"] != "1":
+    raise ValueError("no leave to run programs")
+
+def same(docs):
+    return docs
+"""
+
+
+@pytest.mark.parametrize("name", ["guarded", "programs", "of_a_tag"])
+def test_leave_to_run_programs_is_asked_for_and_given_before_functions_of_tasks_run(
+    tmp_path, small, options, monkeypatch, name
+):
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "0")
+    known = json.loads((small / "tasks" / "letters_first.yaml").read_text())
+    task = json.dumps(known | {"task": "guarded", "tag": "of_a_tag", "unsafe_code": True})
+    (tmp_path / "guarded.yaml").write_text(task.replace("{", '{"process_docs": !function utils.same,', 1))
+    (tmp_path / "programs.yaml").write_text(json.dumps({"group": "programs", "task": [{"task": "guarded"}]}))
+    (tmp_path / "utils.py").write_text(GUARDED)
+    with pytest.raises(StudyError, match=r"'guarded' of the harness runs programs .* 'run_generated_code: true'"):
+        Harness(HarnessSettings(folders=(str(tmp_path),), offline=True)).leaves(name)
+    allowed = Harness(HarnessSettings(folders=(str(tmp_path),), offline=True, run_generated_code=True))
+    assert list(allowed.leaves(name)) == ["guarded"]
 
 
 def test_perplexities_are_no_scores(tmp_path, small, options):

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from mergewise.study.errors import StudyError
-from mergewise.study.lm.harness import OWN_TASKS, _example
-from mergewise.study.lm.harness import HarnessSettings as Settings
+from mergewise.study.lm.examples import _example
+from mergewise.study.lm.harness import OWN_TASKS
 from mergewise.study.lm.options import FamilyOptions
 from mergewise.study.lm.presets import chosen_tasks, load_preset
 
@@ -73,7 +73,7 @@ def test_a_task_of_our_own_says_what_is_meant(name, tmp_path, options):
     config.pop("dataset_name", None)
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(config))
     task = TaskManager(include_path=str(tmp_path), include_defaults=False).load([name])["tasks"][name]
-    example = _example(task, task.training_docs()[0], Settings())
+    example = _example(task, task.training_docs()[0])
     assert example.prompt.endswith(end)
     assert example.target == answer
     if task.OUTPUT_TYPE == "multiple_choice":

@@ -45,7 +45,7 @@ from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import FIXED_BYTES, in_words, parse_size, workers_wanted
 from mergewise.engine.open_files import allow_open_files
 from mergewise.engine.plan import plan
-from mergewise.errors import MergeError, RecipeError
+from mergewise.errors import BudgetError, MergeError, RecipeError
 from mergewise.recipe import Recipe
 
 __all__ = ["ExtractReport", "ExtractedModule", "LeftOut", "extract_lora"]
@@ -266,7 +266,7 @@ def _workers(work: _Extraction, threads: int | None, memory: str | int) -> int:
     wanted = workers_wanted(threads)
     fixed = FIXED_BYTES + reserved_bytes(work.files)
     if budget - fixed < most:
-        raise RecipeError(
+        raise BudgetError(
             f"--memory is {in_words(budget)}, but factoring the largest matrix needs at least "
             f"{-(-(fixed + most) >> 20)} MiB."
         )

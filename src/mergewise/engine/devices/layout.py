@@ -7,7 +7,7 @@ from mergewise.checkpoint.torch_bin import TORCH_BYTES
 from mergewise.engine.devices.device import Device
 from mergewise.engine.jobs import Plan, TensorJob
 from mergewise.engine.layout import BLOCK, FIXED_BYTES, in_words, opened_bytes, parse_size
-from mergewise.errors import RecipeError
+from mergewise.errors import BudgetError, RecipeError
 from mergewise.method import (
     ElementwiseProgram,
     GeometricProgram,
@@ -70,7 +70,8 @@ def lay_out_on(plan: Plan, device: Device, threads: int | None, memory: str | in
         memory: Budget for the process on the host, in bytes or as in ``"1GiB"``.
 
     Raises:
-        RecipeError: The device cannot carry the merge out, or there is too little memory, there or on the host.
+        BudgetError: There is too little memory on the host.
+        RecipeError: The device cannot carry the merge out, or there is too little memory there.
     """
     budget = parse_size(memory, "memory budget")
     if threads is not None:
@@ -82,7 +83,7 @@ def lay_out_on(plan: Plan, device: Device, threads: int | None, memory: str | in
     needed = layout.peak_bytes(plan)
     if needed > budget:
         largest = max(plan.jobs, key=lambda job: _device_bytes(job, layout.piece_elements(job), device))
-        raise RecipeError(
+        raise BudgetError(
             f"--memory is {in_words(budget)}, but this merge on {device.name} needs at least {-(-needed >> 20)} MiB of "
             f"the host's, most of it for tensor '{largest.name}' of shape {list(largest.output.shape)}."
         )

@@ -33,7 +33,7 @@ from mergewise.engine.survey.spectra import is_matrix, matrix_bytes, survey_matr
 from mergewise.engine.survey.thresholds import AsideRooms
 from mergewise.engine.survey.weights import beside_the_rows, survey_tensor
 from mergewise.engine.workers import Alone, Crew
-from mergewise.errors import CheckpointError, RecipeError, SurveyError
+from mergewise.errors import BudgetError, CheckpointError, SurveyError
 
 __all__ = ["Progress", "Wanted", "survey_plan"]
 
@@ -223,7 +223,7 @@ def _spectral_room(planned: Plan, matrices: Sequence[TensorJob], memory: str | i
     largest = max(matrices, key=matrix_bytes, default=None)
     if largest is not None and room < matrix_bytes(largest):
         least = matrix_bytes(largest) + budget - room
-        raise RecipeError(
+        raise BudgetError(
             f"--memory is {in_words(budget)}, but the spectra of '{largest.name}' of shape "
             f"{list(largest.output.shape)} need at least {-(-least >> 20)} MiB; give that, or leave spectra out "
             "(--no-spectra)."

@@ -28,7 +28,7 @@ from mergewise.study.measured import Measured
 from mergewise.study.run import default_jobs, local_engine, open_workshop
 from mergewise.study.store import CellStore
 from mergewise.study.tuning import validation_score
-from mergewise.study.work import Site, SweepWork
+from mergewise.study.work import Lost, Site, SweepWork
 from mergewise.zoo.store import scratch_folder
 
 __all__ = ["Estimate", "EvolveResult", "estimate", "run_evolve"]
@@ -94,8 +94,8 @@ def run_evolve(
         search: what to do.
         out: folder for the results; made if missing.
         cache: folder of models, data and cells, which all workers see; the user's cache if None.
-        engine: makes the workers; by default one process per processor. With processes, a script that calls this must
-            guard its entry with `if __name__ == "__main__":`.
+        engine: makes the workers; by default `default_jobs` processes of this machine. With processes, a script that
+            calls this must guard its entry with `if __name__ == "__main__":`.
         progress: called with a line of text now and then.
 
     Raises:
@@ -108,7 +108,7 @@ def run_evolve(
     code = code_digest(workshop)
     site = Site(workshop, cache / "cells", cache)
     store = CellStore(site.cells)
-    workers: Engine = (engine or local_engine(default_jobs()))(site)
+    workers: Engine = (engine or local_engine(default_jobs(search.study.family)))(site)
     with closing(workers), scratch_folder(cache / "evolved") as folder:
         known = _found_models(search, Opened(workshop, code, limits_digest()), site, store, workers, say)
         run = _Run(search, known, workshop, code, folder, store, workers, say)
@@ -264,11 +264,13 @@ class _Run:
                 self._workers.submit(ticket, SweepWork(name, (cell,)))
             for ticket, outcome in self._workers.wait(SECONDS_BETWEEN_LOOKS):
                 cell = running.pop(ticket)
-                if outcome is None and attempts[cell.key] < MOST_ATTEMPTS:
+                if isinstance(outcome, Lost) and attempts[cell.key] < MOST_ATTEMPTS:
                     self._say(f"a worker was lost at {name}, which goes on with another")
                     waiting.insert(0, cell)
-                elif outcome is None:
-                    raise StudyError(f"{name}: the worker of a candidate was lost {MOST_ATTEMPTS} times.")
+                elif isinstance(outcome, Lost):
+                    raise StudyError(
+                        f"{name}: the worker of a candidate was lost {MOST_ATTEMPTS} times: {outcome.reason}."
+                    )
                 elif outcome.failures:
                     raise StudyError(f"{name}: a candidate failed: {outcome.failures[0].error}")
                 else:

@@ -28,6 +28,7 @@ from mergewise.recipe import check_parameters, tensor_settings
 from mergewise.study.errors import StudyError
 from mergewise.study.evolve.strategies import CmaSettings, PairSettings, Range, Settings
 from mergewise.study.families import load_family
+from mergewise.study.fields import check_fields, read_mapping
 from mergewise.study.protocol import Value
 from mergewise.study.spec import (
     ExpertChoice,
@@ -37,8 +38,7 @@ from mergewise.study.spec import (
     Spec,
     Study,
     TaskChoice,
-    check_fields,
-    read_mapping,
+    data_free_method,
     resolve,
 )
 from mergewise.study.sweep import Parameters, recipe_for
@@ -193,7 +193,7 @@ def _settings(name: str, content: Mapping[str, Any], experts: int, seed: int) ->
 
 
 def _pairs(choice: PairsChoice, seed: int) -> PairSettings:
-    declared = find_method(choice.method).parameter("weight")
+    declared = data_free_method(choice.method).parameter("weight")
     if declared is None or not declared.per_model:
         raise StudyError(f"pairs are weighted by fitness, but {choice.method} takes no weights; choose another method.")
     if "weight" in choice.parameters:
@@ -208,7 +208,7 @@ def _pairs(choice: PairsChoice, seed: int) -> PairSettings:
 def _cma(choice: CmaChoice, experts: int, seed: int) -> CmaSettings:
     if find_spec("cmaes") is None:
         raise StudyError("CMA-ES needs the package 'cmaes'; install mergewise[study].")
-    method = find_method(choice.method)
+    method = data_free_method(choice.method)
     fixed = _fixed(choice.method, choice.parameters, seed)
     ranges = []
     for key, given in choice.search.items():

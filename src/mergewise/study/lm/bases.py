@@ -6,11 +6,12 @@ import math
 import os
 import shutil
 from functools import lru_cache, partial
+from importlib.metadata import version
 from pathlib import Path
 
-from mergewise.checkpoint import open_source
+from mergewise.checkpoint import gguf, open_source
 from mergewise.errors import CheckpointError
-from mergewise.study.cells import Model, model
+from mergewise.study.cells import Model, digest, model
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Base, Progress, Training
 from mergewise.study.lm.options import BaseOptions
@@ -95,11 +96,19 @@ def from_gguf(name: str, path: Path) -> Training:
     return Training(
         name=name,
         kind="base",
-        inputs={"gguf": _sha256(path, path.stat().st_mtime_ns)},
+        inputs={"gguf": _sha256(path, path.stat().st_mtime_ns), "code": _reader_code()},
         needs=(),
         make=partial(_convert, path=path),
         seconds=path.stat().st_size / 5e6,
     )
+
+
+@lru_cache(maxsize=1)
+def _reader_code() -> str:
+    """Return the digest of the code that reads GGUF files, with the versions of the libraries that do."""
+    libraries = ("gguf", "tokenizers", "transformers")
+    sources = sorted(Path(gguf.__file__).parent.glob("*.py"))
+    return digest([*(f"{name} {version(name)}".encode() for name in libraries), *map(Path.read_bytes, sources)])
 
 
 @lru_cache(maxsize=8)

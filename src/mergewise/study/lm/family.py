@@ -1,19 +1,24 @@
 """Causal language models of transformers as a family."""
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mergewise.errors import did_you_mean
 from mergewise.study.cells import Bench, Model, Split, TaskItems
+from mergewise.study.errors import StudyError
 from mergewise.study.family import Category, Progress, Training
+from mergewise.study.fields import check_fields
 from mergewise.study.lm.bases import catalogued, fetched, from_gguf, hashed
-from mergewise.study.lm.harness import HarnessSettings, known_tasks, open_harness, write_examples
+from mergewise.study.lm.examples import NamedTask, training_examples, write_examples
+from mergewise.study.lm.harness import HarnessSettings, known_tasks, open_harness
 from mergewise.study.lm.options import FamilyOptions, TaskOptions, TrainOptions
 from mergewise.study.lm.presets import chosen_tasks
-from mergewise.study.spec import check_fields
 from mergewise.zoo.wheels import sha256_of
 
 __all__ = ["LmWorkshop", "TransformersFamily"]
@@ -39,7 +44,9 @@ class TransformersFamily:
         self._options = check_fields(FamilyOptions, options, "family")
         self._train = check_fields(TrainOptions, train, "experts.train")
         chosen, self._tasks, elsewhere = chosen_tasks(self._options)
+        self._scored = tuple(self._tasks)
         self._check_tasks(elsewhere)
+        self._check_training()
         self.bases = {name: catalogued(name, base) for name, base in self._options.bases.items()}
         self.categories = {
             name: Category(name, category.held_in, category.tasks, category.far) for name, category in chosen.items()
@@ -54,6 +61,28 @@ class TransformersFamily:
             if options.validation:
                 names[options.validation] = f"tasks.{task}.validation"
         known_tasks(names, self._options.task_folders, self._options.offline)
+
+    def _check_training(self) -> None:
+        for task, options in self._tasks.items():
+            if options.train and not Path(options.train).is_file():
+                raise StudyError(
+                    f"tasks.{task}.train: expected a file of JSON lines at {options.train}, found none; correct the "
+                    "path, or leave it out to train on the task's own training split."
+                )
+        known = _training_arguments() if self._train.arguments else ()
+        for name in self._train.arguments:
+            if name not in known:
+                raise StudyError(
+                    f"experts.train.arguments: TrainingArguments takes no '{name}'.{did_you_mean(name, known)}"
+                )
+
+    def will_score(self, tasks: Sequence[str]) -> None:
+        """Keep the items of these tasks out of all training, and not those of tasks that the study leaves out."""
+        self._scored = tuple(tasks)
+
+    def workers(self, devices: int) -> int:
+        """Return one worker per accelerator, or one in all where trainings are launched on as many as they like."""
+        return 1 if self._train.launch else devices
 
     def training_seconds(self, base: str, categories: Sequence[str]) -> float:
         """Estimate by parameters and tokens: half the longest length an example."""
@@ -81,7 +110,9 @@ class TransformersFamily:
         )
         tasks = {name: one.tasks for name, one in self.categories.items()}
         seconds = {name: self.training_seconds(name, ["one"]) for name in self.bases}
-        return LmWorkshop(folders, tasks, self._tasks, settings, self._train, seconds, cache.absolute() / "lm")
+        return LmWorkshop(
+            folders, tasks, self._tasks, self._scored, settings, self._train, seconds, cache.absolute() / "lm"
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +123,7 @@ class LmWorkshop:
         folders: of the bases, by name; a file for a GGUF.
         categories: their tasks.
         tasks: options of every task.
+        scored: tasks whose items no model is trained on.
         settings: of the harness.
         train: how experts are trained.
         seconds: that an expert takes, by base.
@@ -99,10 +131,12 @@ class LmWorkshop:
     """
 
     bench_module: ClassVar[str] = "mergewise.study.lm.scoring"
+    on_devices: ClassVar[bool] = True
 
     folders: Mapping[str, Path]
     categories: Mapping[str, Sequence[str]]
     tasks: Mapping[str, TaskOptions]
+    scored: tuple[str, ...]
     settings: HarnessSettings
     train: TrainOptions
     seconds: Mapping[str, float]
@@ -123,7 +157,8 @@ class LmWorkshop:
 
     def _training(self, base: str, kind: Any, categories: tuple[str, ...]) -> Training:
         tasks = tuple((task, self.tasks[task]) for category in categories for task in self.categories[category])
-        file, digest = _examples(tasks, self.settings, self.train.examples, self.cache)
+        scored = tuple((task, self.tasks[task]) for task in self.scored)
+        file, digest = _examples(tasks, scored, self.settings, self.train.examples, self.cache)
         options = self.train.model_copy(update={"steps": self.train.steps * len(categories)})
         inputs = {
             "examples": digest,
@@ -154,6 +189,17 @@ class LmWorkshop:
         return LmBench(base, self.settings, self.tasks)
 
 
+def _training_arguments() -> list[str]:
+    """Return what `transformers.TrainingArguments` takes, as its source says: to import it takes torch, and seconds."""
+    package = find_spec("transformers")
+    assert package is not None
+    assert package.origin is not None
+    tree = ast.parse(Path(package.origin).with_name("training_args.py").read_bytes())
+    (defined,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments")
+    fields = (node.target for node in defined.body if isinstance(node, ast.AnnAssign))
+    return [field.id for field in fields if isinstance(field, ast.Name) and not field.id.startswith("_")]
+
+
 def _is_file(value: Any) -> bool:
     """Whether an argument of training names a file, whose content then counts."""
     return isinstance(value, str) and Path(value).is_file()
@@ -172,10 +218,10 @@ def _items_digest(task: str, options: TaskOptions, split: Split, settings: Harne
 
 @lru_cache(maxsize=256)
 def _examples(
-    tasks: tuple[tuple[str, TaskOptions], ...], settings: HarnessSettings, most: int, cache: Path
+    tasks: tuple[NamedTask, ...], scored: tuple[NamedTask, ...], settings: HarnessSettings, most: int, cache: Path
 ) -> tuple[Path, str]:
     harness = open_harness(settings)
-    return write_examples([harness.examples(name, options, most) for name, options in tasks], cache)
+    return write_examples([training_examples(harness, task, scored, most) for task in tasks], cache)
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: which there are, their items in a fixed order, and what to train on.
+"""Tasks of lm-evaluation-harness: which there are, and their items in a fixed order.
 
 A *task* of a study is a task, group or tag of the harness; its items are those of all the tasks under it. They are
 ordered by the SHA-256 of task and number, so that the first ones are a fair sample, and the first share of that order
@@ -19,19 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from mergewise.errors import did_you_mean
-from mergewise.study.cells import Split, digest
+from mergewise.study.cells import Split
 from mergewise.study.errors import StudyError
 from mergewise.study.lm.options import TaskOptions
 
 __all__ = [
-    "Example",
     "Harness",
     "HarnessSettings",
     "Items",
     "known_tasks",
     "open_harness",
     "require_known",
-    "write_examples",
+    "shuffled",
 ]
 
 OWN_TASKS = Path(__file__).parent / "presets" / "tasks"
@@ -59,14 +58,6 @@ class HarnessSettings:
     max_length: int | None = None
     batch_size: int = 8
     dtype: str = "float32"
-
-
-@dataclass(frozen=True)
-class Example:
-    """What a model is trained to say after a prompt."""
-
-    prompt: str
-    target: str
 
 
 @dataclass(frozen=True)
@@ -182,6 +173,8 @@ class Harness:
 
     def __init__(self, settings: HarnessSettings) -> None:
         _require(settings.offline)
+        if settings.run_generated_code:
+            os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # which functions of such tasks ask for when they are imported
         self.settings = settings
         self._loaded: dict[str, dict[str, Any]] = {}
         self._shots: dict[str, int] = {}
@@ -197,8 +190,11 @@ class Harness:
             import datasets  # noqa: PLC0415 - an extra
 
             datasets.disable_progress_bars()
+            manager = _manager_of(name, self.settings.folders)
+            for leaf in _unsafe(name, manager.task_index):
+                self._check_unsafe(leaf)
             try:
-                found = dict(_manager_of(name, self.settings.folders).load([name])["tasks"])
+                found = dict(manager.load([name])["tasks"])
             except Exception as fault:  # whatever data sets, YAML files and their functions meet
                 raise StudyError(self._missing(name, fault)) from fault
             for leaf, task in found.items():
@@ -223,7 +219,11 @@ class Harness:
                 f"The task '{leaf}' of the harness has no scores by item ({task.OUTPUT_TYPE}); choose one with right "
                 "and wrong answers."
             )
-        if getattr(task, "UNSAFE_CODE", False) and not self.settings.run_generated_code:
+        if getattr(task, "UNSAFE_CODE", False):
+            self._check_unsafe(leaf)
+
+    def _check_unsafe(self, leaf: str) -> None:
+        if not self.settings.run_generated_code:
             raise StudyError(
                 f"The task '{leaf}' of the harness runs programs that models wrote; allow it with "
                 "'run_generated_code: true' under family, on a machine that may be lost, or leave the task out."
@@ -239,7 +239,7 @@ class Harness:
 
         Raises:
             StudyError: the data sets are not to be had, or hold too few items to split, or their items have no such
-                metric or filter.
+                metric or filter, or the task for validation has items of the test.
         """
         key = (name, options, split)
         if key not in self._items:
@@ -249,10 +249,15 @@ class Harness:
     def _ordered(self, name: str, options: TaskOptions, split: Split) -> Items:
         separate = options.validation and split == "validation"
         leaves = self.leaves(options.validation if separate else options.task or name)
+        if separate and (shared := leaves.keys() & self.leaves(options.task or name).keys()):
+            raise StudyError(
+                f"tasks.{name}: expected a task under 'validation' that shares nothing with the test, found "
+                f"'{min(shared)}' in both; name another, or leave it out for a share of the task's own items."
+            )
         for task in leaves.values():
             require_known(options.filter, _filters(task), "filter", name)
             require_known(options.metric, _metrics(task) if options.metric else None, "metric", name)
-        order = _shuffled((leaf, number) for leaf, task in leaves.items() for number in range(len(task.eval_docs)))
+        order = shuffled((leaf, number) for leaf, task in leaves.items() for number in range(len(task.eval_docs)))
         if not options.validation:
             cut = round(len(order) * options.validation_share)
             order = order[:cut] if split == "validation" else order[cut:]
@@ -263,38 +268,21 @@ class Harness:
             )
         return Items(leaves, {leaf: self._shots[leaf] for leaf in leaves}, tuple(order))
 
-    def examples(self, name: str, options: TaskOptions, most: int) -> list[Example]:
-        """Return what to train on for a study's task, without what is scored.
 
-        Args:
-            name: of the study's task.
-            options: of it.
-            most: how many at most, in the order of items.
+def _unsafe(member: str | Mapping[str, Any], index: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the tasks under a name, or an entry of a group, whose YAML files say that they run programs of models.
 
-        Raises:
-            StudyError: there are none, or the file cannot be read.
-        """
-        scored = {
-            _prompt(task, doc)
-            for split in ("validation", "test")
-            for task in self.items(name, options, split).leaves.values()
-            for doc in task.eval_docs
-        }
-        if options.train:
-            found = _read_examples(Path(options.train))
-        else:
-            leaves = self.leaves(options.task or name)
-            docs = {leaf: task.training_docs() for leaf, task in leaves.items() if task.has_training_docs()}
-            order = _shuffled((leaf, number) for leaf, given in docs.items() for number in range(len(given)))
-            found = [_example(leaves[leaf], docs[leaf][number], self.settings) for leaf, number in order[: 2 * most]]
-        kept = [example for example in found if example.prompt not in scored][:most]
-        if not kept:
-            what = "all its training items are scored too" if found else "the harness has no training split for it"
-            raise StudyError(
-                f"tasks.{name}: there is nothing to train an expert on, as {what}; name JSON lines of 'prompt' and "
-                "'target' under 'train', or give experts that exist under 'experts.given'."
-            )
-        return kept
+    Nothing is loaded: such tasks run a first program when their functions are imported.
+    """
+    own = {"task": member} if isinstance(member, str) else member
+    name = own.get("group", own.get("task", ""))
+    entry = index.get(name)
+    config = {**own, **((entry and entry.cfg) or {})}
+    if config.get("unsafe_code"):
+        yield name
+    members = entry.tags if entry and entry.kind.name == "TAG" else config.get("task")
+    for one in () if isinstance(members, str | None) else members:
+        yield from _unsafe(one, index)
 
 
 def _filters(task: Any) -> list[str]:
@@ -328,57 +316,9 @@ def require_known(name: str, known: Sequence[str] | None, what: str, task: str) 
         raise StudyError(f"tasks.{task}: there is no {what} '{name}'; there are {', '.join(known)}.")
 
 
-def _shuffled(pairs: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:
+def shuffled(pairs: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Return (task of the harness, number of its document) in an order of which the first are a fair sample."""
     return sorted(pairs, key=lambda pair: hashlib.sha256(f"{pair[0]}/{pair[1]}".encode()).digest())
-
-
-def _prompt(task: Any, doc: Mapping[str, Any]) -> str:
-    """Return the prompt of an item without solved examples, as the harness writes it."""
-    text = task.doc_to_text(doc)
-    if isinstance(text, int):  # the number of the right prompt, of several with one continuation
-        return str(task.doc_to_choice(doc)[text])
-    return str(task.fewshot_context(doc, 0, gen_prefix=task.doc_to_prefix(doc)))
-
-
-def _example(task: Any, doc: Mapping[str, Any], settings: HarnessSettings) -> Example:
-    """Return a document as a prompt and the right answer to it."""
-    target = task.doc_to_target(doc)
-    if isinstance(target, list | tuple):
-        target = target[0]
-    if isinstance(target, int) and task.config.doc_to_choice is not None and not isinstance(task.doc_to_text(doc), int):
-        target = task.doc_to_choice(doc)[target]
-    bare = settings.chat_template or task.OUTPUT_TYPE == "loglikelihood"  # whose targets bring their own blank
-    delimiter = "" if bare else task.config.target_delimiter
-    return Example(_prompt(task, doc), f"{delimiter}{target}")
-
-
-def _read_examples(path: Path) -> list[Example]:
-    examples = []
-    try:
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            if line.strip():
-                entry = json.loads(line)
-                if not isinstance(entry, dict) or {type(entry.get(key)) for key in ("prompt", "target")} != {str}:
-                    raise StudyError(f"{path}, line {number}: expected 'prompt' and 'target', found {line[:60]}.")
-                examples.append(Example(entry["prompt"], entry["target"]))
-    except OSError as fault:
-        raise StudyError(f"{path}: examples to train on cannot be read: {fault.strerror}.") from fault
-    except ValueError as fault:
-        raise StudyError(f"{path}: expected JSON lines of 'prompt' and 'target' ({fault}).") from fault
-    return examples
-
-
-def write_examples(groups: Sequence[Sequence[Example]], folder: Path) -> tuple[Path, str]:
-    """Write examples, task by task, under the digest of their content; return the file and the digest."""
-    content = json.dumps([[[one.prompt, one.target] for one in group] for group in groups])
-    name = digest([content.encode()])
-    path = folder / f"{name[:32]}.json"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(content, "utf-8")
-        part.replace(path)
-    return path, name
 
 
 @lru_cache(maxsize=2)

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from mergewise.errors import did_you_mean
 from mergewise.study.errors import StudyError
+from mergewise.study.fields import check_fields, read_mapping
 from mergewise.study.lm.options import CategoryOptions, FamilyOptions, TaskOptions
-from mergewise.study.spec import check_fields, read_mapping
 
 __all__ = ["PRESETS", "Preset", "chosen_tasks", "load_preset"]
 

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -40,8 +39,6 @@ class LmBench:
         self._dtype = settings.dtype
         self._tasks = tasks
         self._harness: Harness = open_harness(settings)
-        if settings.run_generated_code:
-            os.environ["HF_ALLOW_CODE_EVAL"] = "1"
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         model: Any = AutoModelForCausalLM.from_pretrained(

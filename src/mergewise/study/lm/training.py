@@ -3,8 +3,6 @@
 import json
 import os
 import random
-import shlex
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mergewise.study.errors import StudyError
+from mergewise.study.lm.launch import end_with_parent, run_launched
 from mergewise.study.lm.options import TrainOptions
 
 __all__ = ["main", "make_expert", "train"]
@@ -36,11 +35,7 @@ def make_expert(folder: Path, needs: tuple[Path, ...], *, examples: Path, option
         train(folder, base, examples, chosen, chat=chat)
         return
     job = [str(folder), str(base), str(examples), options, "chat" if chat else ""]
-    command = [*shlex.split(chosen.launch), "-m", "mergewise.study.lm.training", *job]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise StudyError(f"The training started by '{chosen.launch}' failed: {lines[-1].strip()[:200]}.")
+    run_launched(chosen.launch, ["-m", __name__, *job])
 
 
 def train(folder: Path, base: Path, examples: Path, options: TrainOptions, *, chat: bool = False) -> None:
@@ -93,6 +88,7 @@ def train(folder: Path, base: Path, examples: Path, options: TrainOptions, *, ch
             )
         except TypeError as fault:
             raise StudyError(f"experts.train.arguments: TrainingArguments {str(fault).split('() ')[-1]}.") from fault
+        _keep_to_one_device(arguments)
         drawn: Any = list(_drawn(rows, options))  # anything with a length and items
         trainer = Trainer(
             model=model,
@@ -125,13 +121,18 @@ def _with_adapter(model: Any, options: TrainOptions) -> Any:
         return get_peft_model(model, config)
 
 
+def _keep_to_one_device(arguments: Any) -> None:
+    """Let the Trainer use one device in this process: it would multiply the examples of a step by all that it sees."""
+    arguments._n_gpu = min(1, arguments.n_gpu)
+
+
 def _batch_size_here(options: TrainOptions) -> int:
     """Return the examples of a step that this process takes, of all that the launcher started.
 
     Raises:
         StudyError: they cannot be shared equally.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = int(os.environ.get("WORLD_SIZE", "1")) if options.launch else 1  # else a scheduler's
     if options.batch_size % processes:
         raise StudyError(
             f"experts.train.batch_size: expected a multiple of the {processes} processes that '{options.launch}' "
@@ -197,6 +198,7 @@ def _tidy(folder: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Train in a process that a launcher started: folder, base, examples, options, and "chat" or nothing."""
+    end_with_parent()
     folder, base, examples, options, chat = arguments
     train(Path(folder), Path(base), Path(examples), TrainOptions.model_validate_json(options), chat=bool(chat))
 

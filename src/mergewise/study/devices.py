@@ -1,0 +1,28 @@
+"""CUDA devices of this machine, AMD's included, and which of them a worker process sees."""
+
+import os
+from collections.abc import Sequence
+
+__all__ = ["devices_here", "share_of_devices"]
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def devices_here() -> tuple[str, ...]:
+    """Return what the devices that this process sees are called in the environment; none where there are none."""
+    import torch  # noqa: PLC0415 - takes a second, which studies on processors need not wait for
+
+    count = torch.cuda.device_count()
+    given = os.environ.get(VISIBLE)
+    return tuple(given.split(",")[:count] if given else map(str, range(count)))
+
+
+def share_of_devices(devices: Sequence[str], slot: int, slots: int) -> dict[str, str]:
+    """Return the environment in which one of several workers sees its share of the devices, and no others'.
+
+    Args:
+        devices: as `devices_here` has them.
+        slot: number of the worker.
+        slots: how many workers there are; if more than devices, some see the same one.
+    """
+    return {VISIBLE: ",".join(devices[slot::slots] or [devices[slot % len(devices)]])} if devices else {}
