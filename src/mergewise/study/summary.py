@@ -89,13 +89,12 @@ class Resamples:
 
     def __init__(self, replicates: int, seed: int) -> None:
         self.replicates, self.seed = replicates, seed
-        self._items: dict[tuple[str, int], NDArray[np.float64]] = {}
+        self._items: dict[tuple[str, int], NDArray[np.unsignedinteger]] = {}
 
-    def items(self, task: str, size: int) -> NDArray[np.float64]:
+    def items(self, task: str, size: int) -> NDArray[np.unsignedinteger]:
         """Return (replicates + 1, size) counts for the items of a task."""
         if (task, size) not in self._items:
-            counts = resample(size, self.replicates, self.seed, f"items/{task}")
-            self._items[task, size] = counts.astype(np.float64)
+            self._items[task, size] = resample(size, self.replicates, self.seed, f"items/{task}")
         return self._items[task, size]
 
     def draws(self, count: int, draws: int) -> NDArray[np.float64]:
