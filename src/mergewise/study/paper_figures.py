@@ -333,12 +333,14 @@ def _point(
     label = "Multitask" if method == "multitask" else grid.methods[method]
     where = f"{label}, {base_name(base)}, {count} experts"
     row = grid.scores.get((base["name"], method, count))
-    if row is None or row[f"{side}_normalised"] is None:
+    if row is None:
         return Point(x, None, None, None, f"{where}: {SIDES[side]} missing", tags or {})
     value, low, high = (row[f"{side}_normalised{end}"] for end in ("", "_low", "_high"))
     against = "expert" if side == "held_in" else "base"
+    known = value is not None
+    score = f"{value:.3f} [{low:.3f}, {high:.3f}]" if known else f"undefined, as the {against} scores 0 on a task"
     text = (
-        f"{where}: {SIDES[side]} {value:.3f} [{low:.3f}, {high:.3f}], raw {row[f'{side}_raw']:.3f} against "
+        f"{where}: {SIDES[side]} {score}, raw {row[f'{side}_raw']:.3f} against "
         f"{row[f'{side}_{against}']:.3f} of the {against}, n {row[f'{side}_items']}"
     )
     return Point(x, value, low, high, text, tags or {})

@@ -257,9 +257,9 @@ def _csv_link(text: str) -> str:
 
 
 def _score(row: Record, name: str) -> str:
-    """Write a score with its interval."""
+    """Write a score with its interval; one has no value where what it is divided by is 0."""
     if row[name] is None:
-        return "missing"
+        return "undefined"
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
 

@@ -37,6 +37,7 @@ class Score:
         categories: number of different categories.
         tasks: number of different tasks.
         items: number of different test items in them.
+        unsolved: tasks that the expert or base scores 0 on, so that nothing can be normalised by it.
     """
 
     normalised: Floats
@@ -49,6 +50,7 @@ class Score:
     categories: int
     tasks: int
     items: int
+    unsolved: tuple[str, ...] = ()
 
     @property
     def beats_base(self) -> float:
@@ -186,7 +188,7 @@ class Outcomes:
         ]
         same = len(models)
         merged = raw(models)
-        distinct = {task for draw in tasks for task in draw}
+        distinct = dict.fromkeys(task for draw in tasks for task in draw)
         return Score(
             normalised=ratio(models),
             merged=merged,
@@ -198,6 +200,7 @@ class Outcomes:
             categories=len({name for draw in categories for name in draw}),
             tasks=len(distinct),
             items=sum(self._items[task] for task in distinct),
+            unsolved=tuple(task for task in distinct if reference[task][0] == 0),
         )
 
     def _raw(self, model: Accuracies, tasks: Sequence[str]) -> Floats:
