@@ -43,7 +43,7 @@ TABLES: dict[str, dict[str, str]] = {
         **_WHICH,
         **_MERGE,
         "draws": "number of draws of which experts are merged, over which the row averages",
-        "sets": "number of different sets of experts among the draws",
+        "sets": "number of different sets of experts among the draws, which count alike however often each was drawn",
         **{f"{side}_{name}": text for side in ("held_in", "held_out") for name, text in SIDE_COLUMNS.items()},
     },
     "tasks": {
@@ -81,7 +81,7 @@ TABLES: dict[str, dict[str, str]] = {
         "bases": "names of the bases whose scores it rests on, joined by ', '",
         "methods": "names of the methods, joined in the same way",
         "k": "numbers of merged experts, joined in the same way",
-        "merges": "number of merges that it rests on",
+        "merges": "number of merges that it rests on; every draw is one, also of the same experts",
         "merges_wanted": "how many that would be if all were there; 0 where the study never compares these",
     },
     "tuning": {
