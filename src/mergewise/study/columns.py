@@ -91,6 +91,8 @@ TABLES: dict[str, dict[str, str]] = {
         "score": "normalised held-in score on validation items, averaged over the draws",
         "chosen": "whether it was the best",
         "at_edge": "parameters of a chosen setting that lie at the edge of their grid, joined by ', '",
+        "left_out": "tasks that settings were not compared on, as their own expert has no validation item right, "
+        "joined in the same way",
     },
     "forecasts": {
         **_WHICH,

@@ -120,7 +120,7 @@ def tuned(study: Study, base: str, method: Method, count: int, known: Known) -> 
     for setting, results in zip(method.settings(study.protocol.seed), zip(*by_pick, strict=True), strict=True):
         found = [{task: float(scores.mean()) for task, scores in scores_of(result).items()} for result in results]
         trials.append(Trial(setting, validation_score(found, expert, category)))
-    return choose(method, count, trials)
+    return choose(method, count, trials, [task for task in category if expert.get(task) == 0])
 
 
 def _validation_limit(study: Study, count: int) -> int:

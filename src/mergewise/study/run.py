@@ -143,7 +143,7 @@ def run_study(
     for path in store.damaged:
         say(f"{path} was damaged; its cell was computed again")
     say(f"{line_of(done).rpartition(', about')[0]} in {duration(executed - started)}")
-    measured = _measured(study, execution.known)
+    measured = _measured(study, execution.known, say)
     document = _document(study, measured, done, code_digest(site.workshop))
     document["run"] = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -190,7 +190,7 @@ def study_report(study: Study, out: Path, cache: Path | None = None, progress: S
     say = progress or _silent
     execution, site, _ = _prepare(study, (cache or cache_folder()).absolute(), say)
     done = execution.look()
-    measured = _measured(study, execution.known)
+    measured = _measured(study, execution.known, say)
     if not measured:
         raise StudyError(
             f"{study.spec.name}: expected scores of at least one base in {site.cells}, found none; "
@@ -234,9 +234,16 @@ def _prepare(study: Study, cache: Path, say: Say) -> tuple[Execution, Site, Cell
     return Execution(grid, site, store, say), site, store
 
 
-def _measured(study: Study, known: Known) -> dict[str, Measured]:
-    found = {base.name: measure(study, base, known) for base in study.bases}
-    return {name: one for name, one in found.items() if one is not None}
+def _measured(study: Study, known: Known, say: Say) -> dict[str, Measured]:
+    found = {base.name: one for base in study.bases if (one := measure(study, base, known)) is not None}
+    for base, one in found.items():
+        for count, tasks in dict.fromkeys((tuned.count, tuned.left_out) for tuned in one.tuned.values()):
+            if tasks:
+                say(
+                    f"{base} with {count} experts: settings are compared without {', '.join(tasks)}, of which their "
+                    "own expert has no validation item right"
+                )
+    return found
 
 
 def _document(study: Study, measured: dict[str, Measured], done: Progress, code: str) -> dict[str, Any]:

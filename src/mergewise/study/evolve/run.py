@@ -188,6 +188,12 @@ class _Run:
             for name in names
             for task, answers in scores("validation", name).items()
         }
+        unsolved = [task for task, score in self._expert.items() if score == 0]
+        if unsolved:
+            say(
+                f"candidates are compared without {', '.join(unsolved)}, of which their own expert has no validation "
+                "item right"
+            )
         self.nursery = Nursery(models["base"], {name: models[name] for name in names}, code, folder)
 
     def strategy(self, name: str, settings: Settings) -> Found:
