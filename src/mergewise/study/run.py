@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from mergewise.study.errors import StudyError
 from mergewise.study.execute import Execution, Progress, duration, line_of
 from mergewise.study.family import Workshop
 from mergewise.study.files import make_folder, prepare_folder, put, put_text
-from mergewise.study.grid import Known, Opened, build_grid
+from mergewise.study.grid import Known, Opened, build_grid, validated
 from mergewise.study.measured import Measured, measure
 from mergewise.study.spec import Study
 from mergewise.study.store import CellStore
@@ -207,8 +207,14 @@ def _silent(line: str) -> None:
     pass
 
 
-def open_workshop(study: Study, cache: Path, say: Say) -> Workshop:
+def open_workshop(study: Study, cache: Path, say: Say, validation: Sequence[str]) -> Workshop:
     """Open a study's family with all items that are scored, so that what is missing is found before any training.
+
+    Args:
+        study: what is scored.
+        cache: folder of models and data.
+        say: called with a line of text now and then.
+        validation: names of the experts whose validation items are scored.
 
     Raises:
         MergewiseError: data cannot be fetched or kept, or are not as the spec says.
@@ -219,7 +225,7 @@ def open_workshop(study: Study, cache: Path, say: Say) -> Workshop:
         for category in study.categories.values():
             for task in category.tasks:
                 workshop.items(task, "test")
-                if category.held_in:
+                if category.name in validation:
                     workshop.items(task, "validation")
     except OSError as error:
         raise StudyError(f"{study.spec.name}: its data cannot be read, or kept in {cache}: {error}.") from error
@@ -227,7 +233,7 @@ def open_workshop(study: Study, cache: Path, say: Say) -> Workshop:
 
 
 def _prepare(study: Study, cache: Path, say: Say) -> tuple[Execution, Site, CellStore]:
-    workshop = open_workshop(study, cache, say)
+    workshop = open_workshop(study, cache, say, validated(study))
     grid = build_grid(study, Opened(workshop, code_digest(workshop), limits_digest()))
     site = Site(workshop, cache / "cells", cache)
     store = CellStore(site.cells)
