@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from study_fakes import study
 
-from mergewise.study.asked import Basis
+from mergewise.study.asked import Asked, Basis
 from mergewise.study.lacking import lacking
 from mergewise.study.measured import Measured
 from mergewise.study.store import Failure
@@ -105,6 +105,12 @@ def test_further_methods_are_held_against_the_best_of_the_papers():
     assert (better.verdict, better.effect[0]) == (HOLDS, pytest.approx(0.05))
     assert better.claim.startswith("RHT ")
     assert "TIES, the best of the others" in better.evidence
+
+
+def test_the_papers_methods_are_known_by_what_they_are_not_by_what_a_study_calls_them():
+    methods = {"average": None, "sum": {"method": "task_arithmetic"}, "ties": {"method": "rht", "label": "RHT"}}
+    asked = Asked(study(methods=methods), {}, ())
+    assert (asked.paper, asked.further) == (["average", "sum"], ["ties"])
 
 
 def test_the_gain_over_the_best_expert_is_judged():

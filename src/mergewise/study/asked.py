@@ -16,6 +16,7 @@ from mergewise.study.summary import Row
 __all__ = ["PAPER", "Asked", "Basis", "mean", "parameter_text"]
 
 PAPER = ("average", "task_arithmetic", "ties", "dare_ties")
+"""In the recipe language, whatever a study calls them."""
 Rows = Mapping[tuple[str, str, int], Row]
 
 
@@ -71,7 +72,7 @@ class Asked:
         self.multitask = study.spec.multitask
         self.labels = {method.name: method.label for method in methods}
         self.labels["multitask"] = "the multitask model"
-        self.paper = [name for name in names if name in PAPER] or names
+        self.paper = [method.name for method in methods if method.merge_method in PAPER] or names
         self.further = [name for name in names if name not in self.paper]
         self.counts = sorted(study.protocol.counts)
         self.bases = study.bases
