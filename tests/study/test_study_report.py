@@ -6,6 +6,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from page import Page
@@ -132,6 +133,15 @@ def test_a_knee_is_not_told_of_merges_that_are_not_there(grids):
     assert {point.text.partition(": ")[2] for point in figures(document)["fit"].missing} == {
         f"measured knee of {row['label']}: missing" for row in document["tables"]["forecasts"]
     }
+
+
+def test_foreseen_numbers_are_said_to_be_sums_of_dimensions_here_and_in_the_docs(grids):
+    fit = figures(grids["whole"])["fit"]
+    texts = [point.text for point in fit.points() if "dimensions" in point.text]
+    assert len(texts) == 2 * 4
+    assert not any("colli" in text for text in (*texts, fit.caption))
+    docs = (Path(__file__).parents[2] / "docs" / "study.md").read_text("utf-8")
+    assert fit.caption.replace(", chosen above", ", named below the figure") in docs
 
 
 def test_results_from_before_there_were_forecasts_still_give_a_page(grids):

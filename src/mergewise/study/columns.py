@@ -103,9 +103,9 @@ TABLES: dict[str, dict[str, str]] = {
             f"{name}{end}": f"{what}, {which} over matrices weighted by energy; from the weights alone, None where "
             "there are no limits (not asked for, failed, or one expert), or no expert changes anything"
             for name, what in (
-                ("k_safe", "experts that fit with hardly any collision"),
-                ("k_star", "experts that fit before collisions set in"),
-                ("k_full", "experts that fill all the room there is"),
+                ("k_safe", "most experts whose dimensions sum to clearly less than a matrix has"),
+                ("k_star", "most experts whose dimensions sum to no more than a matrix has"),
+                ("k_full", "fewest experts whose dimensions sum to clearly more than a matrix has"),
             )
             for end, which in (("_lower", "lower quartile"), ("", "median"), ("_upper", "upper quartile"))
         },
