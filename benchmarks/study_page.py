@@ -237,8 +237,10 @@ def score_heads(one: ScoreTable) -> list[str]:
 
 def score(cell: Record | None) -> str:
     """Write a normalised score, its interval and the raw score."""
-    if cell is None or cell["normalised"] is None:
+    if cell is None:
         return "missing"
+    if cell["normalised"] is None:
+        return f"undefined · {cell['raw']:.3f}"
     ends = f"[{cell['normalised_low']:.3f}, {cell['normalised_high']:.3f}]"
     return f"{cell['normalised']:.3f} {ends} · {cell['raw']:.3f}"
 

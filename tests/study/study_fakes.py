@@ -161,6 +161,7 @@ class FakeBench:
         slow: Seconds per merge.
         broken: A method whose merges fail, or `method lambda` for one setting.
         continuous: Whether scores are numbers.
+        unsolved: A task that no model has any validation item right of.
     """
 
     options: Mapping = field(default_factory=dict)
@@ -191,7 +192,8 @@ class FakeBench:
         seed = hashlib.sha256(f"{what} {task} {split}".encode()).digest()
         ease = np.random.default_rng(list(f"{task} {split}".encode())).random(size)  # items are easy or hard for all
         noise = np.random.default_rng(list(seed)).normal(0, 0.05, size)
-        right = ease + noise < self._rate(spec, task, split)
+        unsolved = split == "validation" and task == self.options.get("unsolved")
+        right = (ease + noise < self._rate(spec, task, split)) & (not unsolved)
         return np.where(right, 0.75, 0.25) if self.options.get("continuous") else right
 
     def _rate(self, spec: CellSpec, task: str, split: str) -> float:

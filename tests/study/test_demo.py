@@ -22,7 +22,7 @@ def test_the_demo_writes_report_json_csv_and_tables(tmp_path):
 def test_progress_tells_every_step(tmp_path):
     lines = []
     run_demo(tmp_path / "out", tmp_path / "cache", 1, progress=lines.append, study=study(k=[2], draws=1))
-    assert lines[-1].startswith("49 of 49 cells in ")
+    assert lines[-1].startswith("43 of 43 cells in ")
 
 
 def test_tasks_say_where_they_come_from(results):

@@ -153,6 +153,12 @@ def test_a_held_out_task_that_the_base_has_nothing_right_of_leaves_its_scores_op
     assert gains["cma_es", False]["held_out"] is None
 
 
+def test_a_task_that_its_expert_has_no_validation_item_right_of_is_left_out_and_told(run):
+    lines = []
+    run(search({"unsolved": "a"}), progress=lines.append)
+    assert "candidates are compared without a, of which their own expert has no validation item right" in lines
+
+
 def test_a_data_set_that_is_missing_is_found_before_anything_is_made(run, tmp_path, monkeypatch):
     def missing(self, task, split):
         raise StudyError(f"the data of {task} are missing")

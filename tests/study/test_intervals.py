@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import stdtrit
 
+from mergewise.study import intervals
 from mergewise.study.errors import StudyError
 from mergewise.study.intervals import Interval, accuracy, interval, resample, student_weights
 from mergewise.study.scores import mean_over_draws, ratio
@@ -32,6 +33,17 @@ def test_other_seeds_and_names_give_other_resamples():
     counts = resample(50, 10, 1, "a")
     assert (counts != resample(50, 10, 2, "a")).any()
     assert (counts != resample(50, 10, 1, "b")).any()
+
+
+@pytest.mark.parametrize("scores", [np.arange(50) % 3 == 0, np.linspace(0, 1, 50)])
+def test_resamples_in_blocks_are_those_of_one_draw_and_take_a_byte_an_item(monkeypatch, scores):
+    rng = intervals._generator(3, "items")
+    whole = np.concatenate([np.ones((1, 50), np.int64), rng.multinomial(50, np.full(50, 1 / 50), size=150)])
+    monkeypatch.setattr(intervals, "_BLOCK", 1)
+    counts = resample(50, 150, 3, "items")
+    assert counts.dtype == np.uint8
+    assert (counts == whole).all()
+    assert accuracy(scores, counts) == pytest.approx(whole @ scores / 50, abs=1e-15)
 
 
 @given(ANSWERS)

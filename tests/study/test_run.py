@@ -94,6 +94,40 @@ def test_the_choice_follows_validation_even_where_test_says_otherwise(run):
     assert measured.tuned.keys() == {(name, count) for name in BEST_LAMBDA for count in (2, 4, 8)}
 
 
+def test_a_task_that_its_expert_has_no_validation_item_right_of_stops_no_tuning_and_is_told(run):
+    lines = []
+    done = run(study(TINY, {"unsolved": "task_b"}), progress=lines.append)
+    assert done.progress.failures == ()
+    (measured,) = done.measured.values()
+    assert {one.left_out for one in measured.tuned.values()} == {("task_b",)}
+    assert {row["left_out"] for row in done.document["tables"]["tuning"]} == {"task_b"}
+    told = "it-large with 3 experts: settings are compared without task_b, of which their own expert has no validation"
+    assert sum(line.startswith(told) for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "references"),
+    [
+        ({"methods": {"average": None, "rht": {"parameters": {"lambda": 0.5}}}}, 4),  # nothing is tuned
+        ({"k": [2], "scoring": {**TINY["scoring"], "tuning_draws": 1}}, 4 + 2),
+    ],
+)
+def test_experts_are_scored_on_validation_items_where_settings_are_tried_on_them_only(
+    run, monkeypatch, changes, references
+):
+    asked = set()
+
+    def items(self, task, split):
+        asked.update([task] if split == "validation" else [])
+        return TaskItems(task, f"{split} of {task}")
+
+    monkeypatch.setattr("study_fakes.FakeWorkshop.items", items)
+    done = run(study(TINY, **changes))
+    assert done.progress.failures == ()
+    assert {tally.kind: tally.computed for tally in done.progress.tallies}["references"] == references
+    assert len(asked) == references - 4
+
+
 def test_a_misused_validation_split_would_be_caught():
     base = Model("base", None, "b")
     cell = CellSpec(base, "rht", (Model("task_a", None, "a"),), (TaskItems("task_b", "1"),), "validation", 5, "code")

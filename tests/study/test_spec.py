@@ -81,6 +81,10 @@ def test_a_file_says_the_same_as_its_content(tmp_path):
         ({"methods": {"mean": {"method": "regmean"}}}, r"methods\.mean: regmean needs statistics .* \(gram\)"),
         ({"name": "a/b"}, r"'name': string should match pattern"),
         ({"methods": {"base": {"method": "ties"}}}, r"methods: a method cannot be called 'base'"),
+        (
+            {"methods": {"ties": None, "mine": {"method": "ties", "label": "TIES"}}},
+            r"methods: every method needs a label of its own, found 'TIES' for both 'ties' and 'mine'; give one",
+        ),
         ({"family": ":All"}, r"There is no family of models ':All'"),
     ],
 )

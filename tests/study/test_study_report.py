@@ -6,6 +6,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from page import Page
@@ -15,7 +16,7 @@ from mergewise.study.errors import StudyError
 from mergewise.study.paper_figures import grid_of, shown_first
 from mergewise.study.published import published_evidence
 from mergewise.study.run import study_report
-from mergewise.study.study_report import render_study, study_figures, write_report
+from mergewise.study.study_report import published_rows, render_study, study_figures, write_report
 from mergewise.study.tables import csv_of
 
 NAMES = ["headline", "multitask", "base", "size", "held-out", "count", "methods", "cost", "fit", "law"]
@@ -89,6 +90,31 @@ def test_what_is_missing_is_said_and_drawn_as_missing(grids, pages):
     assert "Not finished" not in pages["whole"]
 
 
+def test_a_score_without_a_value_is_not_called_missing(grids):
+    document = deepcopy(grids["whole"])
+    for row in document["tables"]["scores"]:
+        if row["base"] == "it-large":
+            row |= dict.fromkeys(("held_out_normalised", "held_out_normalised_low", "held_out_normalised_high"))
+    (series, *_) = figures(document)["methods"].panels[1].series
+    for point in series.points:
+        assert point.y is None
+        assert ": held-out undefined, as the base scores 0 on a task, raw 0." in point.text
+    assert published_rows(grid_of(document))[-1]["held_out"] == "undefined → undefined"
+
+
+def test_the_papers_methods_are_known_by_what_they_are(grids):
+    document = deepcopy(grids["whole"])
+    document["study"]["methods"] = {
+        "rht": {"method": "", "label": "RHT"},
+        "ta": {"method": "task_arithmetic", "label": "Sum"},
+    }
+    for row in document["tables"]["scores"]:
+        row["method"] = {"task_arithmetic": "ta"}.get(row["method"], row["method"])
+    grid = grid_of(document)
+    assert shown_first(grid)["focus"] == "ta"
+    assert "missing" not in published_rows(grid)[-1]["held_in"]
+
+
 def test_a_table_without_any_row_of_merges_still_gives_a_page(grids):
     document = deepcopy(grids["whole"])
     document["tables"]["scores"] = document["tables"]["costs"] = []
@@ -107,6 +133,15 @@ def test_a_knee_is_not_told_of_merges_that_are_not_there(grids):
     assert {point.text.partition(": ")[2] for point in figures(document)["fit"].missing} == {
         f"measured knee of {row['label']}: missing" for row in document["tables"]["forecasts"]
     }
+
+
+def test_foreseen_numbers_are_said_to_be_sums_of_dimensions_here_and_in_the_docs(grids):
+    fit = figures(grids["whole"])["fit"]
+    texts = [point.text for point in fit.points() if "dimensions" in point.text]
+    assert len(texts) == 2 * 4
+    assert not any("colli" in text for text in (*texts, fit.caption))
+    docs = (Path(__file__).parents[2] / "docs" / "study.md").read_text("utf-8")
+    assert fit.caption.replace(", chosen above", ", named below the figure") in docs
 
 
 def test_results_from_before_there_were_forecasts_still_give_a_page(grids):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mergewise.study.family import Category
-from mergewise.study.intervals import interval
+from mergewise.study.intervals import interval, student_weights
 from mergewise.study.measured import Draw, Measured
 from mergewise.study.summary import Outcomes, Resamples, share_above
 
@@ -68,6 +68,42 @@ def test_draws_are_resampled_too():
     sure, spread = (interval(outcomes().row("ties", draws).held_in.normalised) for draws in (same, two_draws()))
     assert spread.high - spread.low > 0
     assert sure.low <= sure.estimate <= sure.high
+
+
+def test_weights_of_different_sets_are_those_of_their_draws():
+    sets = [("a", "b"), ("b", "c"), ("a", "c")]
+    assert (Resamples(100, 4).draws(sets) == student_weights(3, 100, 4, "draws of 2 experts")).all()
+
+
+def test_sets_that_are_drawn_more_often_count_no_more():
+    one, other = two_draws()
+    once, several = (outcomes().row("ties", draws) for draws in ([one, other], [one, other, one, other, one]))
+    assert (several.draws, several.sets) == (5, 2)
+    assert several.held_in.normalised == pytest.approx(once.held_in.normalised)
+
+
+def test_draws_of_a_set_that_differ_in_their_masks_are_averaged_inside_it():
+    one, other = two_draws()
+    masked = Draw(one.experts, answers(a=10, b=20, out_1=20, out_2=20, out_3=10))
+    score = outcomes().row("dare_ties", [one, other, masked]).held_in.normalised[0]
+    assert score == pytest.approx((((20 / 40 + 1) / 2 + (10 / 40 + 1) / 2) / 2 + (10 / 20 + 1) / 2) / 2)
+
+
+def test_of_one_set_alone_the_draws_of_masks_are_weighted():
+    one = two_draws()[0]
+    masked = Draw(one.experts, answers(a=10, b=20, out_1=20, out_2=20, out_3=10))
+    weights = Resamples(100, 0).draws([one.experts] * 2)
+    assert (weights == student_weights(2, 100, 0, "draws of 2 experts")).all()
+    sure, spread = (interval(outcomes().row("dare_ties", [one, last]).held_in.normalised) for last in (one, masked))
+    assert spread.high - spread.low > sure.high - sure.low
+
+
+def test_tasks_that_a_reference_scores_0_on_are_named():
+    one = outcomes()
+    one.base = {**one.base, "out_2": np.zeros(101)}
+    row = one.row("ties", two_draws())
+    assert (row.held_in.unsolved, row.held_out.unsolved) == ((), ("out_2",))
+    assert np.isnan(row.held_out.normalised[0])
 
 
 def test_the_gain_is_over_the_best_single_expert_of_each_draw():

@@ -43,6 +43,13 @@ def test_the_validation_score_is_the_mean_over_draws():
     assert validation_score(draws, {"a": 0.8, "b": 0.8, "c": 0.8}, category) == pytest.approx((0.75 + 0.375) / 2)
 
 
-def test_an_expert_without_a_right_answer_is_told_rather_than_divided_by():
-    with pytest.raises(StudyError, match=r"validation items of 'b', but it has none of them right; raise scoring"):
-        validation_score([{"a": 0.5, "b": 0.0}], {"a": 0.8, "b": 0.0}, {"a": "a", "b": "b"})
+def test_a_task_that_its_expert_has_nothing_right_of_is_left_out():
+    expert, category = {"a": 0.8, "b": 0.0, "c": 0.5}, {"a": "a", "b": "b", "c": "c"}
+    draws = [{"a": 0.4, "b": 0.0}, {"b": 0.3, "c": 0.4}, {"b": 0.1}]
+    assert validation_score(draws, expert, category) == pytest.approx((0.4 / 0.8 + 0.4 / 0.5) / 2)
+    assert choose(METHOD, 4, trials(0.5, 0.7, 0.6), ["b"]).left_out == ("b",)
+
+
+def test_experts_without_a_right_answer_are_told_rather_than_divided_by():
+    with pytest.raises(StudyError, match=r"validation items of 'a', 'b', but they have none of them right; raise scor"):
+        validation_score([{"a": 0.5, "b": 0.0}], {"a": 0.0, "b": 0.0}, {"a": "a", "b": "b"})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from study_fakes import study
 
-from mergewise.study.asked import Basis
+from mergewise.study.asked import Asked, Basis
 from mergewise.study.lacking import lacking
 from mergewise.study.measured import Measured
 from mergewise.study.store import Failure
@@ -107,6 +107,12 @@ def test_further_methods_are_held_against_the_best_of_the_papers():
     assert "TIES, the best of the others" in better.evidence
 
 
+def test_the_papers_methods_are_known_by_what_they_are_not_by_what_a_study_calls_them():
+    methods = {"average": None, "sum": {"method": "task_arithmetic"}, "ties": {"method": "rht", "label": "RHT"}}
+    asked = Asked(study(methods=methods), {}, ())
+    assert (asked.paper, asked.further) == (["average", "sum"], ["ties"])
+
+
 def test_the_gain_over_the_best_expert_is_judged():
     assert found(rows(gain=0.1))["7"].verdict == HOLDS
     assert found(rows(gain=-0.1))["7"].verdict == DOES_NOT_HOLD
@@ -179,6 +185,45 @@ def test_a_base_that_lacks_a_merge_does_not_count_and_is_not_named():
     assert partial["3a"].basis.bases == ("it-large",)
     assert partial["4"].basis.merges == 96  # of two and eight experts nothing is missing
     assert partial["6a"].basis.bases == partial["7"].basis.bases == ("pt-small", "pt-large", "it-large")
+
+
+def unsolved(whole, side, base):
+    """Let a base, or its experts, score 0 on a task."""
+    return {
+        place: replace(row, **{side: replace(score(np.nan, np.nan), unsolved=("task_a",))}) if place[0] == base else row
+        for place, row in whole.items()
+    }
+
+
+def test_a_base_that_scores_0_on_a_held_out_task_is_left_out_of_held_out_verdicts_and_named():
+    found_rows = unsolved(rows(held_out=lambda *_: 1.05, multitask=0.9), "held_out", "it-small")
+    verdict = found(found_rows)
+    for question, merges in (("3a", 36), ("3b", 12)):
+        assert verdict[question].verdict == HOLDS
+        assert (verdict[question].basis.bases, verdict[question].basis.merges) == (("it-large",), merges)
+        assert verdict[question].basis.wanted == 2 * merges
+        assert verdict[question].evidence.endswith(" Scores have no value at it-small (it scores 0 on task_a).")
+    for question in ("1", "2", "4", "5", "6a", "7"):
+        assert verdict[question].basis.merges == verdict[question].basis.wanted
+
+
+def test_an_expert_that_scores_0_leaves_its_base_out_of_held_in_verdicts_but_those_on_raw_scores():
+    whole = rows(lambda base, method, k: 0.95 - 0.02 * k + (0.1 if large(base) else 0), gain=0.1)
+    verdict = found(unsolved(whole, "held_in", "pt-small"))
+    assert verdict["1"].basis.bases == ("pt-large", "it-large")
+    assert verdict["2"].basis.bases == verdict["4"].basis.bases == ("it-small", "it-large")
+    assert verdict["2"].effect[0] == pytest.approx(0.1)
+    assert verdict["6a"].basis.bases == ("pt-large", "it-small", "it-large")
+    for question in ("1", "2", "4", "6a"):
+        assert verdict[question].evidence.endswith(" Scores have no value at pt-small (its expert scores 0 on task_a).")
+    assert (verdict["7"].verdict, verdict["7"].basis.merges) == (HOLDS, 144)
+
+
+def test_where_no_base_has_a_value_the_reason_is_told():
+    one = study(bases=["it-large"])
+    verdict = found(unsolved(rows(of=one), "held_out", "it-large"), one)["3a"]
+    assert (verdict.verdict, verdict.effect, verdict.basis.merges) == (OPEN, None, 0)
+    assert verdict.evidence == "Scores have no value at it-large (it scores 0 on task_a)."
 
 
 def test_further_methods_are_compared_where_none_lacks_a_score():

@@ -49,7 +49,9 @@ def limits(
         Path | None,
         typer.Option(metavar="FILE", help="Write a recipe with a λ for every matrix by its collisions; - to print it."),
     ] = None,
-    eta: Annotated[float, typer.Option(help="How unlikely it may be that experts collide where none should.")] = 0.01,
+    eta: Annotated[
+        float, typer.Option(help="How unlikely it may be that k_safe experts share a direction, or k_full none.")
+    ] = 0.01,
     density: DensityOption = 0.2,
     spectra: SpectraOption = True,
     threads: ThreadsOption = None,

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from mergewise.study.family import Base
-from mergewise.study.lacking import lacking
+from mergewise.study.lacking import Place, lacking, without_value
 from mergewise.study.scores import Floats
 from mergewise.study.spec import Study
 from mergewise.study.store import Failure
@@ -15,6 +16,7 @@ from mergewise.study.summary import Row
 __all__ = ["PAPER", "Asked", "Basis", "mean", "parameter_text"]
 
 PAPER = ("average", "task_arithmetic", "ties", "dare_ties")
+"""In the recipe language, whatever a study calls them."""
 Rows = Mapping[tuple[str, str, int], Row]
 
 
@@ -46,6 +48,7 @@ class Asked:
         study: what was asked for.
         rows: scores by base, method and number of experts.
         failures: of its cells.
+        side: of the normalised scores that are compared; rows where these have no value do not count; None for raw.
 
     Attributes:
         paper: the paper's methods as far as the study has them; all of its methods if it has none of these.
@@ -54,15 +57,22 @@ class Asked:
         sized: bases of those kinds that the study has in at least two sizes.
     """
 
-    def __init__(self, study: Study, rows: Rows, failures: Sequence[Failure]) -> None:
-        names = [method.name for method in study.protocol.methods]
-        self.rows = rows
+    def __init__(
+        self, study: Study, rows: Rows, failures: Sequence[Failure], side: Literal["held_in", "held_out"] | None = None
+    ) -> None:
+        methods = study.protocol.methods
+        names = [method.name for method in methods]
+        self._side = side
+        self._unsolved: dict[Place, tuple[str, ...]] = {}
+        if side:
+            self._unsolved = {place: tasks for place, row in rows.items() if (tasks := getattr(row, side).unsolved)}
+        self.rows = {place: row for place, row in rows.items() if place not in self._unsolved}
         self.failures = failures
         self.draws = study.protocol.draws
         self.multitask = study.spec.multitask
-        self.labels = {method.name: method.label for method in study.protocol.methods}
+        self.labels = {method.name: method.label for method in methods}
         self.labels["multitask"] = "the multitask model"
-        self.paper = [name for name in names if name in PAPER] or names
+        self.paper = [method.name for method in methods if method.merge_method in PAPER] or names
         self.further = [name for name in names if name not in self.paper]
         self.counts = sorted(study.protocol.counts)
         self.bases = study.bases
@@ -72,7 +82,7 @@ class Asked:
         self.sized = [base for base in study.bases if base.quality in several]
 
     def of(self, base: Base, methods: Iterable[str], counts: Iterable[int]) -> list[Row] | None:
-        """Return the rows of a base, or None if one is missing."""
+        """Return the rows of a base, or None if one is missing or has no value."""
         found = [self.rows.get((base.name, method, count)) for count in counts for method in methods]
         return None if None in found or not found else [row for row in found if row is not None]
 
@@ -99,7 +109,7 @@ class Asked:
             tuple(counts),
             sum(row.draws for rows in found.values() for row in rows),
             len(places) * self.draws,
-            lacking(places, self.rows.keys(), self.labels, self.failures),
+            self._lacking(places),
         )
 
     def lacks(
@@ -119,7 +129,17 @@ class Asked:
             for method in methods or self.paper
             for count in counts or self.counts
         ]
-        return lacking(wanted, self.rows.keys(), self.labels, self.failures) or takes
+        return self._lacking(wanted) or takes
+
+    def _lacking(self, wanted: Sequence[Place]) -> str:
+        """Say which scores are missing and which have no value; empty if none."""
+        unsolved = {place: self._unsolved[place] for place in wanted if place in self._unsolved}
+        computed = [place for place in wanted if place not in unsolved]
+        parts = (
+            lacking(computed, self.rows.keys(), self.labels, self.failures),
+            without_value(unsolved, "it" if self._side == "held_out" else "its expert"),
+        )
+        return " ".join(filter(None, parts))
 
     def by_size(self, quality: str) -> list[Base]:
         """Return the bases of a quality, the smallest first."""

@@ -43,7 +43,7 @@ TABLES: dict[str, dict[str, str]] = {
         **_WHICH,
         **_MERGE,
         "draws": "number of draws of which experts are merged, over which the row averages",
-        "sets": "number of different sets of experts among the draws",
+        "sets": "number of different sets of experts among the draws, which count alike however often each was drawn",
         **{f"{side}_{name}": text for side in ("held_in", "held_out") for name, text in SIDE_COLUMNS.items()},
     },
     "tasks": {
@@ -81,7 +81,7 @@ TABLES: dict[str, dict[str, str]] = {
         "bases": "names of the bases whose scores it rests on, joined by ', '",
         "methods": "names of the methods, joined in the same way",
         "k": "numbers of merged experts, joined in the same way",
-        "merges": "number of merges that it rests on",
+        "merges": "number of merges that it rests on; every draw is one, also of the same experts",
         "merges_wanted": "how many that would be if all were there; 0 where the study never compares these",
     },
     "tuning": {
@@ -91,6 +91,8 @@ TABLES: dict[str, dict[str, str]] = {
         "score": "normalised held-in score on validation items, averaged over the draws",
         "chosen": "whether it was the best",
         "at_edge": "parameters of a chosen setting that lie at the edge of their grid, joined by ', '",
+        "left_out": "tasks that settings were not compared on, as their own expert has no validation item right, "
+        "joined in the same way",
     },
     "forecasts": {
         **_WHICH,
@@ -101,9 +103,9 @@ TABLES: dict[str, dict[str, str]] = {
             f"{name}{end}": f"{what}, {which} over matrices weighted by energy; from the weights alone, None where "
             "there are no limits (not asked for, failed, or one expert), or no expert changes anything"
             for name, what in (
-                ("k_safe", "experts that fit with hardly any collision"),
-                ("k_star", "experts that fit before collisions set in"),
-                ("k_full", "experts that fill all the room there is"),
+                ("k_safe", "most experts whose dimensions sum to clearly less than a matrix has"),
+                ("k_star", "most experts whose dimensions sum to no more than a matrix has"),
+                ("k_full", "fewest experts whose dimensions sum to clearly more than a matrix has"),
             )
             for end, which in (("_lower", "lower quartile"), ("", "median"), ("_upper", "upper quartile"))
         },

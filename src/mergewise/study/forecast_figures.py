@@ -12,8 +12,11 @@ __all__ = ["forecast_figures", "most_measured"]
 Record = Mapping[str, Any]
 
 FORESEEN = {
-    "k_safe": ("k_safe, by weights", "experts that fit with hardly any collision, says the survey of the weights"),
-    "k_star": ("k*, by weights", "experts that fit before collisions set in, says the survey of the weights"),
+    "k_safe": (
+        "k_safe, by weights",
+        "most experts whose dimensions, by their weights, sum to clearly less than a matrix has",
+    ),
+    "k_star": ("k*, by weights", "most experts whose dimensions, by their weights, sum to no more than a matrix has"),
     "recommended": ("recommended by limits", "experts that limits recommends to merge"),
 }
 KNEE = "measured knee"
@@ -43,7 +46,8 @@ def _numbers(grid: Grid) -> Figure:
         "The knee is the smallest number of experts after which no more bring 2 % each of what all could gain "
         "over the base, for one method, chosen above; "
         "where the most that were merged are not past it, it is drawn at all experts. "
-        "Foreseen numbers are medians over matrices, k_safe before the first collisions, k* before many.",
+        "Foreseen numbers are medians over matrices: the dimensions of k* experts sum to no more than a matrix has, "
+        "those of k_safe to clearly less.",
         "experts", axis(panels, 0), tuple(panels), None if most is None else (float(most), "all experts"),
     )  # fmt: skip
 

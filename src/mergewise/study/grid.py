@@ -20,7 +20,7 @@ from mergewise.study.protocol import Method, Pick, Value
 from mergewise.study.spec import Study
 from mergewise.study.tuning import Trial, Tuned, choose, validation_score
 
-__all__ = ["Grid", "Known", "Node", "NodeKind", "Opened", "build_grid", "tuned"]
+__all__ = ["Grid", "Known", "Node", "NodeKind", "Opened", "build_grid", "tuned", "validated"]
 
 NodeKind = Literal["models", "limits", "references", "tuning", "merges"]
 
@@ -83,15 +83,17 @@ Grid = Mapping[str, Node]
 """Nodes by id, in the order in which they are to be started, as far as their needs allow."""
 
 
-def build_grid(study: Study, opened: Opened | None) -> Grid:
+def build_grid(study: Study, opened: Opened | None, validation: Sequence[str] | None = None) -> Grid:
     """Return the grid of a study.
 
     Args:
         study: what to do.
         opened: what makes models and names tasks; None for a grid that is only looked at, whose nodes have no content.
+        validation: names of the experts that are scored on validation items; None for those that tuning needs.
     """
     named: dict[str, str] = {}
-    grids = [_BaseGrid(study, opened, base, named) for base in study.bases]
+    validation = validated(study) if validation is None else validation
+    grids = [_BaseGrid(study, opened, base, named, validation) for base in study.bases]
     nodes = [node for grid in grids for node in grid.nodes()]
     by_id: dict[str, Node] = {}
     for kind in ("models", "limits", "references", "tuning", "merges"):
@@ -100,6 +102,14 @@ def build_grid(study: Study, opened: Opened | None) -> Grid:
             mine.sort(key=lambda node: -node.seconds)
         by_id |= {node.id: node for node in mine}
     return by_id
+
+
+def validated(study: Study) -> list[str]:
+    """Return the names of the experts that settings are tried on, and scores on validation items divided by."""
+    if not any(method.grid for method in study.protocol.methods):
+        return []
+    picks = [pick for count in study.protocol.counts for pick in study.protocol.tuning_picks(study.names, count)]
+    return [name for name in study.names if any(name in pick.experts for pick in picks)]
 
 
 def tuned(study: Study, base: str, method: Method, count: int, known: Known) -> Tuned:
@@ -120,7 +130,7 @@ def tuned(study: Study, base: str, method: Method, count: int, known: Known) -> 
     for setting, results in zip(method.settings(study.protocol.seed), zip(*by_pick, strict=True), strict=True):
         found = [{task: float(scores.mean()) for task, scores in scores_of(result).items()} for result in results]
         trials.append(Trial(setting, validation_score(found, expert, category)))
-    return choose(method, count, trials)
+    return choose(method, count, trials, [task for task in category if expert.get(task) == 0])
 
 
 def _validation_limit(study: Study, count: int) -> int:
@@ -141,10 +151,14 @@ class _BaseGrid:
         opened: as `build_grid` has it.
         base: which.
         named: ids of models by their keys, of all bases together: one may be what another is made from.
+        validation: as `build_grid` has it.
     """
 
-    def __init__(self, study: Study, opened: Opened | None, base: Base, named: dict[str, str]) -> None:
+    def __init__(
+        self, study: Study, opened: Opened | None, base: Base, named: dict[str, str], validation: Sequence[str]
+    ) -> None:
         self._study, self._opened, self._base, self._named = study, opened, base, named
+        self._validation = validation
         self._protocol = study.protocol
         if opened is not None:
             named[_key(opened.workshop.base(base.name))] = self._model_id("base")
@@ -263,7 +277,7 @@ class _BaseGrid:
         models = ["base", *self._study.names, *(["multitask"] if self._study.spec.multitask else [])]
         for name in models:
             yield self._reference(f"test/{self._base.name}/{name}", name, everything, "test", limit)
-        for name in self._study.names:
+        for name in self._validation:
             own = self._study.categories[name].tasks
             yield self._reference(f"validation/{self._base.name}/{name}", name, own, "validation", longest)
 

@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from mergewise.study.store import Failure
 
-__all__ = ["lacking"]
+__all__ = ["Place", "lacking", "without_value"]
 
 Place = tuple[str, str, int]
+"""Base, method and number of experts of a score."""
 
 
 def lacking(
@@ -15,8 +16,8 @@ def lacking(
     """Say which of the scores that a question needs are missing, method by method, and how many cells failed.
 
     Args:
-        wanted: base, method and number of experts of every score that is needed.
-        there: the same of those that are there.
+        wanted: every score that is needed.
+        there: those that are there.
         labels: of the methods, by name.
         failures: of the study; they are named as its nodes are, such as `merge/BASE/METHOD/K/DRAW`.
 
@@ -32,6 +33,23 @@ def lacking(
         parts.append(f"cells of {labels.get(method, method)} are missing{where} ({_reason(gaps, failures)})")
     text = "; ".join(parts)
     return text[:1].upper() + text[1:] + "." if text else ""
+
+
+def without_value(unsolved: Mapping[Place, Sequence[str]], reference: str) -> str:
+    """Say which bases have scores that nothing can be divided by.
+
+    Args:
+        unsolved: the tasks that the references of such scores score 0 on.
+        reference: whose scores those are divided by, in words, such as "its expert".
+
+    Returns:
+        A sentence; empty if there are none.
+    """
+    by_base: dict[str, dict[str, None]] = {}
+    for (base, _, _), tasks in unsolved.items():
+        by_base.setdefault(base, {}).update(dict.fromkeys(tasks))
+    where = ", ".join(f"{base} ({reference} scores 0 on {', '.join(tasks)})" for base, tasks in by_base.items())
+    return f"Scores have no value at {where}." if where else ""
 
 
 def _reason(gaps: Sequence[Place], failures: Sequence[Failure]) -> str:

@@ -42,6 +42,7 @@ class Grid:
     Attributes:
         bases: records of the bases, by quality, then size.
         methods: labels by name.
+        merge_methods: what the methods are in the recipe language, by name.
         counts: numbers of merged experts, in ascending order.
         multitask: whether there should be multitask models.
         scores: rows of the table of scores, by base, method and number of experts.
@@ -51,6 +52,7 @@ class Grid:
 
     bases: tuple[Record, ...]
     methods: Mapping[str, str]
+    merge_methods: Mapping[str, str]
     counts: tuple[int, ...]
     multitask: bool
     scores: Mapping[tuple[str, str, int], Record]
@@ -78,6 +80,10 @@ class Grid:
         """The largest strong base, or the largest of all if none is strong."""
         return max(self.strong or self.bases, key=lambda base: int(base["parameters"]))
 
+    def named(self, merge_method: str) -> str:
+        """Return what the study calls a method of the recipe language, the first of several; empty if it has none."""
+        return next((name for name, one in self.merge_methods.items() if one == merge_method), "")
+
     def base(self, quality: str, size: str) -> Record | None:
         """Return the base of a kind and size."""
         return next((one for one in self.bases if (one["quality"], one["size"]) == (quality, size)), None)
@@ -93,6 +99,7 @@ def grid_of(document: Record) -> Grid:
     return Grid(
         bases=tuple(document["bases"]),
         methods={name: one["label"] or LABELS.get(name, name) for name, one in spec["methods"].items()},
+        merge_methods={name: one["method"] or name for name, one in spec["methods"].items()},
         counts=tuple(sorted(spec["k"])),
         multitask=spec["multitask"],
         scores=rows("scores"),
@@ -103,7 +110,7 @@ def grid_of(document: Record) -> Grid:
 
 def shown_first(grid: Grid) -> dict[str, str]:
     """Return what is shown where one value is shown at a time: the most experts, and task arithmetic if it is there."""
-    focus = "task_arithmetic" if "task_arithmetic" in grid.methods else next(iter(grid.methods))
+    focus = grid.named("task_arithmetic") or next(iter(grid.methods))
     return {"k": str(grid.counts[-1]), "focus": focus}
 
 
@@ -333,12 +340,14 @@ def _point(
     label = "Multitask" if method == "multitask" else grid.methods[method]
     where = f"{label}, {base_name(base)}, {count} experts"
     row = grid.scores.get((base["name"], method, count))
-    if row is None or row[f"{side}_normalised"] is None:
+    if row is None:
         return Point(x, None, None, None, f"{where}: {SIDES[side]} missing", tags or {})
     value, low, high = (row[f"{side}_normalised{end}"] for end in ("", "_low", "_high"))
     against = "expert" if side == "held_in" else "base"
+    known = value is not None
+    score = f"{value:.3f} [{low:.3f}, {high:.3f}]" if known else f"undefined, as the {against} scores 0 on a task"
     text = (
-        f"{where}: {SIDES[side]} {value:.3f} [{low:.3f}, {high:.3f}], raw {row[f'{side}_raw']:.3f} against "
+        f"{where}: {SIDES[side]} {score}, raw {row[f'{side}_raw']:.3f} against "
         f"{row[f'{side}_{against}']:.3f} of the {against}, n {row[f'{side}_items']}"
     )
     return Point(x, value, low, high, text, tags or {})

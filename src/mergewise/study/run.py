@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from mergewise.study.errors import StudyError
 from mergewise.study.execute import Execution, Progress, duration, line_of
 from mergewise.study.family import Family, Workshop
 from mergewise.study.files import make_folder, prepare_folder, put, put_text
-from mergewise.study.grid import Known, Opened, build_grid
+from mergewise.study.grid import Known, Opened, build_grid, validated
 from mergewise.study.measured import Measured, measure
 from mergewise.study.spec import Study
 from mergewise.study.store import CellStore
@@ -152,7 +152,7 @@ def run_study(
     for path in store.damaged:
         say(f"{path} was damaged; its cell was computed again")
     say(f"{line_of(done).rpartition(', about')[0]} in {duration(executed - started)}")
-    measured = _measured(study, execution.known)
+    measured = _measured(study, execution.known, say)
     document = _document(study, measured, done, code_digest(site.workshop))
     document["run"] = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -199,7 +199,7 @@ def study_report(study: Study, out: Path, cache: Path | None = None, progress: S
     say = progress or _silent
     execution, site, _ = _prepare(study, (cache or cache_folder()).absolute(), say)
     done = execution.look()
-    measured = _measured(study, execution.known)
+    measured = _measured(study, execution.known, say)
     if not measured:
         raise StudyError(
             f"{study.spec.name}: expected scores of at least one base in {site.cells}, found none; "
@@ -216,8 +216,14 @@ def _silent(line: str) -> None:
     pass
 
 
-def open_workshop(study: Study, cache: Path, say: Say) -> Workshop:
+def open_workshop(study: Study, cache: Path, say: Say, validation: Sequence[str]) -> Workshop:
     """Open a study's family with all items that are scored, so that what is missing is found before any training.
+
+    Args:
+        study: what is scored.
+        cache: folder of models and data.
+        say: called with a line of text now and then.
+        validation: names of the experts whose validation items are scored.
 
     Raises:
         MergewiseError: data cannot be fetched or kept, or are not as the spec says.
@@ -228,7 +234,7 @@ def open_workshop(study: Study, cache: Path, say: Say) -> Workshop:
         for category in study.categories.values():
             for task in category.tasks:
                 workshop.items(task, "test")
-                if category.held_in:
+                if category.name in validation:
                     workshop.items(task, "validation")
     except OSError as error:
         raise StudyError(f"{study.spec.name}: its data cannot be read, or kept in {cache}: {error}.") from error
@@ -236,16 +242,23 @@ def open_workshop(study: Study, cache: Path, say: Say) -> Workshop:
 
 
 def _prepare(study: Study, cache: Path, say: Say) -> tuple[Execution, Site, CellStore]:
-    workshop = open_workshop(study, cache, say)
+    workshop = open_workshop(study, cache, say, validated(study))
     grid = build_grid(study, Opened(workshop, code_digest(workshop), limits_digest()))
     site = Site(workshop, cache / "cells", cache)
     store = CellStore(site.cells)
     return Execution(grid, site, store, say), site, store
 
 
-def _measured(study: Study, known: Known) -> dict[str, Measured]:
-    found = {base.name: measure(study, base, known) for base in study.bases}
-    return {name: one for name, one in found.items() if one is not None}
+def _measured(study: Study, known: Known, say: Say) -> dict[str, Measured]:
+    found = {base.name: one for base in study.bases if (one := measure(study, base, known)) is not None}
+    for base, one in found.items():
+        for count, tasks in dict.fromkeys((tuned.count, tuned.left_out) for tuned in one.tuned.values()):
+            if tasks:
+                say(
+                    f"{base} with {count} experts: settings are compared without {', '.join(tasks)}, of which their "
+                    "own expert has no validation item right"
+                )
+    return found
 
 
 def _document(study: Study, measured: dict[str, Measured], done: Progress, code: str) -> dict[str, Any]:

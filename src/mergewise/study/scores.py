@@ -68,7 +68,7 @@ def mean_over_draws(by_draw: Sequence[Floats], weights: NDArray[np.float64]) -> 
 
     Args:
         by_draw: one array of shape (replicates,) per draw.
-        weights: (replicates, draws), every row summing to the number of draws; row 0 is all ones.
+        weights: (replicates, draws), every row summing to the number of draws.
     """
     values = np.stack(by_draw, axis=-1)  # (replicates, draws)
     first = values[:, :1]

@@ -22,7 +22,7 @@ limits: true                         # also survey the experts of every base: ho
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -225,6 +225,12 @@ def resolve(spec: Spec) -> Study:
         replicates=spec.scoring.replicates,
         seed=spec.seed,
     )
+    for one, other in combinations(protocol.methods, 2):
+        if one.label == other.label:
+            raise StudyError(
+                f"methods: every method needs a label of its own, found '{one.label}' for both '{one.name}' and "
+                f"'{other.name}'; give one of them another 'label'."
+            )
     return Study(spec, family, bases, held_in, held_out, protocol)
 
 

@@ -220,7 +220,7 @@ def published_rows(grid: Grid) -> list[Record]:
         }
         for row in PUBLISHED
     ]
-    few, most = grid.counts[0], grid.counts[-1]
+    few, most, ours = grid.counts[0], grid.counts[-1], grid.named("task_arithmetic")
     for base in grid.bases:
         record = {
             "source": "this study",
@@ -228,7 +228,7 @@ def published_rows(grid: Grid) -> list[Record]:
             "experts": f"{few} → {most}" if few < most else str(few),
         }
         for side in ("held_in", "held_out"):
-            for column, method in ((side, "task_arithmetic"), (f"{side}_multitask", "multitask")):
+            for column, method in ((side, ours), (f"{side}_multitask", "multitask")):
                 rows = [grid.scores.get((base["name"], method, count)) for count in dict.fromkeys((few, most))]
                 record[column] = " → ".join(_score(row, f"{side}_normalised") if row else "missing" for row in rows)
         found.append(record)
@@ -257,9 +257,9 @@ def _csv_link(text: str) -> str:
 
 
 def _score(row: Record, name: str) -> str:
-    """Write a score with its interval."""
+    """Write a score with its interval; one has no value where what it is divided by is 0."""
     if row[name] is None:
-        return "missing"
+        return "undefined"
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
 

@@ -5,6 +5,7 @@ kept as replicates, so that the difference of any two of them is paired and has 
 meet the same resampled items and draws.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ class Score:
         categories: number of different categories.
         tasks: number of different tasks.
         items: number of different test items in them.
+        unsolved: tasks that the expert or base scores 0 on, so that nothing can be normalised by it.
     """
 
     normalised: Floats
@@ -49,6 +51,7 @@ class Score:
     categories: int
     tasks: int
     items: int
+    unsolved: tuple[str, ...] = ()
 
     @property
     def beats_base(self) -> float:
@@ -58,7 +61,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """The scores of one method at one number of merged experts, averaged over the draws."""
+    """The scores of one method at one number of merged experts, averaged over the sets of experts that were drawn."""
 
     method: str
     count: int
@@ -89,18 +92,28 @@ class Resamples:
 
     def __init__(self, replicates: int, seed: int) -> None:
         self.replicates, self.seed = replicates, seed
-        self._items: dict[tuple[str, int], NDArray[np.float64]] = {}
+        self._items: dict[tuple[str, int], NDArray[np.unsignedinteger]] = {}
 
-    def items(self, task: str, size: int) -> NDArray[np.float64]:
+    def items(self, task: str, size: int) -> NDArray[np.unsignedinteger]:
         """Return (replicates + 1, size) counts for the items of a task."""
         if (task, size) not in self._items:
-            counts = resample(size, self.replicates, self.seed, f"items/{task}")
-            self._items[task, size] = counts.astype(np.float64)
+            self._items[task, size] = resample(size, self.replicates, self.seed, f"items/{task}")
         return self._items[task, size]
 
-    def draws(self, count: int, draws: int) -> NDArray[np.float64]:
-        """Return (replicates + 1, draws) weights for the draws of `count` experts."""
-        return student_weights(draws, self.replicates, self.seed, f"draws of {count} experts")
+    def draws(self, experts: Sequence[tuple[str, ...]]) -> NDArray[np.float64]:
+        """Return (replicates + 1, draws) weights for draws of experts.
+
+        Different sets count alike, however often each was drawn: draws of the same one differ in random masks at most.
+        Of one set alone, masks are all that was drawn, and its draws have weights of their own.
+        """
+        drawn = Counter(experts)
+        units = len(drawn) if len(drawn) > 1 else len(experts)
+        weights = student_weights(units, self.replicates, self.seed, f"draws of {len(experts[0])} experts")
+        if units == len(experts):
+            return weights
+        number = {names: place for place, names in enumerate(drawn)}
+        share = np.array([len(experts) / units / drawn[names] for names in experts])
+        return np.asarray(np.take(weights, [number[names] for names in experts], axis=1) * share, np.float64)
 
 
 class Outcomes:
@@ -151,15 +164,14 @@ class Outcomes:
         return self._accuracies(scores)
 
     def _row(self, method: str, experts: Sequence[tuple[str, ...]], models: Sequence[Accuracies]) -> Row:
-        count, draws = len(experts[0]), len(experts)
-        weights = self._resamples.draws(count, draws)
+        weights = self._resamples.draws(experts)
         return Row(
             method,
-            count,
-            draws,
+            len(experts[0]),
+            len(experts),
             len(set(experts)),
             held_in=self._score(models, experts, experts, self.own, weights),
-            held_out=self._score(models, experts, [self._held_out] * draws, None, weights),
+            held_out=self._score(models, experts, [self._held_out] * len(experts), None, weights),
         )
 
     def _score(
@@ -187,7 +199,7 @@ class Outcomes:
         ]
         same = len(models)
         merged = raw(models)
-        distinct = {task for draw in tasks for task in draw}
+        distinct = dict.fromkeys(task for draw in tasks for task in draw)
         return Score(
             normalised=ratio(models),
             merged=merged,
@@ -199,6 +211,7 @@ class Outcomes:
             categories=len({name for draw in categories for name in draw}),
             tasks=len(distinct),
             items=sum(self._items[task] for task in distinct),
+            unsolved=tuple(task for task in distinct if reference[task][0] == 0),
         )
 
     def _raw(self, model: Accuracies, tasks: Sequence[str]) -> Floats:

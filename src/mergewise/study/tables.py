@@ -85,6 +85,7 @@ def study_tables(
                         "score": trial.score if np.isfinite(trial.score) else None,
                         "chosen": chosen,
                         "at_edge": ", ".join(found.at_edge) if chosen else "",
+                        "left_out": ", ".join(found.left_out),
                     }
 
     tasks = [record for base, one in measured.items() for record in _tasks(study, bases[base], one, which)]

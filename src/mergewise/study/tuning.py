@@ -29,6 +29,7 @@ class Tuned:
         trials: in the order of the grid; a single one without a score where there was nothing to tune.
         at_edge: parameters of more than two tried numbers whose chosen one is the smallest or largest: the best may lie
             beyond.
+        left_out: tasks that settings were not compared on, as their own expert has no validation item right.
     """
 
     method: str
@@ -36,10 +37,13 @@ class Tuned:
     parameters: Mapping[str, Value]
     trials: tuple[Trial, ...]
     at_edge: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def validation_score(draws: Sequence[Accuracies], expert: Accuracies, category: Mapping[str, str]) -> float:
     """Return the mean over draws of the normalised held-in score on validation items.
+
+    Tasks of which their own expert has no item right are left out, as nothing can be divided by its score.
 
     Args:
         draws: per draw, the merged model's accuracy on the task of each merged expert.
@@ -47,24 +51,26 @@ def validation_score(draws: Sequence[Accuracies], expert: Accuracies, category: 
         category: the category of every task.
 
     Raises:
-        StudyError: an expert has none of its items right, so that nothing can be divided by its score.
+        StudyError: that leaves no task.
     """
-    for task in dict.fromkeys(task for merged in draws for task in merged):
-        if expert.get(task) == 0:
-            raise StudyError(
-                f"Settings are compared by the expert's score on validation items of '{task}', but it has none of them "
-                "right; raise scoring.validation_items, train experts longer, or leave the task out."
-            )
-    return sum(float(normalised(merged, expert, category)) for merged in draws) / len(draws)
+    compared = [{task: score for task, score in merged.items() if expert.get(task) != 0} for merged in draws]
+    known = [merged for merged in compared if merged]
+    if not known:
+        tasks = ", ".join(f"'{task}'" for task in dict.fromkeys(task for merged in draws for task in merged))
+        raise StudyError(
+            f"Settings are compared by the experts' scores on validation items of {tasks}, but they have none of them "
+            "right; raise scoring.validation_items, train experts longer, or leave the tasks out."
+        )
+    return sum(float(normalised(merged, expert, category)) for merged in known) / len(known)
 
 
-def choose(method: Method, count: int, trials: Sequence[Trial]) -> Tuned:
-    """Choose the setting with the highest score; among equals the first in the grid."""
+def choose(method: Method, count: int, trials: Sequence[Trial], left_out: Sequence[str] = ()) -> Tuned:
+    """Choose the setting with the highest score on tasks that are not left out; among equals the first in the grid."""
     best = max(trials, key=lambda trial: trial.score)
     at_edge = tuple(
         name for name, values in method.grid.items() if len(values) > 2 and best.parameters[name] in _ends(values)
     )
-    return Tuned(method.name, count, best.parameters, tuple(trials), at_edge)
+    return Tuned(method.name, count, best.parameters, tuple(trials), at_edge, tuple(left_out))
 
 
 def _ends(values: Sequence[Value]) -> set[Value]:

@@ -9,7 +9,8 @@ all comparisons paired, the verdict is
 
 An effect averages over everything that the claim does not speak of. Claims on the paper's methods are judged by these
 (averaging, task arithmetic, TIES and DARE-TIES) as far as the study has them. A base counts where all scores are there
-that the claim needs of it; each verdict says which bases, methods, numbers of experts and how many merges it rests on.
+that the claim needs of it and have a value, as none has where what it is divided by is 0; each verdict says which
+bases, methods, numbers of experts and how many merges it rests on.
 Claims on strong bases take instruction-tuned ones: a study without any says nothing about them.
 """
 
@@ -69,18 +70,19 @@ def verdict_of(effect: Floats | None) -> str:
 def verdicts(study: Study, rows: Rows, failures: Sequence[Failure] = ()) -> list[Verdict]:
     """Judge the claims of the five questions, then those on further methods and on the best single expert.
 
-    Where scores are missing that the study should have, the evidence names them, and how many cells failed.
+    Where scores are missing that the study should have, the evidence names them, and how many cells failed; where some
+    have no value, the bases and tasks.
     """
-    asked = Asked(study, rows, failures)
+    held_in, held_out = Asked(study, rows, failures, "held_in"), Asked(study, rows, failures, "held_out")
     return [
-        _better_base(asked),
-        _larger(asked),
-        _held_out(asked),
-        _against_multitask(asked),
-        _more_experts(asked),
-        _alike(asked),
-        *_further_methods(asked),
-        _best_expert(asked),
+        _better_base(held_in),
+        _larger(held_in),
+        _held_out(held_out),
+        _against_multitask(held_out),
+        _more_experts(held_in),
+        _alike(held_in),
+        *_further_methods(held_in),
+        _best_expert(Asked(study, rows, failures)),
     ]
 
 
@@ -329,7 +331,5 @@ def _nothing(question: str, claim: str, measure: str, lacking: str, basis: Basis
 
 
 def _signed(replicates: Floats) -> str:
-    if not np.isfinite(replicates[0]):
-        return "undefined"
     found = interval(replicates)
     return f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]".replace("-", "−")

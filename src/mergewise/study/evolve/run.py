@@ -58,7 +58,7 @@ def estimate(search: Search) -> Estimate:
     """Say what a search takes, without fetching or computing anything."""
     cells: dict[str, int] = {}
     seconds: dict[str, float] = {}
-    nodes = _foundations(build_grid(search.study, None)).values()
+    nodes = _foundations(search, None).values()
     for node in nodes:
         cells[node.kind] = cells.get(node.kind, 0) + node.cells
         seconds[node.kind] = seconds.get(node.kind, 0.0) + node.seconds
@@ -104,7 +104,7 @@ def run_evolve(
     say = progress or _silent
     cache = (cache or cache_folder()).absolute()
     prepare_folder(out, files_of(search.strategies))
-    workshop = open_workshop(search.study, cache, say)
+    workshop = open_workshop(search.study, cache, say, search.study.names)
     code = code_digest(workshop)
     site = Site(workshop, cache / "cells", cache)
     store = CellStore(site.cells)
@@ -122,13 +122,14 @@ def _silent(line: str) -> None:
     pass
 
 
-def _foundations(grid: Grid) -> Grid:
+def _foundations(search: Search, opened: Opened | None) -> Grid:
     """Return the part of a study's grid that a search stands on: its models and references."""
+    grid = build_grid(search.study, opened, search.study.names)
     return {id_: node for id_, node in grid.items() if node.kind in ("models", "references")}
 
 
 def _found_models(search: Search, opened: Opened, site: Site, store: CellStore, workers: Engine, say: Say) -> Known:
-    execution = Execution(_foundations(build_grid(search.study, opened)), site, store, say)
+    execution = Execution(_foundations(search, opened), site, store, say)
     done = execution.run(workers)
     if done.failures:
         raise StudyError(f"{done.failures[0].name} failed: {done.failures[0].error}")
@@ -193,6 +194,12 @@ class _Run:
             for name in names
             for task, answers in scores("validation", name).items()
         }
+        unsolved = [task for task, score in self._expert.items() if score == 0]
+        if unsolved:
+            say(
+                f"candidates are compared without {', '.join(unsolved)}, of which their own expert has no validation "
+                "item right"
+            )
         experts = {name: models[name] for name in names}
         self.nursery = Nursery(models["base"], experts, code, folder, _population(search))
 
