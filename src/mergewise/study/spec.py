@@ -225,13 +225,18 @@ def resolve(spec: Spec) -> Study:
         replicates=spec.scoring.replicates,
         seed=spec.seed,
     )
+    _require_own_labels(protocol)
+    return Study(spec, family, bases, held_in, held_out, protocol)
+
+
+def _require_own_labels(protocol: Protocol) -> None:
+    """Refuse methods that figures could not tell apart."""
     for one, other in combinations(protocol.methods, 2):
         if one.label == other.label:
             raise StudyError(
                 f"methods: every method needs a label of its own, found '{one.label}' for both '{one.name}' and "
                 f"'{other.name}'; give one of them another 'label'."
             )
-    return Study(spec, family, bases, held_in, held_out, protocol)
 
 
 def _known(name: str, known: Sequence[str], what: str, where: str) -> str:
