@@ -145,6 +145,18 @@ def test_a_survey_without_spectra_has_limits_without_room(tmp_path):
     json.dumps(found.summary(), allow_nan=False)
 
 
+def test_stacks_of_matrices_are_said_to_be_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    base = {"layers.0.experts": np.zeros((4, 6, 5), np.float32), "layers.0.w": np.zeros((6, 5), np.float32)}
+    paths = [save_model(tmp_path / "base", base)]
+    for i in range(2):
+        changed = {name: rng.choice([-1.0, 1.0], array.shape).astype(np.float32) for name, array in base.items()}
+        paths.append(save_model(tmp_path / f"{i}", changed))
+    (remark,) = mw.limits(mw.survey(paths[0], paths[1:])).remarks
+    assert remark.startswith("1 tensors with more than two dimensions, such as 'layers.0.experts', have no spectra")
+    assert remark.endswith("and with them 80% of all change.")
+
+
 def test_one_expert_is_enough(tmp_path):
     paths = write(tmp_path, 1, rank=3)
     found = mw.limits(mw.survey(paths[0], paths[1:]))

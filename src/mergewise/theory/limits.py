@@ -238,6 +238,14 @@ def _remarks(survey: Survey) -> list[str]:
         found.append(f"The survey is of {len(survey.tensors)} of {survey.whole} tensors, and says nothing of the rest.")
     if not survey.has_spectra:
         found.append("The survey has no spectra, so ranks, occupancy and thresholds are missing.")
+    stacked = [record for record in survey.tensors if record.spectra is None and len(record.shape) > 2]
+    if survey.has_spectra and stacked:
+        energy = sum(float(np.trace(record.gram)) for record in survey.tensors)
+        share = sum(float(np.trace(record.gram)) for record in stacked) / energy if energy else 0.0
+        found.append(
+            f"{len(stacked)} tensors with more than two dimensions, such as '{stacked[0].name}', have no spectra: "
+            f"ranks, occupancy and thresholds leave them out, and with them {share:.0%} of all change."
+        )
     if survey.sampled_claims:
         found.append(
             f"Claims of {len(survey.experts)} experts were counted over samples of up to "
