@@ -24,6 +24,7 @@ def test_marks_are_drawn_once_if_there_is_room_for_them_and_are_the_same_if_not(
         draw(*arguments)
 
     monkeypatch.setattr(marks, kernel, counted)
+    monkeypatch.setattr(marks, "_CACHE_BYTES", 1 << 30)  # a piece is one block
     once = merged(method, base, experts, density=0.5, threads=threads)
     draws = len(drawn)
     monkeypatch.setattr(Layout, "keeps_marks", lambda *_: False)

@@ -46,8 +46,9 @@ def test_a_cluster_computes_the_same_cells_also_when_an_actor_is_killed(run, tmp
 def test_a_study_goes_on_where_another_engine_stopped(run, cluster):
     run(study(TINY, methods={"average": None}), "first")
     done = run(study(TINY), "second", engine=ray_engine())
+    # experts' scores on validation items are new: averages, which nothing tunes, needed none
     assert {tally.kind: tally.computed for tally in done.progress.tallies} == {
-        "models": 0, "limits": 0, "references": 0, "tuning": 12, "merges": 6
+        "models": 0, "limits": 0, "references": 3, "tuning": 12, "merges": 6
     }  # fmt: skip
 
 
