@@ -25,12 +25,15 @@ _FLOOR_TOO = {"threads": "", **dict.fromkeys(("experts", "size"), "; what the fl
 PEAK, PEAK_GROWTH, PER_BYTE = 800e6, 1.05, 1.15
 """Targets: anonymous memory at 512 MiB in bytes; its growth with model or experts; seconds per byte, most to least."""
 
+_PLOTS = "(plots/"  # begins links to them
+
 _INTRODUCTION = """\
 # Benchmarks
 
-Made by `python benchmarks/report.py --results docs/benchmarks/results` from what `benchmarks/compare.py` left there,
-every run of it; `make bench` measures a part of this on your machine, `make bench-all` all of it. The last section
-says on what machine, with which versions and by which commands these figures came about.
+Made by `benchmarks/report.py` from what `benchmarks/compare.py` left in the folder `results` beside the plots, every
+run of it; `make bench` measures a part of this on your machine, `make bench-all` all of it. The last section says on
+what machine, with which versions and by which commands these figures came about. There is a page of all figures
+[on an EPYC](benchmarks.md), and one of some, with larger pieces and wider vectors, [on a Xeon](benchmarks-xeon.md).
 
 Everything is measured as a **whole process**: start of Python, imports, plan, merge, and writing until the exit. The
 contenders take turns (A B C A B C …) in one session; ratios are taken within each turn, and a table shows their median
@@ -52,8 +55,8 @@ recipes are in `benchmarks/recipes.py`, the same file for mergewise and mergekit
 """
 
 
-def page(rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
-    """Return the page and its plots by file name, from rows of results."""
+def page(rows: Sequence[Row], folder: str) -> tuple[str, dict[str, str]]:
+    """Return the page and its plots by file name, from rows of results; the plots go to a folder beside the page."""
     kinds: dict[str, list[Row]] = {}
     order = list(CASES)
     for row in sorted(rows, key=lambda row: (order.index(row["method"]), row.get("parameters", 0))):
@@ -66,7 +69,8 @@ def page(rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
     }  # fmt: skip
     parts += [section(kinds[kind], plots) for kind, section in sections.items() if kind in kinds]
     parts.append(_provenance(rows))
-    return "\n\n".join(part.strip() for part in parts if part) + "\n", plots
+    text = "\n\n".join(part.strip() for part in parts if part) + "\n"
+    return text.replace(_PLOTS, f"({folder}/"), plots
 
 
 def _targets(kinds: Mapping[str, Sequence[Row]]) -> str:
@@ -147,7 +151,7 @@ def _peers(rows: Sequence[Row], plots: dict[str, str]) -> str:
     if bars:
         title = f"How many times as fast mergewise is, {largest}"
         plots["peers.svg"] = svg.bars(title, "dashed: target against mergekit", bars)
-        plot = "![How many times as fast mergewise is as its peers](benchmarks/peers.svg)\n"
+        plot = f"![How many times as fast mergewise is as its peers]{_PLOTS}peers.svg)\n"
     options = " ".join(rows[0]["mergekit_options"])
     said = (
         "Four experts and a base in bfloat16 unless a row says otherwise (slerp: the base and one), warm. mergekit ran "
@@ -225,7 +229,7 @@ def _scaling(rows: Sequence[Row], plots: dict[str, str]) -> str:
                 for row in chosen
             }
             plots[f"{axis}.svg"] = svg.lines(f"Time over {axis}", label, "seconds, whole process", series)
-            parts.append(f"![Time over {axis}](benchmarks/{axis}.svg)\n")
+            parts.append(f"![Time over {axis}]{_PLOTS}{axis}.svg)\n")
     return "\n".join(parts)
 
 
@@ -337,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = results.load(given.results)
     if not rows:
         parser.exit(1, f"{given.results}: expected results of compare.py, found none; measure something first.\n")
-    text, plots = page(rows)
+    text, plots = page(rows, given.out.stem)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(text)
     for name, plot in plots.items():

@@ -33,7 +33,7 @@ def row(kind, method="ties", **more):
 
 def verdicts(*rows):
     """What the table of targets says: (measured, met) by what."""
-    text, _ = report.page(rows)
+    text, _ = report.page(rows, "benchmarks")
     lines = text.partition("## Targets")[2].partition("##")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
     return {cell[0]: (cell[2], cell[3]) for cell in cells}
