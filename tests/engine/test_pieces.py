@@ -32,7 +32,6 @@ def test_pieces_follow_each_other_through_all_tensors(jobs, step):
     expected = [piece for job in jobs for piece in cut(job, step)]
     assert [(piece.job, piece.start, piece.count) for piece in pieces] == expected
     assert len(pieces) == len(expected)
-    assert pieces.elements == sum(count for _, _, count in expected)
     assert [pieces[i] for i in range(len(pieces))] == list(pieces) == list(pieces[:])
     with pytest.raises(IndexError):
         pieces[len(pieces)]

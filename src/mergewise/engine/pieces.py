@@ -71,11 +71,6 @@ class Pieces(Sequence[Piece]):
         )
         self._ends = list(accumulate(counts))
 
-    @property
-    def elements(self) -> int:
-        """Number of elements of all tensors."""
-        return sum(job.numel for job in self.jobs)
-
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
