@@ -233,13 +233,13 @@ def _blocks(job: TensorJob) -> int:
 
 def _scope_bytes(plan: Plan) -> int:
     """Return what is kept of every piece where magnitudes are ranked over a model: ties, and sums of magnitudes."""
-    most = 0
+    total = 0
     for job in plan.jobs:
         if job.ranked_over_model and isinstance(job.program, VotingProgram):
             ranks = len(job.program.weights) + len(job.program.outliers)
-            most += _blocks(job) * (8 * ranks + _PIECE_BYTES)
-            most += _blocks(job) * 16 * len(job.inputs) * job.program.by_norm
-    return most
+            sums = 16 * len(job.inputs) if job.program.by_norm else 0
+            total += _blocks(job) * (8 * ranks + sums + _PIECE_BYTES)
+    return total
 
 
 def _by_row(job: TensorJob) -> bool:
