@@ -3,11 +3,12 @@
     python benchmarks/selection.py measure --bases pt-1 --to FOLDER [--seconds 400]   # goes on where it stopped
     python benchmarks/selection.py tables --bases pt-1 --from FOLDER [--write docs/selection.md]
 
-All 255 sets of a base's experts are merged by task arithmetic, with one λ for every number of experts, tuned on
-validation items of three sets of that size, and scored on the held-in tasks. Then every way of choosing can be
-compared with all others without another merge, and chance is the mean over all sets, not a sample. Nothing is trained:
-bases whose experts are in the cache can be measured (`mergewise zoo build` makes all). What is measured is kept by the
-bytes of models and the code of surveys, so that tables are of neither old models nor old code. One thread.
+All 255 sets of a base's experts are merged by task arithmetic and scored on the held-in tasks: once with one λ for
+every number of experts, tuned on validation items of three sets of that size, once with λ = 1/K. Then every way of
+choosing can be compared with all others without another merge, and chance is the mean over all sets, not a sample.
+Nothing is trained: bases whose experts are in the cache can be measured (`mergewise zoo build` makes all). What is
+measured is kept by the bytes of models and the code of surveys, so that tables are of neither old models nor old code.
+One thread.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from mergewise.zoo.build import default_cache
 from mergewise.zoo.family import CATEGORIES, HELD_IN
 from zoo_cells import key_of, open_zoo, ready_base
 
-LAMBDAS = (0.2, 0.3, 0.4, 0.55, 0.75, 1.0)
+LAMBDAS = (0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4, 2.0)
 TUNING_SETS = 3
 REPLICATES = 1000
 SUGGESTED = {
@@ -176,10 +177,10 @@ def wanted(store: Store, experts: int) -> Iterator[tuple[Set, Setting, Mapping[s
             for weight in LAMBDAS:
                 if left := store.lacks(chosen, weight, {"validation": ITEMS["validation"]}):
                     yield chosen, weight, left
-        best = tuned(store, experts, k)
-        for chosen in itertools.combinations(range(experts), k):
-            if left := store.lacks(chosen, best, ITEMS):
-                yield chosen, best, left
+        for weight in dict.fromkeys((tuned(store, experts, k), 1.0 / k)):
+            for chosen in itertools.combinations(range(experts), k):
+                if left := store.lacks(chosen, weight, ITEMS):
+                    yield chosen, weight, left
 
 
 def suggested(store: Store, found: Limits) -> Iterator[tuple[Set, Setting, Mapping[str, int]]]:
@@ -257,17 +258,17 @@ class Scored:
         return whose[:, self.sets.index(tuple(sorted(chosen)))]
 
 
-def scored(store: Store, experts: int, k: int, counts: NDArray[np.int64]) -> Scored | None:
+def scored(store: Store, experts: int, k: int, weight: float, counts: NDArray[np.int64]) -> Scored | None:
     """Return all merges of k experts; nothing if some are not measured.
 
     Args:
         store: what is measured.
         experts: how many there are.
         k: size of the sets.
+        weight: λ of the merges.
         counts: (replicates + 1, items) how often each test item counts, the same for all merges, which pairs them.
     """
     sets = list(itertools.combinations(range(experts), k))
-    weight = tuned(store, experts, k)
     if any("test" not in store.known.get((chosen, weight), {}) for chosen in sets):
         return None
     alone = {
@@ -295,13 +296,24 @@ def tables(family: Family, source: Path) -> Iterator[str]:
     experts = len(found.experts)
     draws = np.random.default_rng(0).multinomial(ITEMS["test"], np.full(ITEMS["test"], 1 / ITEMS["test"]), REPLICATES)
     counts = np.concatenate([np.ones((1, ITEMS["test"]), np.int64), draws])
-    by_size = {k: one for k in range(2, experts) if (one := scored(store, experts, k, counts)) is not None}
+    yield from ("", f"## {family.name.rpartition('-')[0]}")
+    for title, weights in (
+        ("λ tuned", {k: tuned(store, experts, k) for k in range(2, experts)}),
+        ("λ = 1/K, the mean", {k: 1.0 / k for k in range(2, experts)}),
+    ):
+        by_size = {k: one for k, weight in weights.items() if (one := scored(store, experts, k, weight, counts))}
+        yield from ("", f"### {title}", *choices(found, by_size))
+    yield from suggestions(store, found, counts)
+
+
+def choices(found: Limits, by_size: Mapping[int, Scored]) -> Iterator[str]:
+    """Compare ways of choosing K experts for merges at one level of λ, and say what goes with their scores."""
     orders = {
         "limits": found.recommendation.order,
         "width of directions": found.model.width.order,
         "least crosstalk": by_crosstalk(found),
     }
-    yield from ("", f"## {family.name.rpartition('-')[0]}", "", CHOICES, "")
+    yield from ("", CHOICES, "")
     yield "| K | λ | on the tasks of | chance | " + " | ".join(orders) + " | greedy by validation | best |"
     yield "|---|---|---|---|" + "---|" * (len(orders) + 2)
     for k, one in by_size.items():
@@ -312,7 +324,7 @@ def tables(family: Family, source: Path) -> Iterator[str]:
             cells = [_beside(one.of(order[:k], scores), chance) for order in orders.values()]
             cells.append(_beside(one.of(greedy, scores), chance) if greedy else "")
             yield (
-                f"| {k} | {one.weight:g} | {whose} | {chance[0]:.3f} ({low:.3f} to {high:.3f}) | "
+                f"| {k} | {one.weight:.3g} | {whose} | {chance[0]:.3f} ({low:.3f} to {high:.3f}) | "
                 f"{' | '.join(cells)} | {scores[0].max():.3f} |"
             )
     yield from ("", PREDICTORS, "")
@@ -323,7 +335,6 @@ def tables(family: Family, source: Path) -> Iterator[str]:
         for whose, scores in (("those merged", one.own), ("all eight", one.every)):
             cells = [f"{spearman(figures[:, i], scores[0]):+.2f}" for i in range(figures.shape[1])]
             yield f"| {k} | {len(one.sets)} | {whose} | {' | '.join(cells)} |"
-    yield from suggestions(store, found, counts)
 
 
 def suggestions(store: Store, found: Limits, counts: NDArray[np.int64]) -> Iterator[str]:
@@ -340,6 +351,8 @@ def suggestions(store: Store, found: Limits, counts: NDArray[np.int64]) -> Itera
     if not rows:
         return
     yield from (
+        "",
+        "### λ from the survey",
         "",
         SUGGESTIONS,
         "",

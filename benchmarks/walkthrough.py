@@ -20,7 +20,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from mergewise import forecast, subset_plan
+from mergewise import forecast, limits, subset_plan
+from mergewise.engine.survey.record import Survey
 from mergewise.theory.cells import read_cells
 from mergewise.theory.forecast import Point
 from mergewise.zoo.build import default_cache
@@ -60,7 +61,8 @@ PAGE = """# From eight experts to one model
 
 Made by `python benchmarks/walkthrough.py`, which ran every command here on the zoo's *{base}* and its eight experts.
 Scores are accuracies divided by those of each task's own expert, averaged over the tasks of the experts that are
-merged: what a merge *keeps*. λ is 1, the best of the values that `benchmarks/selection.py` tries on validation items.
+merged: what a merge *keeps*. λ is the best of the values that `benchmarks/selection.py` tries on validation items:
+{weights}.
 
 ## 1. Read the weights once
 
@@ -110,9 +112,9 @@ def page(base: str, store: Store) -> str:
     law = run(f"mergewise forecast measured.csv --scores --experts {experts} --target {TARGET}")
     found = forecast(read_cells("measured.csv", scores=True), target=TARGET, experts=experts)
     lines = {point.k: found.value(point.loss) for point in found.curve}
-    merged = run(
-        f"mergewise merge --method task_arithmetic --base base {names} --select auto --survey eight.survey merged"
-    )
+    weight = tuned(store, experts, limits(Survey.load(Path("eight.survey"))).recommendation.number)
+    method = "task_arithmetic" if weight == 1 else f"task_arithmetic -p lambda={weight:g}"
+    merged = run(f"mergewise merge --method {method} --base base {names} --select auto --survey eight.survey merged")
     recipe = Path("merged/mergewise_recipe.yaml").read_text("utf-8")
     chosen = [entry["model"] for entry in yaml.safe_load(recipe)["models"]]
     rows = [
@@ -123,6 +125,7 @@ def page(base: str, store: Store) -> str:
     furthest = max(misses, key=lambda k: abs(misses[k]))
     return PAGE.format(
         base=base,
+        weights=weights_in_words(store),
         survey=survey,
         advice=advice,
         counts=", ".join(map(str, COUNTS)),
@@ -185,6 +188,16 @@ def kept_by_all(store: Store, k: int) -> list[float]:
 def scores_of_all(store: Store, k: int) -> list[float]:
     """Return their scores on all tasks."""
     return [float(shares(store, chosen, "test").mean()) for chosen in sets(k)]
+
+
+def weights_in_words(store: Store) -> str:
+    """Say with which λ how many experts were merged."""
+    counts: dict[float, list[int]] = {}
+    for k in range(2, len(NAMES) + 1):
+        counts.setdefault(tuned(store, len(NAMES), k), []).append(k)
+    if len(counts) == 1:
+        return f"{next(iter(counts)):g}, for every number of experts"
+    return ", ".join(f"{weight:g} for {', '.join(map(str, those))} experts" for weight, those in counts.items())
 
 
 def in_words(found: Sequence[float]) -> str:

@@ -249,6 +249,7 @@ def test_modules_are_found_though_their_names_begin_otherwise(tmp_path, names):
         ({"r": 0}, "'r' to be a positive integer, found 0"),
         ({"lora_alpha": "8"}, "'lora_alpha' to be a finite number, found '8'"),
         ({"rank_pattern": {"(": 3}}, "no regular expression"),
+        ({"rank_pattern": {"(?i)q": 3}}, "no regular expression"),  # where PEFT puts it, at the end of another
         ({"rank_pattern": 3}, "expected 'rank_pattern' to map"),
         ({"alpha_pattern": {"q": True}}, "'alpha_pattern.q' to be a finite number"),
         ({"r": 5}, "has rank 4, but adapter_config.json says 5"),

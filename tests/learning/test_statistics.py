@@ -357,6 +357,18 @@ def test_a_checkpoint_that_lacks_weights_of_its_model_is_refused(model, examples
         collect_statistics(str(folder), examples(tokens(1)), tmp_path / "out", kind="gram")
 
 
+@pytest.mark.parametrize("architectures", [True, "LlamaForCausalLM", {"first": "LlamaForCausalLM"}, [], None], ids=str)
+def test_a_model_whose_architecture_is_not_named_is_taken_for_an_encoder(
+    architectures, model, examples, tokens, tmp_path
+):
+    folder = model("llama")
+    (folder / "config.json").write_text(
+        json.dumps(json.loads((folder / "config.json").read_text()) | {"architectures": architectures})
+    )
+    with pytest.raises(ExamplesError, match="an encoder"):
+        collect_statistics(str(folder), examples(tokens(1)), tmp_path / "out", kind="fisher")
+
+
 def test_a_file_that_is_there_is_not_written_over(model, examples, tokens, tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(mw.CheckpointError, match="expected a new file"):

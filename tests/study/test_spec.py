@@ -138,6 +138,11 @@ def test_one_method_may_stand_twice_with_other_parameters():
     assert (plain.label, model.label) == ("TIES", "TIES, model")
 
 
+def test_a_method_that_bears_the_name_of_another_has_not_its_label():
+    methods = {"ties": {"method": "rht"}, "rht": {"method": "rht", "parameters": {"lambda": [0.5, 1.0]}}}
+    assert [method.label for method in study(methods=methods).protocol.methods] == ["ties", "RHT"]
+
+
 def test_numbers_are_taken_in_their_canonical_form():
     whole, fraction = (
         study(methods={"ties": {"parameters": {"lambda": [one, 2]}}}).protocol.methods[0] for one in (1, 1.0)

@@ -132,7 +132,16 @@ def saving(tensor: str, names: Sequence[str]) -> list[str]:
 
 def _pattern(patterns: Mapping[str, Any], module: str) -> str:
     """Return the first pattern that matches the end of a module's name, at a dot; the name if none does."""
-    return next((p for p in patterns if re.match(rf"(.*\.)?({p})$", module)), module)
+    return next((p for p in patterns if _at_end(p).match(module)), module)
+
+
+def _at_end(pattern: str) -> re.Pattern[str]:
+    """Return a pattern for names whose end, at a dot, matches the given one.
+
+    Raises:
+        re.error: That is no regular expression, or has flags, which stand at the start of an expression only.
+    """
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -146,7 +155,7 @@ def _mapping(content: Mapping[str, Any], key: str, path: Place) -> list[tuple[st
         raise CheckpointError(f"{path}: expected '{key}' to map patterns to numbers, found {found!r}.")
     for pattern in found:
         try:
-            re.compile(pattern)
+            _at_end(pattern)
         except re.error as error:
             raise CheckpointError(f"{path}: '{pattern}' in '{key}' is no regular expression: {error}.") from None
     return list(found.items())

@@ -5,6 +5,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+from mergewise.checkpoint.place import is_here
 from mergewise.checkpoint.source import Target, Writable
 from mergewise.checkpoint.staging import cannot_write
 from mergewise.checkpoint.writer import OutputTensor
@@ -27,7 +28,7 @@ class Spill:
     def __init__(self, out: Path) -> None:
         self._out = out
         place = out.absolute().parent
-        while not place.exists():
+        while not is_here(place):
             place = place.parent
         try:
             self._file = tempfile.TemporaryFile(dir=place)  # noqa: SIM115 - closed by __exit__

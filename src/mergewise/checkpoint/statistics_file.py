@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mergewise.checkpoint.folder import open_checkpoint
 from mergewise.checkpoint.header import encode_header
-from mergewise.checkpoint.place import Place
+from mergewise.checkpoint.place import Place, is_here
 from mergewise.checkpoint.source import Source
 from mergewise.errors import CheckpointError
 
@@ -129,7 +129,7 @@ class StatisticsWriter:
         for name, _, _, nbytes in self._tensors:
             self._places[name] = at
             at += nbytes
-        if out.exists():
+        if is_here(out):
             raise CheckpointError(f"{out}: expected a new file, but it is there; remove it or choose another name.")
         self._squares = 0.0
         try:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from mergewise.checkpoint import is_here
 from mergewise.engine.jobs import Plan
 from mergewise.engine.plan import as_recipe, plan
 from mergewise.errors import RecipeError
@@ -101,10 +102,10 @@ def adamerging(
     """
     began = time.perf_counter()
     recipe, path = as_recipe(recipe), Path(out)
-    if path.exists():
+    if is_here(path):
         raise RecipeError(f"{path}: expected a new file, but it is there; remove it or choose another name.")
     if not os.access(path.parent, os.W_OK):  # better known now than after the last step
-        fault = "cannot be written to" if path.parent.exists() else "is not there"
+        fault = "cannot be written to" if is_here(path.parent) else "is not there"
         raise RecipeError(f"{path}: expected a folder to write into, but {path.parent} {fault}; choose another place.")
     if not examples:
         raise ExamplesError("AdaMerging needs unlabelled examples, found no file of them.")

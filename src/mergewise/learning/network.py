@@ -100,7 +100,8 @@ def open_network(source: Source, purpose: str) -> Network:
     import transformers  # noqa: PLC0415 - slow to import
 
     config = source.config()
-    architecture = str((config.get("architectures") or [""])[0])
+    named = config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
     if not config.get("model_type"):
         raise ExamplesError(
             f"{source.location}: {purpose} needs a model of transformers, found no config.json with a 'model_type'."

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergewise.study.chart import Axis, Figure, Panel, Point, Series, axis, log_axis
-from mergewise.study.spec import LABELS
+from mergewise.study.spec import label_of
 
 __all__ = [
     "PAPER_FIGURES",
@@ -98,7 +98,7 @@ def grid_of(document: Record) -> Grid:
     spec = document["study"]
     return Grid(
         bases=tuple(document["bases"]),
-        methods={name: one["label"] or LABELS.get(name, name) for name, one in spec["methods"].items()},
+        methods={name: label_of(name, one["method"], one["label"]) for name, one in spec["methods"].items()},
         merge_methods={name: one["method"] or name for name, one in spec["methods"].items()},
         counts=tuple(sorted(spec["k"])),
         multitask=spec["multitask"],

@@ -39,7 +39,7 @@ from mergewise.study.family import Base, Category, Family
 from mergewise.study.fields import check_fields, read_mapping
 from mergewise.study.protocol import Method, Protocol, Value
 
-__all__ = ["FileName", "Spec", "Study", "check_fields", "data_free_method", "load_spec", "resolve"]
+__all__ = ["FileName", "Spec", "Study", "check_fields", "data_free_method", "label_of", "load_spec", "resolve"]
 
 All = Literal["all"]
 Names = list[str]
@@ -47,7 +47,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """What files and folders of results can be called."""
 
 _TAKEN = {"base", "multitask"}
-LABELS = {
+_LABELS = {
     "average": "Averaging",
     "task_arithmetic": "Task Arithmetic",
     "ties": "TIES",
@@ -311,6 +311,17 @@ def data_free_method(name: str) -> MergeMethod:
     return found
 
 
+def label_of(name: str, method: str, given: str) -> str:
+    """Return what tables and figures call a method of a study.
+
+    Args:
+        name: its name in the study; the label of a well-known method, if it is that method's own.
+        method: its name in the recipe language; empty for the same.
+        given: the label that the spec gives it, or nothing.
+    """
+    return given or (_LABELS.get(name, name) if method in ("", name) else name)
+
+
 def _method(name: str, choice: MethodChoice, counts: Sequence[int]) -> Method:
     """Return a method of the study, once the engine's own checks have passed for all its settings."""
     where = f"methods.{name}"
@@ -336,8 +347,7 @@ def _method(name: str, choice: MethodChoice, counts: Sequence[int]) -> Method:
     for key, values in grid.items():
         if not values or len(set(values)) < len(values):
             raise StudyError(f"{where}.parameters.{key}: expected different values to try, found {list(values)}.")
-    label = choice.label or LABELS.get(name, name)
-    found = Method(name, label, fixed, grid, seeded, "" if method == name else method)
+    found = Method(name, label_of(name, method, choice.label), fixed, grid, seeded, "" if method == name else method)
     for count in counts:
         for setting in found.settings(0):
             experts = [f"expert {number}" for number in range(count)]
