@@ -31,7 +31,7 @@ def planned(folder, method, parameters):
 CASES = [
     ("task_arithmetic", {}, 1), ("dare_ties", {"density": 0.5, "rescale": "none"}, 1), ("karcher", {}, 2),
     ("ties", {"density": 0.3}, 2), ("ties", {"density": 0.3, "scope": "model"}, 2),
-    ("dare_ties", {"density": 0.5, "rescale": "l1"}, 2), ("sce", {"select_topk": 0.5}, 7),
+    ("dare_ties", {"density": 0.5, "rescale": "l1"}, 2), ("sce", {"select_topk": 0.5}, 4),
 ]  # fmt: skip
 
 

@@ -35,6 +35,23 @@ def test_every_element_is_the_formula_rounded_once(case, kind, shape):
     assert_rounded_once(found["w"], Merged(value, size, np.full(shape, np.inf)), "float32")
 
 
+@pytest.mark.parametrize("room", [0, 20, 3000])
+@pytest.mark.parametrize("kind", ["normal", "few"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_which_elements_are_kept_does_not_depend_on_how_many_keys_can_be_collected(kind, room, threads, monkeypatch):
+    rng = np.random.default_rng(7)
+    draw = rng.normal if kind == "normal" else lambda size: rng.integers(-3, 4, size) / 4
+    base, *models = (draw(size=(3 * BLOCK + 11,)).astype(np.float32) for _ in range(4))
+
+    def merged():
+        chosen = {"select_topk": 0.3, "threads": threads}
+        return mw.merge_arrays("sce", {"w": base}, [{"w": m} for m in models], **chosen)["w"]
+
+    expected = merged()
+    monkeypatch.setattr("mergewise.engine.elementwise.COLLECTED_KEYS", room)
+    np.testing.assert_array_equal(merged(), expected)
+
+
 @pytest.mark.parametrize("name", ["sce", "consensus", "nearswap", "ram", "ramplus_tl", "arcee_fusion"])
 def test_a_number_that_is_not_finite_is_named_even_where_the_method_would_leave_it_out(name):
     base, good, bad = {"w": np.zeros(9, np.float32)}, np.ones(9, np.float32), np.ones(9, np.float32)

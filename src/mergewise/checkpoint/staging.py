@@ -93,7 +93,7 @@ class Staging:
         """Remove what an earlier merge left, but for files of some names."""
         for left in self.folder.iterdir():
             if left.name != _LOCK_NAME and left.name not in kept:
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
     def sync(self) -> None:
         """Bring the small files and the list of all files to the disk.

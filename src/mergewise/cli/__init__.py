@@ -4,6 +4,7 @@ What is here is loaded before Ctrl-C is taken care of, so it takes no time to im
 """
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -15,16 +16,26 @@ __all__ = ["INTERRUPTED", "main", "stoppable"]
 
 INTERRUPTED = "Interrupted; a merge or study goes on where it was when the same command is run again."
 
+_COLLECT_EVERY = 100_000  # objects: imports make more than there are left to collect, and looking for those takes .1 s
+_status: int | None = None  # to exit with, once all is done
+
 
 def main() -> None:
     """Run the command line, which Ctrl-C ends with a sentence at any moment; exits as ``mergewise.cli.app.main``."""
+    global _status  # noqa: PLW0603 - of the process, as its exit is
+    gc.set_threshold(_COLLECT_EVERY)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background it may be ignored
         signal.signal(signal.SIGINT, _leave)
-        atexit.register(_finish)  # first, so that it is called last
+    atexit.register(_finish)  # first, so that it is called last
     _open_streams()
     from mergewise.cli.app import main as run
 
-    run()
+    try:
+        run()
+    except SystemExit as end:
+        _status = end.code if isinstance(end.code, int) else None
+        raise
+    _status = 0
 
 
 def _open_streams() -> None:
@@ -77,11 +88,21 @@ def _end(*_: object) -> NoReturn:
 
 
 def _finish() -> None:
-    """Let nothing happen to the exit code any more: the last thing that the process does."""
-    if signal.getsignal(signal.SIGINT) is _end:
-        # the interpreter would die by the signal, if it has passed through an ``eval`` of a library that was imported
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
+    """Let nothing happen to the exit code any more: the last thing that the process does.
+
+    What is left are objects to be taken apart one by one, for .1 s, whose memory goes back as a whole.
+    """
+    # the interpreter would die by the signal, if it has passed through an ``eval`` of a library that was imported
+    interrupted = signal.getsignal(signal.SIGINT) is _end
+    if not interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:
+        if not interrupted:
+            return
+    if interrupted:
         _end()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if _status is not None:
+        os._exit(_status)

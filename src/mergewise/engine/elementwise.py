@@ -1,6 +1,6 @@
 """Elementwise programs block by block: their definitions are the kernels, on float64 arrays of a bounded size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import fsum
@@ -8,7 +8,7 @@ from math import fsum
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.engine.layout import BLOCK
+from mergewise.engine.layout import BLOCK, COLLECTED_KEYS
 from mergewise.engine.masks import random_masks
 from mergewise.engine.pieces import Piece, Runner, Workspace, stored_values
 from mergewise.kernels import encode_all
@@ -123,24 +123,14 @@ def _kept_blocks(workspace: Workspace, index: int, piece: Piece, known: Selected
 
 
 def _select(program: ElementwiseProgram, pieces: Sequence[Piece], runner: Runner) -> Selected:
-    """Find the key at the rank that bounds what is kept: a digit in each pass, from the highest on."""
-    prefix, wanted = 0, -1
-    for shift in range(64 - _DIGIT, -1, -_DIGIT):
+    """Find the key at the rank that bounds what is kept.
 
-        def count(
-            workspace: Workspace, counts: NDArray[np.int64], piece: Piece, shift: int = shift, prefix: int = prefix
-        ) -> None:
-            for _, _, taus in _blocks(workspace, piece):
-                keys = _keys(taus, piece)
-                counts[-1] += np.count_nonzero(keys)
-                digits = keys >> np.uint64(shift)
-                if prefix or shift + _DIGIT < 64:
-                    digits = digits[digits >> np.uint64(_DIGIT) == prefix]
-                counts[:-1] += np.bincount(
-                    (digits & np.uint64((1 << _DIGIT) - 1)).astype(np.int64), minlength=1 << _DIGIT
-                )
-
-        counts = sum(runner.fold(lambda: np.zeros((1 << _DIGIT) + 1, np.int64), count, pieces))
+    Keys are counted by leading digits until few enough share those of the one that is looked for; these are collected.
+    """
+    prefix, shift, wanted = 0, 64, -1
+    while True:
+        shift -= _DIGIT
+        counts = sum(runner.fold(lambda: np.zeros((1 << _DIGIT) + 1, np.int64), _counting(prefix, shift), pieces))
         assert isinstance(counts, np.ndarray)
         if wanted < 0:
             wanted = program.kept_of(int(counts[-1]))
@@ -149,14 +139,42 @@ def _select(program: ElementwiseProgram, pieces: Sequence[Piece], runner: Runner
         at_least = np.cumsum(counts[-2::-1])  # by digit, from the highest
         place = int(np.searchsorted(at_least, wanted))
         wanted -= int(at_least[place - 1]) if place else 0
-        prefix = prefix << _DIGIT | (1 << _DIGIT) - 1 - place
-
-    def equal(workspace: Workspace, _: int, piece: Piece) -> int:
-        return sum(int(np.count_nonzero(_keys(taus, piece) == prefix)) for _, _, taus in _blocks(workspace, piece))
-
-    found = runner.each(equal, pieces)
+        digit = (1 << _DIGIT) - 1 - place
+        prefix = prefix << _DIGIT | digit
+        if not shift or counts[digit] <= COLLECTED_KEYS:
+            break
+    if counts[digit] > COLLECTED_KEYS:  # which all have the same key
+        threshold = prefix
+        found = runner.each(lambda workspace, _, piece: _alike(workspace, piece, prefix, shift).size, pieces)
+    else:
+        parts = runner.each(lambda workspace, _, piece: _alike(workspace, piece, prefix, shift), pieces)
+        keys = np.concatenate(parts)
+        threshold = int(np.partition(keys, keys.size - wanted)[keys.size - wanted])
+        wanted -= int(np.count_nonzero(keys > threshold))
+        found = [int(np.count_nonzero(part == threshold)) for part in parts]
     before = [0, *accumulate(found)]
-    return Selected(prefix, tuple(max(0, min(own, wanted - b)) for own, b in zip(found, before, strict=False)))
+    return Selected(threshold, tuple(max(0, min(own, wanted - b)) for own, b in zip(found, before, strict=False)))
+
+
+def _counting(prefix: int, shift: int) -> Callable[[Workspace, NDArray[np.int64], Piece], None]:
+    """Return what counts keys that begin with a prefix by their next digit, and all that are not zero."""
+
+    def count(workspace: Workspace, counts: NDArray[np.int64], piece: Piece) -> None:
+        for _, _, taus in _blocks(workspace, piece):
+            keys = _keys(taus, piece)
+            digits = keys >> np.uint64(shift)
+            if shift + _DIGIT < 64:
+                digits = digits[digits >> np.uint64(_DIGIT) == prefix] & np.uint64((1 << _DIGIT) - 1)
+            counts[-1] += np.count_nonzero(keys)
+            counts[:-1] += np.bincount(digits.astype(np.int64), minlength=1 << _DIGIT)
+
+    return count
+
+
+def _alike(workspace: Workspace, piece: Piece, prefix: int, shift: int) -> NDArray[np.uint64]:
+    """Return the keys of a piece that begin with a prefix."""
+    every = (_keys(taus, piece) for _, _, taus in _blocks(workspace, piece))
+    return np.concatenate([keys[keys >> np.uint64(shift) == prefix] for keys in every])
 
 
 def _sums(workspace: Workspace, index: int, piece: Piece, known: Selected) -> NDArray[np.float64]:

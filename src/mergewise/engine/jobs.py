@@ -75,8 +75,8 @@ class TensorJob:
         match self.program:
             case VotingProgram() as program:
                 return 1 + (program.sparsify == "magnitude") + program.by_norm
-            case ElementwiseProgram() as program:  # digit by digit, and for those that are equal
-                return 1 + (program.sums is not None) + 5 * (program.rank is not None)
+            case ElementwiseProgram() as program:  # ranks are counted and, as a rule, collected then
+                return 1 + (program.sums is not None) + 2 * (program.rank is not None)
             case GeometricProgram():
                 return 2
             case _:

@@ -16,6 +16,7 @@ from mergewise.method import ElementwiseProgram, GeometricProgram, MatrixProgram
 
 __all__ = [
     "BLOCK",
+    "COLLECTED_KEYS",
     "FIXED_BYTES",
     "Layout",
     "bins_per_rank",
@@ -52,6 +53,9 @@ _STREAM_BYTES = 8 << 20  # what a piece takes stays in the caches while it is wo
 _WINDOW_BYTES, _COSTLY_WINDOW_BYTES = 1 << 24, 1 << 28
 _LEAST_BITS = 4  # of the number of bins
 _RANKING_BYTES = 40  # what it takes to rank one element of a row, beside a workspace
+
+COLLECTED_KEYS = 1 << 19
+"""Up to so many keys of 64 bits that share their leading digits are collected, and chosen from."""
 
 _DIGITS_BYTES = 4 * 8 << 16
 _PIECE_BYTES = 64  # objects that are kept of a piece of a scope
@@ -219,8 +223,9 @@ def sum_elements(job: TensorJob) -> int:
 def _ranking_bytes(job: TensorJob) -> int:
     """Return what one worker takes for ranking the elements of a row, for a definition on a block, for sums of all."""
     if isinstance(job.program, ElementwiseProgram):
-        # about four arrays per model, and the counts of a rank's digits before and after a pass
-        return min(BLOCK, job.numel) * (4 * len(job.inputs) + 10) * 8 + (_DIGITS_BYTES if job.program.rank else 0)
+        # about four arrays per model; and of a rank the counts of digits, and what was collected in several forms
+        ranking = _DIGITS_BYTES + 4 * 8 * min(COLLECTED_KEYS, job.numel) if job.program.rank else 0
+        return min(BLOCK, job.numel) * (4 * len(job.inputs) + 10) * 8 + ranking
     if isinstance(job.program, GeometricProgram):
         return _blocks(job) * len(job.inputs) ** 2 * 8 * 2  # inner products of each, once more when they are added up
     return (job.row + PADDING + 2 * TILE) * _RANKING_BYTES if _ranks_rows(job) else 0

@@ -114,7 +114,10 @@ def read_yaml(text: str, where: str) -> list[Any]:
     """
     try:
         return list(yaml.load_all(text, Loader=_Loader))  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
+        said = str(error).partition("; use sys.")[0]  # Python's advice is for programmers
+        raise RecipeError(f"{where}: not valid YAML: {said}.") from error
+    except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from error
 
 

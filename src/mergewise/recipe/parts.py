@@ -1,6 +1,7 @@
 """The parts of a recipe: models, slices of layers, modules, and tokenizers."""
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -65,7 +66,11 @@ Reference = Annotated[str, BeforeValidator(_as_reference), Field(min_length=1)]
 
 def as_expert(value: Any) -> Any:
     """Accept a bare reference in place of an entry with parameters."""
-    return {"model": value} if isinstance(value, str | os.PathLike) else value
+    if isinstance(value, str | os.PathLike):
+        return {"model": value}
+    if not isinstance(value, Mapping | BaseModel):
+        raise ValueError("expected a path, or a mapping with 'model'")
+    return value
 
 
 def _none_is_empty(value: Any) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.method import find_method
@@ -301,16 +302,23 @@ def first_fault(error: ValidationError, schema: type[BaseModel], where: str | Pa
     fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        parts = _PARTS | getattr(schema, "parts", {})
-        part = next((parts[p] for p in reversed(fault["loc"][:-1]) if isinstance(p, str) and p in parts), schema)
-        known = [field.alias or name for name, field in part.model_fields.items()]
+        known = [field.alias or name for name, field in _part(fault["loc"][:-1], schema).items()]
         key = str(fault["loc"][-1])
         return f"{where}: unknown key '{key}' at {path}.{_ELSEWHERE.get(key) or did_you_mean(key, known)}"
     if fault["type"] == "missing":
         return f"{where}: '{path}' is required, but missing."
+    if fault["type"] == "model_type":  # pydantic's words are of classes
+        keys = ", ".join(f"'{field.alias or name}'" for name, field in _part(fault["loc"], schema).items())
+        return f"{where}: '{path}': expected a mapping with keys such as {keys}, found {_short(fault['input'])}."
     message = fault["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{where}: '{path}': {message}, found {_short(fault['input'])}."
+
+
+def _part(place: Sequence[int | str], schema: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of the part of a recipe that a place is in."""
+    parts = _PARTS | getattr(schema, "parts", {})
+    return next((parts[p] for p in reversed(place) if isinstance(p, str) and p in parts), schema).model_fields
 
 
 def _short(value: Any) -> str:

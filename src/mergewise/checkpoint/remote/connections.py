@@ -171,9 +171,15 @@ def is_url(text: str) -> bool:
 
 
 def local_path(reference: str | os.PathLike[str]) -> Path:
-    """Return the path that a reference to this machine names: as it is, or after ``file://``."""
-    text = os.fspath(reference)
-    return Path(text.removeprefix("file://"))
+    """Return the path that a reference to this machine names: as it is, or after ``file://``.
+
+    Raises:
+        CheckpointError: It is empty, which would stand for the current folder.
+    """
+    text = os.fspath(reference).removeprefix("file://")
+    if not text:
+        raise CheckpointError("Expected the path of a folder, found an empty one; say where, or '.' for this folder.")
+    return Path(text)
 
 
 def parse_url(text: str) -> tuple[str, str]:
