@@ -261,6 +261,13 @@ class TestAllOrNothing:
             raise fault
         assert support.tree(tmp_path) == {}
 
+    def test_folders_among_what_an_earlier_merge_left_are_removed_too(self, tmp_path):
+        (tmp_path / ".out.mergewise-partial" / "sub" / "sub").mkdir(parents=True)
+        (tmp_path / "kept").mkdir()
+        (tmp_path / ".out.mergewise-partial" / "link").symlink_to(tmp_path / "kept")
+        same(support.load_model(written(tmp_path / "out", ARRAYS)), ARRAYS)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "out"]
+
     def test_what_is_no_text_does_not_spoil_the_commit(self, tmp_path):
         # as the name of an input that is not UTF-8
         out = written(tmp_path / "out", ARRAYS, texts={"README.md": "name\udcff"})

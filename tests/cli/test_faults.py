@@ -344,6 +344,11 @@ def _(w):
     return ["merge", w.recipe(), "out"]
 
 
+@case("an output without a name", "path of a folder", "found an empty one")
+def _(w):
+    return ["merge", w.recipe(), ""]
+
+
 @case("an output that is a file", "out", "new or empty")
 def _(w):
     (w.folder / "out").write_text("mine")

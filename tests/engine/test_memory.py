@@ -219,11 +219,17 @@ def test_statistics_are_merged_within_the_least_budget_that_is_accepted(name, sh
     assert mebibytes_at_the_peak(models, tmp_path, name, parameters, f"{least}MiB", experts=experts) <= int(least)
 
 
+COLUMNS = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
+
+
 def test_a_method_that_needs_whole_tensors_keeps_to_the_budget_it_accepted(tmp_path):
-    models = family(tmp_path, {f"w{i}": (1024, 1024) for i in range(8)}, 2)
-    recipe = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
-    peak = mebibytes_at_the_peak(models, tmp_path, "nuslerp", recipe, "300MiB")
-    assert peak <= 300
+    models = family(tmp_path, {f"w{i}": (1024, 4, 256) for i in range(8)}, 2)
+    assert mebibytes_at_the_peak(models, tmp_path, "nuslerp", COLUMNS, "300MiB") <= 300
+
+
+def test_columns_of_a_matrix_larger_than_the_budget_are_merged_within_it(tmp_path):
+    models = family(tmp_path, {"embed.weight": (120_000, 1024), "head.weight": (300, 9000)}, 2)  # 490 MB
+    assert mebibytes_at_the_peak(models, tmp_path, "nuslerp", COLUMNS, "340MiB") <= 340
 
 
 @pytest.fixture(scope="module")

@@ -217,7 +217,9 @@ REFUSED = {
     "a key that is a mapping": ("? {a: b}\n: 1", ""),
     "a date that does not exist": ("merge_method: 2001-13-45", ""),
     "a number that is none": ("merge_method: !!int abc", ""),
-    "a number of five thousand digits": ("merge_method: " + "1" * 5000, ""),
+    "a number of five thousand digits": (
+        "merge_method: " + "1" * 5000, "for integer string conversion: value has 5000 digits."
+    ),
     "lists five thousand deep": ("[" * 5_000, ""),
     "mappings five thousand deep": ("{a: " * 5_000, ""),
     "a key that stands twice": ("merge_method: linear\nmerge_method: ties\n", "'merge_method' stands twice"),
@@ -253,7 +255,20 @@ REFUSED = {
     "nothing for models": ("merge_method: linear\nmodels:", "'models'"),
     "a mapping for models": ("merge_method: linear\nmodels: {model: A}", "'models'"),
     "a word for models": ("merge_method: linear\nmodels: A", "'models'"),
-    "a list in the list of models": ("merge_method: linear\nmodels: [[A]]", "'models.0'"),
+    "a list in the list of models": (
+        "merge_method: linear\nmodels: [[A]]", "'models.0': expected a path, or a mapping with 'model', found ['A']."
+    ),
+    "nothing in the list of models": (
+        "merge_method: linear\nmodels: [null]", "'models.0': expected a path, or a mapping with 'model', found None."
+    ),
+    "a word for a slice": (
+        "merge_method: linear\nslices: [A]",
+        "expected a mapping with keys such as 'sources', 'base_model', 'parameters', 'residual_weight', found 'A'."
+    ),
+    "a word for a source": (
+        "merge_method: linear\nslices: [{sources: [A]}]",
+        "'slices.0.sources.0': expected a mapping with keys such as 'model', 'parameters', 'layer_range', found 'A'."
+    ),
     "a model that is null": ("merge_method: linear\nmodels: [{model: }]", "'models.0.model'"),
     "a model that is an empty word": ("merge_method: linear\nmodels: [{model: ''}]", "'models.0.model'"),
     "a model that is a number": ("merge_method: linear\nmodels: [{model: 3}]", "'models.0.model'"),

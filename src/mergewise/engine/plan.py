@@ -34,6 +34,7 @@ from mergewise.method import (
     GeometricProgram,
     LinearProgram,
     Masks,
+    MatrixProgram,
     Settings,
     VotingProgram,
     WholeProgram,
@@ -229,6 +230,7 @@ def _plan_adapter(recipe: Recipe, connections: Connections) -> Plan:
                     "is not the base plus an adapter; take 'normalize: true' or task_arithmetic."
                 )
         by_slices = isinstance(program, WholeProgram) or (isinstance(program, GeometricProgram) and program.row)
+        by_slices = by_slices or (isinstance(program, MatrixProgram) and not program.decomposes)
         if by_slices and job.name in merge.space.modules:
             raise RecipeError(
                 f"{recipe.method} is asked to treat rows or columns of the weights apart, which an adapter does not "
@@ -269,7 +271,7 @@ def _job(
             )
     except ValueError as error:
         raise RecipeError(f"{recipe.method} needs {error}; found otherwise for tensor '{name}'.") from None
-    if isinstance(program, ElementwiseProgram | GeometricProgram | WholeProgram):
+    if isinstance(program, ElementwiseProgram | GeometricProgram | WholeProgram | MatrixProgram):
         program = replace(program, delta=method.merges_deltas(member.section.base))
     dtype = FLOAT_NAMES[recipe.result_dtype] if recipe.result_dtype else _own_dtype(template, name)
     nbytes = first.numel * STORAGE_DTYPES[dtype].bits // 8

@@ -280,6 +280,7 @@ class MatrixProgram:
         cost: What it takes.
         scale: Multiplies what it gives.
         delta: Whether it sees task vectors and gives a delta; else it sees weights, followed by their statistics.
+        decomposes: Whether it factors matrices, which takes float64 on any device.
     """
 
     merging: Merging
@@ -287,6 +288,7 @@ class MatrixProgram:
     cost: Cost
     scale: float
     delta: bool = True
+    decomposes: bool = True
 
 
 Program = (

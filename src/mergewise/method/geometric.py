@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergewise.method.base import (
+    Cost,
     Definition,
     GeometricProgram,
+    MatrixProgram,
     Method,
     Program,
     Settings,
@@ -23,6 +25,8 @@ from mergewise.method.base import (
 )
 from mergewise.method.linear import WEIGHT, weighted_sum
 from mergewise.method.masks import Masks
+from mergewise.method.matrix import panel_rows
+from mergewise.method.matrix_method import Panels, panel_elements
 from mergewise.method.parameters import Parameter
 
 __all__ = ["METHODS", "combine"]
@@ -134,14 +138,25 @@ def combine(arrays: Sequence[Any], program: GeometricProgram) -> Any:
     """Carry a program out on whole arrays, without the base and its scale."""
     xp = array_api_compat.array_namespace(*arrays)
     rows = [xp.reshape(a, (-1, max(1, row_elements(a.shape, program.row)))) for a in arrays]
-    gram = np.empty((rows[0].shape[0], len(rows), len(rows)))
-    for i, x in enumerate(rows):
-        for j, y in enumerate(rows[: i + 1]):
-            gram[:, i, j] = gram[:, j, i] = np.asarray(array_api_compat.to_device(xp.sum(x * y, axis=1), "cpu"))
-    coefficients = program.solve(gram)  # (rows, experts)
-    device = array_api_compat.device(rows[0])
-    columns = [xp.asarray(column[:, None], dtype=rows[0].dtype, device=device) for column in coefficients.T]
-    return xp.reshape(weighted_sum(rows, columns), arrays[0].shape)
+    coefficients = program.solve(_products(rows, axis=1))  # (rows, experts)
+    weights = [xp.expand_dims(weight, axis=1) for weight in _beside(coefficients, rows[0])]
+    return xp.reshape(weighted_sum(rows, weights), arrays[0].shape)
+
+
+def _products(matrices: Sequence[Any], axis: int) -> Grams:
+    """Return the inner products of the slices along an axis."""
+    xp = array_api_compat.array_namespace(*matrices)
+    gram = np.empty((matrices[0].shape[1 - axis], len(matrices), len(matrices)))
+    for i, x in enumerate(matrices):
+        for j, y in enumerate(matrices[: i + 1]):
+            gram[:, i, j] = gram[:, j, i] = np.asarray(array_api_compat.to_device(xp.sum(x * y, axis=axis), "cpu"))
+    return gram
+
+
+def _beside(coefficients: Coefficients, like: Any) -> list[Any]:
+    """Return the coefficients of each model as an array of the library, dtype and device of another."""
+    xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+    return [xp.asarray(column, dtype=like.dtype, device=device) for column in coefficients.T]
 
 
 def _definition(lower: Any) -> Definition:
@@ -171,7 +186,30 @@ def _nuslerp_columns(arrays: Sequence[Any], settings: Settings, masks: Masks) ->
     xp = array_api_compat.array_namespace(*arrays)
     if arrays[0].ndim < 2:
         return combine(arrays, program)
+    if arrays[0].ndim == 2 and all(arrays[0].shape):
+        merged = xp.zeros_like(arrays[0])
+        for place, part in _nuslerp_panels(arrays, settings):
+            merged[place] = part
+        return merged
     return xp.moveaxis(combine([xp.moveaxis(a, 0, -1) for a in arrays], program), -1, 0)
+
+
+def _nuslerp_panels(arrays: Sequence[Any], settings: Settings) -> Panels:
+    """Yield panels of two matrices whose columns are merged each by itself: they are walked over twice."""
+    panels = panel_rows(*arrays[0].shape)
+    gram = np.zeros((arrays[0].shape[1], 2, 2))
+    for panel in panels:
+        parts = [array[panel, :] for array in arrays]
+        gram += _products(parts, axis=0)
+    coefficients = _nuslerp(gram, _nuslerp_t(settings))
+    for panel in panels:
+        parts = [array[panel, :] for array in arrays]
+        yield (panel, slice(None)), weighted_sum(parts, _beside(coefficients, parts[0]))
+
+
+def _nuslerp_cost(rows: int, columns: int) -> Cost:
+    # both panels, their product, the merged one beside what it is made from; and of each column products in two forms
+    return Cost(8 * panel_elements(rows, columns) + 24 * columns, 40.0 * rows * columns)
 
 
 def _lower_nuslerp(settings: Settings, experts: int) -> Program:  # noqa: ARG001
@@ -179,6 +217,15 @@ def _lower_nuslerp(settings: Settings, experts: int) -> Program:  # noqa: ARG001
         return WholeProgram(delta=False, definition=_nuslerp_columns, settings=settings)
     row: Literal["last"] | None = None if settings["nuslerp_flatten"] else "last"
     return GeometricProgram(delta=False, solve=partial(_nuslerp, t=_nuslerp_t(settings)), row=row)
+
+
+def _lower_nuslerp_shaped(settings: Settings, experts: int, shape: tuple[int, ...]) -> Program:
+    """Lower it to panels of matrices, which need not be in memory as a whole."""
+    program = _lower_nuslerp(settings, experts)
+    if isinstance(program, WholeProgram) and len(shape) == 2 and all(shape):
+        cost = _nuslerp_cost(*shape)
+        return MatrixProgram(_nuslerp_panels, settings, cost, 1.0, delta=False, decomposes=False)
+    return program
 
 
 def _lower_multislerp(settings: Settings, experts: int) -> Program:
@@ -216,7 +263,7 @@ METHODS = (
             Parameter("nuslerp_flatten", True, "one arc per tensor, not per slice of it"),
             Parameter("nuslerp_row_wise", False, "without flattening: slices along the first axis, not the last"),
         ),
-        _definition(_lower_nuslerp), _lower_nuslerp, min_experts=2, max_experts=2,
+        _definition(_lower_nuslerp), _lower_nuslerp, min_experts=2, max_experts=2, lower_shaped=_lower_nuslerp_shaped,
     ),
     Method(
         "multislerp", "geometric", "either", "A weighted mean on the sphere, by one step in its tangent space.",

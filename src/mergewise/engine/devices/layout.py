@@ -117,7 +117,7 @@ def _require_possible(plan: Plan, device: Device) -> None:
             raise RecipeError(
                 f"{device.name} has no float64, which tensor '{wide.name}' is stored in; leave --device out."
             )
-        if isinstance(job.program, MatrixProgram):
+        if isinstance(job.program, MatrixProgram) and job.program.decomposes:
             raise RecipeError(
                 f"{method} decomposes matrices such as '{job.name}' in float64, which {device.name} does not have; "
                 "leave --device out."
