@@ -145,7 +145,13 @@ def _ranks(program: VotingProgram, total: int) -> list[tuple[int, int]]:
 
 
 def _search(ranks: Sequence[tuple[int, int]], pieces: Sequence[Piece], runner: Runner) -> MagnitudeSearch:
-    """Find the magnitudes at ranks, each of an expert."""
+    """Find the magnitudes at ranks, each of an expert; what is asked of one expert is looked for together."""
+    by_owner = sorted(ranks, key=lambda rank: rank[1])
+    search = _search_in_order(by_owner, pieces, runner)
+    return search if by_owner == list(ranks) else search.of([by_owner.index(rank) for rank in ranks])
+
+
+def _search_in_order(ranks: Sequence[tuple[int, int]], pieces: Sequence[Piece], runner: Runner) -> MagnitudeSearch:
     kept, owners = [rank for rank, _ in ranks], [expert for _, expert in ranks]
     experts = len(pieces[0].job.inputs) - 1
     total = sum(piece.count for piece in pieces)

@@ -8,13 +8,14 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 
-from mergewise.kernels.constants import APART, BLOCK_LANES, BLOCK_ROWS, LANES, LINE
+from mergewise.kernels.constants import APART, BLOCK_LANES, BLOCK_ROWS, LANES, LINE, MARK_LANES
 
 __all__ = [
     "as_bits",
     "as_double",
     "as_single",
     "as_wide_bits",
+    "between",
     "bf16_differences",
     "block_products_1",
     "block_products_2",
@@ -284,6 +285,48 @@ def trailing_zeros(context: Any, bits: Any) -> Any:  # noqa: ARG001
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.uint64), generate
+
+
+@_intrinsic
+def between(context: Any, keys: Any, count: Any, low: Any, width: Any, words: Any) -> Any:  # noqa: ARG001
+    """Mark the keys inside a bracket, and return how many of the others are above it, int64.
+
+    Args:
+        context: numba's.
+        keys: (≥ count,) uint32.
+        count: A multiple of ``MARK_LANES``.
+        low: uint32, the first key inside.
+        width: uint32, how many keys are inside.
+        words: (≥ count / MARK_LANES,) uint64, written: a bit for every key inside.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes, number = ir.VectorType(ir.IntType(32), MARK_LANES), arguments[1].type
+        data, out = (context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 4))
+        edges = [_in_all_lanes(builder, value, MARK_LANES) for value in arguments[2:4]]
+        above = cgutils.alloca_once_value(builder, ir.Constant(ir.IntType(64), 0))
+        steps = (ir.Constant(number, 0), arguments[1], ir.Constant(number, MARK_LANES))
+        with cgutils.for_range_slice(builder, *steps, inc=True) as (place, _):
+            own = builder.load(builder.bitcast(builder.gep(data, [place]), lanes.as_pointer()), align=4)
+            reached = builder.icmp_unsigned(">=", own, edges[0])
+            inside = builder.icmp_unsigned("<", builder.sub(own, edges[0]), edges[1])
+            word, others = (
+                builder.bitcast(where, ir.IntType(MARK_LANES))
+                for where in (builder.and_(reached, inside), builder.and_(reached, builder.not_(inside)))
+            )
+            builder.store(word, builder.gep(out, [builder.udiv(place, ir.Constant(number, MARK_LANES))]))
+            builder.store(builder.add(builder.load(above), builder.ctpop(others)), above)
+        return builder.load(above)
+
+    return types.int64(keys, types.intp, types.uint32, types.uint32, words), generate
+
+
+def _in_all_lanes(builder: Any, value: Any, lanes: int) -> Any:
+    """Return a vector that holds a number in all lanes."""
+    vector = ir.VectorType(value.type, lanes)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    places = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), places)
 
 
 def _add_to_lanes(builder: Any, sums: list[Any], places: list[Any]) -> None:

@@ -5,15 +5,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from mergewise.kernels.constants import TILE
-from mergewise.kernels.intrinsics import tile
+from mergewise.kernels.constants import MARK_LANES, TILE
+from mergewise.kernels.intrinsics import between, tile, trailing_zeros
 from mergewise.kernels.storage import COMPILE, difference_keys
 
 __all__ = ["collect_between", "count_equal", "count_magnitudes", "sample_keys", "select_largest"]
 
-_SOME = TILE + 1  # keys are written before it is known whether they are inside
+_WORDS = TILE // MARK_LANES
 _DIGIT = np.uint32(0xFFFF)
-_DIGIT_BITS = np.uint32(16)
 _BLOCK = 16 * TILE  # stays in the caches while one expert after another is counted
 
 
@@ -41,28 +40,42 @@ def sample_keys(raw, codes, first, run, stride, place, size, keys):
 
 
 @njit(**COMPILE)
-def _inside(keys, size, low, width, inside, found):
+def _inside(keys, size, low, width, words, found):
     """Collect the keys of one tile inside a bracket, relative to it.
 
-    Brackets are narrow: most runs of eight keys have none inside, which one look at eight marks tells.
+    Args:
+        keys: (TILE,) uint32; what lies behind ``size`` is overwritten.
+        size: Elements.
+        low: First key of the bracket.
+        width: Keys in it.
+        words: (_WORDS,) uint64, room to work in.
+        found: (TILE,) uint32, written.
 
     Returns:
         How many keys are inside, and how many above.
     """
-    top = np.uint32(low + width)
-    above = np.uint32(0)
-    for j in range(size):
-        above += np.uint32(keys[j] >= top)
-        inside[j] = np.uint8(keys[j] - low < width)  # wraps around below the bracket
-    inside[size:] = np.uint8(0)
-    eights = inside.view(np.uint64)
+    groups = -(-size // MARK_LANES)
+    keys[size : groups * MARK_LANES] = np.uint32(0)
+    above = between(keys, groups * MARK_LANES, low, width, words)
+    if size % MARK_LANES:  # nought may be inside
+        words[groups - 1] &= (np.uint64(1) << np.uint64(size % MARK_LANES)) - np.uint64(1)
     count: Any = 0
-    for e in range(eights.size):
-        if eights[e] != np.uint64(0):
-            for j in range(8 * e, 8 * e + 8):
-                found[count] = keys[j] - low
-                count += np.int64(inside[j])
-    return count, np.int64(above)
+    for w in range(groups):
+        word = words[w]
+        while word != np.uint64(0):
+            found[count] = keys[MARK_LANES * w + trailing_zeros(word)] - low
+            count += 1
+            word &= word - np.uint64(1)
+    return count, above
+
+
+@njit(**COMPILE)
+def _alike(owners, first):
+    """Return where the run of one owner ends that begins at a place."""
+    end = first + 1
+    while end < owners.size and owners[end] == owners[first]:
+        end += 1
+    return end
 
 
 @njit(**COMPILE)
@@ -73,7 +86,7 @@ def collect_between(raw, codes, count, owners, lower, widths, found, filled, abo
         raw: (1 + experts, row_bytes) uint8, base first.
         codes: (1 + experts,) int64 kernel codes of the storage dtypes.
         count: Elements per row.
-        owners: (brackets,) int64, the expert of each bracket.
+        owners: (brackets,) int64, the expert of each bracket; those of one share its keys if they are side by side.
         lower: (brackets,) uint32, first key of each bracket.
         widths: (brackets,) uint32, keys in each bracket.
         found: (brackets, capacity) uint32, keys relative to their bracket; written from ``filled`` on if they fit.
@@ -81,19 +94,23 @@ def collect_between(raw, codes, count, owners, lower, widths, found, filled, abo
         above: (brackets,) int64, added to.
     """
     keys = tile(TILE, np.uint32)
-    inside = tile(TILE, np.uint8)
-    some = tile(_SOME, np.uint32)
+    words = tile(_WORDS, np.uint64)
+    some = tile(TILE, np.uint32)
     for block in range(0, count, _BLOCK):
-        for r in range(owners.size):
+        first = 0
+        while first < owners.size:
+            end = _alike(owners, first)
             for start in range(block, min(block + _BLOCK, count), TILE):
                 size = min(TILE, count - start)
-                difference_keys(raw, codes, owners[r], start, size, keys)
-                more, higher = _inside(keys, size, lower[r], widths[r], inside, some)
-                if filled[r] + more <= found.shape[1]:
-                    for j in range(more):
-                        found[r, filled[r] + j] = some[j]
-                filled[r] += more
-                above[r] += higher
+                difference_keys(raw, codes, owners[first], start, size, keys)
+                for r in range(first, end):
+                    more, higher = _inside(keys, size, lower[r], widths[r], words, some)
+                    if filled[r] + more <= found.shape[1]:
+                        for j in range(more):
+                            found[r, filled[r] + j] = some[j]
+                    filled[r] += more
+                    above[r] += higher
+            first = end
 
 
 @njit(**COMPILE)
@@ -106,26 +123,30 @@ def count_magnitudes(raw, codes, count, owners, lower, shift, histogram, above):
         raw: (1 + experts, row_bytes) uint8, base first.
         codes: (1 + experts,) int64 kernel codes of the storage dtypes.
         count: Elements per row.
-        owners: (brackets,) int64, the expert of each bracket.
+        owners: (brackets,) int64, the expert of each bracket; those of one share its keys if they are side by side.
         lower: (brackets,) uint32, first key of each bracket.
         shift: (brackets,) uint32, log2 of the keys per bin.
         histogram: (brackets, bins) int64, added to.
         above: (brackets,) int64, added to.
     """
     keys = tile(TILE, np.uint32)
-    inside = tile(TILE, np.uint8)
-    some = tile(_SOME, np.uint32)
+    words = tile(_WORDS, np.uint64)
+    some = tile(TILE, np.uint32)
     bins = np.uint64(histogram.shape[1])
     for block in range(0, count, _BLOCK):
-        for r in range(owners.size):
-            width = np.uint32(min(bins << np.uint64(shift[r]), np.uint64(0xFFFFFFFF) - np.uint64(lower[r])))
+        first = 0
+        while first < owners.size:
+            end = _alike(owners, first)
             for start in range(block, min(block + _BLOCK, count), TILE):
                 size = min(TILE, count - start)
-                difference_keys(raw, codes, owners[r], start, size, keys)
-                more, higher = _inside(keys, size, lower[r], width, inside, some)
-                for j in range(more):
-                    histogram[r, some[j] >> shift[r]] += 1
-                above[r] += higher
+                difference_keys(raw, codes, owners[first], start, size, keys)
+                for r in range(first, end):
+                    width = np.uint32(min(bins << np.uint64(shift[r]), np.uint64(0xFFFFFFFF) - np.uint64(lower[r])))
+                    more, higher = _inside(keys, size, lower[r], width, words, some)
+                    for j in range(more):
+                        histogram[r, some[j] >> shift[r]] += 1
+                    above[r] += higher
+            first = end
 
 
 @njit(**COMPILE)
@@ -163,7 +184,7 @@ def _reach(counts, top, rank, higher):
 
 @njit(**COMPILE)
 def select_largest(keys, ranks, counts, found):
-    """Find the n-th largest keys, by counting one digit of 16 bits and then the other, since many are equal.
+    """Find the n-th largest keys, by counting the first sixteen of their bits and then the rest, since many are equal.
 
     Args:
         keys: (elements,) uint32, at least one.
@@ -171,21 +192,29 @@ def select_largest(keys, ranks, counts, found):
         counts: (2^16,) uint32, room to work in.
         found: (ranks, 3) int64, written: the key, and how many are larger, and equal.
     """
-    counts[:] = np.uint32(0)
-    top: Any = 0
+    most = np.uint32(0)
     for j in range(keys.size):
-        digit = np.int64(keys[j] >> _DIGIT_BITS)
-        counts[digit] += np.uint32(1)
-        top = max(top, digit)
+        most = max(most, keys[j])
+    shift = np.uint32(0)
+    while most >> shift > _DIGIT:
+        shift += np.uint32(1)
+    top = np.int64(most >> shift)
+    counts[: top + 1] = np.uint32(0)
+    for j in range(keys.size):
+        counts[keys[j] >> shift] += np.uint32(1)
     for r in range(ranks.size):
         found[r, 0], found[r, 1] = _reach(counts, top, ranks[r], 0)
+        found[r, 2] = np.int64(counts[found[r, 0]])
+    if shift == np.uint32(0):
+        return
+    lower_digits = np.uint32((np.uint32(1) << shift) - np.uint32(1))
     for r in range(ranks.size):
         upper = np.uint32(found[r, 0])
-        counts[:] = np.uint32(0)
+        counts[: lower_digits + 1] = np.uint32(0)
         for j in range(keys.size):
-            if keys[j] >> _DIGIT_BITS == upper:
-                counts[keys[j] & _DIGIT] += np.uint32(1)
-        lower, higher = _reach(counts, counts.size - 1, ranks[r], found[r, 1])
-        found[r, 0] = (np.int64(upper) << 16) + lower
+            if keys[j] >> shift == upper:
+                counts[keys[j] & lower_digits] += np.uint32(1)
+        lower, higher = _reach(counts, np.int64(lower_digits), ranks[r], found[r, 1])
+        found[r, 0] = (np.int64(upper) << np.int64(shift)) + lower
         found[r, 1] = higher
         found[r, 2] = np.int64(counts[lower])
