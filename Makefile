@@ -44,7 +44,7 @@ bench: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure ker
 bench-all: $(VENV)/dev $(VENV)-mergekit/ready $(VENV)-sd-mecha/ready  ## Measure everything in docs/benchmarks.md and write that page: hours, 27 GB, as root
 	$(COMPARE) floor --runs $(RUNS) --size 1.3B
 	$(COMPARE) floor --runs $(RUNS) --size 1.3B --cold
-	$(COMPARE) first --runs $(RUNS) --methods linear,ties,della
+	$(COMPARE) first --runs $(RUNS) --methods linear,model_stock,ties,della
 	$(COMPARE) scaling --runs $(RUNS) --methods linear,ties,dare_ties,model_stock
 	$(COMPARE) memory --runs $(RUNS)
 	$(COMPARE) kill --methods linear,ties,dare_ties,model_stock

@@ -151,7 +151,7 @@ def _mean_of(values: Floats) -> Callable[[NDArray[np.int64]], float]:
 
 def page(by_base: Mapping[str, Sequence[Measured]], items: int = ITEMS) -> str:
     """Return the page."""
-    parts = [HEAD.format(items=items, answered=ANSWERED, candidates=", ".join(CANDIDATES))]
+    parts = [HEAD.format(items=items, answered=ANSWERED, bases=",".join(by_base), candidates=", ".join(CANDIDATES))]
     for name, measured in by_base.items():
         counts = {k: sum(len(one.chosen) == k for one in measured) for k in sorted({len(o.chosen) for o in measured})}
         sets = ", ".join(f"{count} of {k}" for k, count in counts.items())
@@ -186,8 +186,8 @@ def page(by_base: Mapping[str, Sequence[Measured]], items: int = ITEMS) -> str:
 HEAD = """\
 # Does agreement choose the better merge?
 
-Made by `python benchmarks/agreement.py`. The same experts of the zoo are merged by every candidate ({candidates}), and
-`mergewise agreement` is to say which of these merges to take, from {answered} unlabelled validation texts of every
+Made by `python benchmarks/agreement.py --bases {bases}`. The same experts of the zoo are merged by every candidate
+({candidates}), and `mergewise agreement` is to say which of these merges to take, from {answered} unlabelled validation texts of every
 task. *Retained*: Σ(merge - base)/Σ(expert - base) over the merged experts, accuracies on {items} test items each.
 *Agreement*: share of the texts that the merge answers as the task's expert; *nearest*: the same, the answer being which
 other text is nearest, for which no choices are needed; *changes kept*: share of the answers changed by the expert;

@@ -31,7 +31,7 @@ _INTRODUCTION = """\
 # Benchmarks
 
 Made by `benchmarks/report.py` from what `benchmarks/compare.py` left in the folder `results` beside the plots, every
-run of it; `make bench` measures a part of this on your machine, `make bench-all` all of it. The last section says on
+run of it; `make bench` measures a part of this on your machine, `make bench-all` nearly all. The last section says on
 what machine, with which versions and by which commands these figures came about. There is a page of all figures
 [on an EPYC](benchmarks.md), and one of some, with larger pieces and wider vectors, [on a Xeon](benchmarks-xeon.md).
 
@@ -126,7 +126,7 @@ def _targets(kinds: Mapping[str, Sequence[Row]]) -> str:
 
 def _target(what: str, target: str, measured: str, met: bool, runs: int, least: int = 1) -> Sequence[str]:
     verdict = "yes" if met else "**no**"
-    return what, target, measured, verdict if runs >= least else f"takes {least} runs", str(runs)
+    return what, target, measured, verdict if runs >= least else f"open, as it takes {least} runs", str(runs)
 
 
 def _peers(rows: Sequence[Row], plots: dict[str, str]) -> str:

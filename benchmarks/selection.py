@@ -421,7 +421,8 @@ def spearman(left: NDArray[np.float64], right_: NDArray[np.float64]) -> float:
 HEAD = (
     "# Choosing experts by their weights, on the zoo",
     "",
-    "Made by `python benchmarks/selection.py`, which says what is measured. Scores are accuracies divided by those of",
+    "Made by `python benchmarks/selection.py measure --to FOLDER` and, of what that leaves,",
+    "`tables --from FOLDER`. Scores are accuracies divided by those of",
     f"each task's own expert, averaged over tasks, on {ITEMS['test']} test items a task.",
 )
 CHOICES = (

@@ -59,7 +59,8 @@ def main() -> None:
 
 PAGE = """# From eight experts to one model
 
-Made by `python benchmarks/walkthrough.py`, which ran every command here on the zoo's *{base}* and its eight experts.
+Made by `python benchmarks/walkthrough.py --from FOLDER`, of what `benchmarks/selection.py` measured, which ran every
+command here on the zoo's *{base}* and its eight experts.
 Scores are accuracies divided by those of each task's own expert, averaged over the tasks of the experts that are
 merged: what a merge *keeps*. λ is the best of the values that `benchmarks/selection.py` tries on validation items:
 {weights}.

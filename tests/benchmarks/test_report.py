@@ -51,7 +51,7 @@ def test_a_verdict_takes_enough_runs():
     found = verdicts(
         row("peers", target=30, runs=measured), row("kill", kills=9, while_writing=9, identical=9, runs={})
     )
-    assert {met for _, met in found.values()} == {"takes 5 runs", "takes 50 runs"}
+    assert {met for _, met in found.values()} == {"open, as it takes 5 runs", "open, as it takes 50 runs"}
 
 
 def test_small_models_meet_no_target():
