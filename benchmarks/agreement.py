@@ -187,7 +187,8 @@ HEAD = """\
 # Does agreement choose the better merge?
 
 Made by `python benchmarks/agreement.py --bases {bases}`. The same experts of the zoo are merged by every candidate
-({candidates}), and `mergewise agreement` is to say which of these merges to take, from {answered} unlabelled validation texts of every
+({candidates}), and `mergewise agreement` is to say which of these merges to take, from
+{answered} unlabelled validation texts of every
 task. *Retained*: Σ(merge - base)/Σ(expert - base) over the merged experts, accuracies on {items} test items each.
 *Agreement*: share of the texts that the merge answers as the task's expert; *nearest*: the same, the answer being which
 other text is nearest, for which no choices are needed; *changes kept*: share of the answers changed by the expert;
