@@ -83,8 +83,12 @@ def test_files_are_said_to_be_hashed_until_they_are(family, monkeypatch):
     assert unhashed_bytes(plan.sources) == 0
 
 
-def test_free_space_is_told_of_a_place_that_no_folder_can_have(tmp_path):
-    assert estimate.free_bytes(tmp_path / ("x" * 300)) == estimate.free_bytes(tmp_path) > 0
+def test_free_space_is_told_of_a_place_that_no_folder_can_have(tmp_path, monkeypatch):
+    assert estimate.free_bytes(tmp_path) > 0
+    asked, usage = [], estimate.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda place: asked.append(place) or usage)
+    assert estimate.free_bytes(tmp_path / ("x" * 300)) == usage.free  # others may write meanwhile: it is asked once
+    assert asked == [tmp_path]
 
 
 def test_many_tiny_tensors_take_time_each(tmp_path):
