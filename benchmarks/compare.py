@@ -22,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,22 @@ class Session:
             given.sd_mecha.absolute(), given.dtype,
         )  # fmt: skip
 
-    def cases(self) -> list[Case]:
-        """Return the asked methods, without those that this mergewise lacks."""
+    def cases(self) -> Iterator[Case]:
+        """Yield the asked methods, without those that this mergewise lacks.
+
+        Files that other rows left in memory are dropped first, where that is allowed: to make room for outputs would
+        take time.
+        """
         known = self.bench.methods()
         asked = self.given.methods or list(CASES)
         for method in asked:
             if method not in known:
                 print(f"skipped {method}: 'mergewise methods' does not list it")
-        return [CASES[method] for method in asked if method in known]
+        for method in asked:
+            if method in known:
+                with suppress(CommandError):
+                    drop_page_cache()
+                yield CASES[method]
 
     def named(self, name: str) -> str:
         """Return the name of a row, with what is not as usual about it."""

@@ -423,7 +423,8 @@ HEAD = (
     "",
     "Made by `python benchmarks/selection.py measure --to FOLDER` and, of what that leaves,",
     "`tables --from FOLDER`. Scores are accuracies divided by those of",
-    f"each task's own expert, averaged over tasks, on {ITEMS['test']} test items a task.",
+    f"each task's own expert, averaged over tasks, on {ITEMS['test']} test items a task. λ is tuned on validation",
+    f"items among values from {min(LAMBDAS):g} to {max(LAMBDAS):g}.",
 )
 CHOICES = (
     "K experts chosen in several ways. *Chance* is the mean over all sets of that size, with the 5th and the 95th "

@@ -26,7 +26,7 @@ from mergewise.theory.cells import read_cells
 from mergewise.theory.forecast import Point
 from mergewise.zoo.build import default_cache
 from mergewise.zoo.family import HELD_IN
-from selection import Set, Store, open_family, right, tuned
+from selection import LAMBDAS, Set, Store, open_family, right, tuned
 
 NAMES = tuple(name.replace(" ", "-") for name in HELD_IN)
 COUNTS = (1, 2, 4)
@@ -62,7 +62,7 @@ PAGE = """# From eight experts to one model
 Made by `python benchmarks/walkthrough.py --from FOLDER`, of what `benchmarks/selection.py` measured, which ran every
 command here on the zoo's *{base}* and its eight experts.
 Scores are accuracies divided by those of each task's own expert, averaged over the tasks of the experts that are
-merged: what a merge *keeps*. λ is the best of the values that `benchmarks/selection.py` tries on validation items:
+merged: what a merge *keeps*. λ is the best on validation items of the values that were tried, {least:g} to {most:g}:
 {weights}.
 
 ## 1. Read the weights once
@@ -126,6 +126,8 @@ def page(base: str, store: Store) -> str:
     furthest = max(misses, key=lambda k: abs(misses[k]))
     return PAGE.format(
         base=base,
+        least=min(LAMBDAS),
+        most=max(LAMBDAS),
         weights=weights_in_words(store),
         survey=survey,
         advice=advice,
