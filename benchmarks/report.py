@@ -42,9 +42,10 @@ the measured time. Checkpoints are synthetic, Llama-shaped, a base and experts n
 recipes are in `benchmarks/recipes.py`, the same file for mergewise and mergekit. Pages of their own:
 [spectral methods](benchmarks/spectral.md) beside FusionBench's, and [adapters](benchmarks/adapters.md).
 
-- *Warm*: the files that are read are in the page cache, and those of other rows are not. *Cold*: the page cache was
-  dropped before each run by `/proc/sys/vm/drop_caches`, so that programs too come from the disk. A disk of a virtual
-  machine may have a cache of its own.
+- *Warm*: the files that are read are in the page cache, and those of other rows are not; before commit 82947a6 they
+  were, and the system had to make room for outputs. *Cold*: the page cache was dropped before each run by
+  `/proc/sys/vm/drop_caches`, so that programs too come from the disk. A disk of a virtual machine may have a cache of
+  its own.
 - *The floor* is what no merge can do without: `cat` all weight files that the recipe reads to `/dev/null`, then write
   one output of the size of one input, with bytes of an input that was just read, and `sync` it. mergewise syncs its
   output too; the peers do not.
