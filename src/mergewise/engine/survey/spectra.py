@@ -23,6 +23,7 @@ PROBES, STEPS = 8, 16
 """Random sign vectors, and Lanczos steps from each."""
 
 _PANEL = 1 << 18  # elements
+_JOINT = 1 << 25  # bytes of what is made of all Lanczos vectors of an operator, a panel at a time
 _ROUND = 1 << 28  # bytes of vectors that take their Lanczos steps at once, whatever memory there is
 
 
@@ -42,7 +43,7 @@ def matrix_bytes(job: TensorJob) -> int:
         else:
             at_once = min(_at_once(job.output.shape, side), 2 * experts - 1)
             most = max(most, at_once * _vector_bytes(job.output.shape, side) + (experts + 2) * PROBES * size * 4)
-    return most + 4 * max(_PANEL, *job.output.shape) * 8
+    return most + 4 * max(_PANEL, *job.output.shape) * 8 + _JOINT
 
 
 def _vector_bytes(shape: tuple[int, ...], side: int) -> int:
@@ -143,18 +144,20 @@ def _sketched_side(matrix: "_Matrix", side: int, seed: int) -> Side:
         quadrature, first = _take_steps(matrix, side, members[at : at + step], counts[at : at + step], probes)
         rounds.append(quadrature)
         products.append(first[: max(0, experts - at)].copy())
-    nodes, weights = (np.concatenate([getattr(r, name) for r in rounds]) for name in ("nodes", "weights"))
-    ranks, rank_errors = Quadrature(size, nodes, weights).ranks()
+    found = Quadrature.joined(rounds)
+    ranks, rank_errors = found.ranks()
     chain = [0, *range(experts, len(members))]  # the first expert alone, the first two, …
-    growing = Quadrature(size, nodes[chain], weights[chain])
     own = np.concatenate(products)
     # tr M_i M_j is the mean of (M_i z)(M_j z) over random signs z
     each = np.einsum("ipd,jpd->pij", own, own, dtype=np.float64)
     overlaps, spread = each.mean(0), each.std(0) / np.sqrt(PROBES - 1)
+    changed_ones, alone = matrix.changed, ranks[matrix.changed, 1]  # tr M_i² is known better than so
+    overlaps[changed_ones, changed_ones] = 1.0 / alone
+    spread[changed_ones, changed_ones] = rank_errors[changed_ones, 1] / alone**2
     return (
         (ranks[:experts], rank_errors[:experts]),
         (ranks[chain, 2], rank_errors[chain, 2]),
-        growing.dimension(counts[chain], 1.0 / size),
+        found.of(chain).dimension(counts[chain], 1.0 / size),
         (overlaps, spread),
     )
 
