@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mergewise.theory.coverage import JointClaims
 from reference import DTYPES
 from support import save_model
 
@@ -35,6 +36,11 @@ def family(folder, experts=3, dtype="bfloat16", seed=0):
     for name, model in zip(names, models, strict=True):
         save_model(folder / name, {**model, **ids})
     return [folder / name for name in names], models
+
+
+def coverage_and_conflict(record, experts):
+    """Coverage and conflict of some experts in one tensor, as limits have them."""
+    return JointClaims.pooled(record.thresholds.size, [record.claims], [record.numel]).of(experts)
 
 
 def changes(models, name):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
-from engine.surveys import changes, family
+from engine.surveys import changes, coverage_and_conflict, family
 from mergewise.engine.layout import FIXED_BYTES
 from mergewise.engine.survey import carry_out
 from mergewise.engine.survey import spectra as spectral
@@ -69,10 +69,8 @@ def test_thresholds_are_the_exact_kth_magnitudes_and_claims_follow_from_them(sur
         for size in range(1, 4):
             for chosen in combinations(range(3), size):
                 up, down = ((claimed & side)[list(chosen)].any(axis=0) for side in (tau > 0, tau < 0))
-                mask = np.array([sum(1 << i for i in chosen)], np.uint64)
-                covered, conflict = record.claims.shares(mask)
-                np.testing.assert_allclose(covered[0], (up | down).mean())
-                np.testing.assert_allclose(conflict[0], (up & down).mean(), atol=1e-15)
+                expected = (up | down).mean(), (up & down).mean()
+                np.testing.assert_allclose(coverage_and_conflict(record, chosen), expected, atol=1e-15)
 
 
 def test_kurtosis_of_experts_is_that_of_all_elements(surveyed):
@@ -140,19 +138,20 @@ def test_spectra_equal_singular_values_by_lapack(surveyed):
                 np.testing.assert_allclose(found.overlaps[side, i, j], np.trace(grams[i] @ grams[j]), rtol=1e-6)
 
 
-def test_a_sketched_side_is_within_six_of_its_errors_of_the_exact_one(surveyed, monkeypatch):
+def test_a_sketched_side_is_within_three_of_its_errors_of_the_exact_one(surveyed, monkeypatch):
     paths, _, exact = surveyed
     monkeypatch.setattr(spectral, "EXACT_SIDE", 1)
     sketched = mw.survey(paths[0], paths[1:], tensors=["wide", "embed"])
     for record in sketched.tensors:
         whole = next(r for r in exact.tensors if r.name == record.name).spectra
         assert not record.spectra.exact.any()
-        close(record.spectra.ranks[:, 1:], whole.ranks[:, 1:], record.spectra.rank_errors[:, 1:])
+        close(record.spectra.ranks, whole.ranks, record.spectra.rank_errors)
         for side in np.flatnonzero(whole.exact):
             for name in ("occupancy", "dimension"):
                 errors = getattr(record.spectra, f"{name}_errors")[side]
                 close(getattr(record.spectra, name)[side], getattr(whole, name)[side], errors)
-            close(record.spectra.overlaps[side], whole.overlaps[side], record.spectra.overlap_errors[side])
+            errors = 2.0 * record.spectra.overlap_errors[side] + 0.005  # of pairs, from eight products each
+            close(record.spectra.overlaps[side], whole.overlaps[side], errors)
 
 
 def test_operators_that_take_their_steps_one_by_one_give_the_same_figures(surveyed, monkeypatch):
@@ -174,8 +173,8 @@ def test_spectra_of_a_vocabulary_fit_the_default_memory_twice(shape, experts):
 
 
 def close(found, expected, errors):
-    """Errors from eight probes are themselves uncertain, and sides of twenty are as small as they get."""
-    assert (np.abs(found - expected) <= 6.0 * errors + 0.03 * expected).all()
+    """Errors from eight probes are themselves uncertain."""
+    assert (np.abs(found - expected) <= 3.0 * errors + 0.01 * expected).all()
 
 
 @pytest.mark.parametrize(
@@ -408,7 +407,7 @@ def test_claims_of_many_experts_come_from_a_sample_that_is_all_of_a_small_tensor
         assert (record.claims.elements == record.numel) == all_seen
         tau, _ = changes(models, name)
         claimed = np.abs(tau).astype(np.float32) >= record.thresholds[:, None]
-        covered, conflict = record.claims.shares(np.array([(1 << 18) - 1, 0b101], np.uint64))
+        covered, conflict = np.transpose([coverage_and_conflict(record, some) for some in (range(18), [0, 2])])
         up, down = ((claimed & side) for side in (tau > 0, tau < 0))
         expected = [(up | down).any(0).mean(), (up | down)[[0, 2]].any(0).mean()]
         np.testing.assert_allclose(covered, expected, atol=1e-12 if all_seen else 0.012)
@@ -423,12 +422,11 @@ def test_masks_of_more_than_eight_experts_are_counted_over_all_coordinates(tmp_p
     record = next(r for r in survey.tensors if r.name == "layers.0.long")
     tau, _ = changes(models, record.name)
     claimed = np.abs(tau).astype(np.float32) >= record.thresholds[:, None]
-    everybody = np.array([(1 << experts) - 1], np.uint64)
-    covered, conflict = record.claims.shares(everybody)
+    covered, conflict = coverage_and_conflict(record, range(experts))
     assert record.claims.elements == record.numel
-    np.testing.assert_allclose(covered[0], claimed.any(axis=0).mean())
+    np.testing.assert_allclose(covered, claimed.any(axis=0).mean())
     up, down = (claimed & (tau > 0)).any(axis=0), (claimed & (tau < 0)).any(axis=0)
-    np.testing.assert_allclose(conflict[0], (up & down).mean())
+    np.testing.assert_allclose(conflict, (up & down).mean())
 
 
 def test_an_expert_that_changed_nothing_has_no_rank_and_no_claims(tmp_path):
@@ -438,5 +436,5 @@ def test_an_expert_that_changed_nothing_has_no_rank_and_no_claims(tmp_path):
     record = next(r for r in survey.tensors if r.spectra is not None)
     assert not record.spectra.ranks[1].any()
     assert not record.gram[1].any()
-    assert record.claims.shares(np.array([0b010], np.uint64))[0][0] == 0.0
+    assert coverage_and_conflict(record, [1])[0] == 0.0
     assert record.spectra.occupancy[1, 0] == pytest.approx(record.spectra.occupancy[1, 1])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import mergewise as mw
 import support
 from adapters import linear_adapter, materialised, save_adapter
-from engine.surveys import BLOCK, changes, family
+from engine.surveys import BLOCK, changes, coverage_and_conflict, family
 from mergewise.engine.survey import carry_out, thresholds
 from mergewise.engine.survey.file import pack
 from mergewise.statistics.magnitude import kept_count
@@ -112,9 +112,8 @@ def test_claims_are_exact_where_many_changes_are_equal_or_nought(tmp_path):
     for mask in (0b001, 0b010, 0b101, 0b111):
         chosen = [i for i in range(3) if mask >> i & 1]
         up, down = ((claimed & side)[chosen].any(axis=0) for side in (tau > 0, tau < 0))
-        covered, conflict = record.claims.shares(np.array([mask], np.uint64))
-        assert covered[0] == (up | down).mean()
-        assert conflict[0] == pytest.approx((up & down).mean(), abs=1e-15)
+        expected = (up | down).mean(), (up & down).mean()
+        assert coverage_and_conflict(record, chosen) == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize(

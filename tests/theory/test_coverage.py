@@ -4,6 +4,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mergewise.statistics.claims import Claims
 from mergewise.theory.coverage import JointClaims
@@ -28,6 +30,18 @@ def test_pooled_shares_are_those_of_all_coordinates(experts):
     for chosen in ([0], [0, 2], [1, 2], list(range(experts))):
         up, down = (whole[chosen] > 0).any(axis=0), (whole[chosen] < 0).any(axis=0)
         assert pooled.of(chosen) == pytest.approx(((up | down).mean(), (up & down).mean()))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([4, 20]), st.sets(st.integers(0, 3)), st.data())
+def test_any_chunks_in_any_order_pool_to_the_shares_of_all_coordinates(seed, experts, chosen, data):
+    whole = signs(seed, experts, data.draw(st.integers(1, 60)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, whole.shape[1]), max_size=4)))
+    chunks = data.draw(st.permutations(np.split(whole, cuts, axis=1)))
+    pooled = JointClaims.pooled(experts, [claims(part) for part in chunks], [part.shape[1] for part in chunks])
+    rows = sorted(chosen)
+    up, down = (whole[rows] > 0).any(axis=0), (whole[rows] < 0).any(axis=0)
+    assert pooled.of(rows) == pytest.approx(((up | down).mean(), (up & down).mean()), abs=1e-12)
 
 
 def test_a_sample_stands_for_its_whole_tensor():

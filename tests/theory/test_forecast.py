@@ -32,7 +32,13 @@ def test_exact_losses_forecast_exactly():
     assert found.curve[3].measured == LLAMA.loss(4)
     assert found.curve[4].measured is None
     assert found.r_squared == pytest.approx(1.0)
-    assert found.warnings == ("Numbers of experts measured on one subset only (1, 2, 4, 8) give no intervals.",)
+    assert found.warnings == (
+        "Numbers of experts measured on one subset only (1, 2, 4, 8) give no intervals.",
+        (
+            "No more than 8 experts were measured: that the law holds for 9 is assumed, and no interval tells how far "
+            "off it is."
+        ),
+    )
 
 
 def test_one_expert_more_is_worth_it_down_to_five_percent_of_all_that_more_can_bring():
@@ -58,6 +64,20 @@ def test_numbers_with_one_subset_are_said_to_narrow_the_intervals_unless_there_i
     cells = noisy(0) | {8: [LLAMA.loss(8)]}
     assert mw.forecast(cells).warnings[-1].endswith("only (8) make the intervals too narrow.")
     assert mw.forecast(cells, experts=8).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [({"experts": 9}, 9), ({"stop": 1e-5, "budget": 30}, 30), ({"experts": 8}, None), ({"target": 0.74}, None)],
+)
+def test_a_number_of_experts_beyond_those_measured_is_said_to_rest_on_the_law(rules, told):
+    warnings = [one for one in mw.forecast(noisy(0), **rules).warnings if "is assumed" in one]
+    assert [re.search(r"holds for (\d+) ", one)[1] for one in warnings] == ([] if told is None else [str(told)])
+
+
+def test_intervals_of_the_law_are_said_to_be_over_subsets_and_those_of_a_line_are_not():
+    assert re.search(r"a loss of 0\.7\d+ \(0\.7\d+ to 0\.7\d+ over subsets\):", mw.forecast(noisy(0)).sentence)
+    assert "over subsets" not in mw.forecast(KEPT, target=0.03, experts=8).sentence
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():

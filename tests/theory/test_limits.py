@@ -3,15 +3,18 @@
 import json
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 import mergewise as mw
+from mergewise.theory.crosstalk import concentration
 from mergewise.theory.groups import kind_of, layer_of, place_names, place_of
 from mergewise.theory.report import render, write_report
-from mergewise.theory.threshold import Threshold
+from mergewise.theory.tables import COLLISIONS, KINDS, collision_rows, counted, kind_rows, sketching
+from mergewise.theory.threshold import Threshold, threshold
 from support import load_model, save_model
 
 WIDTH = 60
@@ -132,6 +135,104 @@ def test_who_is_left_out_changes_neither_the_order_nor_how_many_fit(beside_stran
         np.testing.assert_allclose([g.energy for g in found.kinds], [g.energy for g in alone.kinds], rtol=1e-5)
 
 
+def test_who_is_left_out_does_not_show_in_what_is_occupied_nor_in_conflicts(beside_strangers):
+    """Occupancy means one thing in the map, in the table of kinds and in the headline: that of who counts."""
+    alone, *others = (mw.limits(survey) for survey in beside_strangers)
+    for found in others:
+        assert [kind_rows(found), cells_of(render(found))] == [kind_rows(alone), cells_of(render(alone))]
+        assert found.model.participation[-1] == pytest.approx(alone.model.participation[-1])
+        assert found.model.conflict == pytest.approx(alone.model.conflict)
+        assert found.model.occupancy[-1, 1] > 1.2 * alone.model.occupancy[-1, 1]  # which counts everybody
+        assert counted(found) == "the 4 of 6 experts that are not left out"
+    assert counted(alone) == "all 4 experts"
+
+
+def test_what_is_occupied_is_the_same_in_the_map_the_table_and_the_headline(found):
+    matrix = found.matrices[0]
+    alone = _only(found, matrix)
+    share = f"{alone.model.participation[-1, 1]:.0%}"
+    (cell,) = (title for titles_of in titles(render(alone)).values() for title in titles_of)
+    (row,) = kind_rows(alone)
+    assert f"occupied {share}," in cell
+    assert f"{float(dict(zip(KINDS, row, strict=True))['occupied'].rstrip('%')):.0f}%" == share
+    assert matrix.participation[-1] == pytest.approx(alone.model.participation[-1, 1])
+    for place, name in enumerate(("stable rank", "participation", "entropy rank")):
+        middle = np.median(matrix.ranks[:, place]) / WIDTH
+        assert dict(zip(KINDS, row, strict=True))[name] == f"{middle:.1%}"
+
+
+def _only(found, matrix):
+    """Return limits of a survey of one matrix."""
+    survey = mw.survey(found.base, found.experts, tensors=[matrix.name])
+    return mw.limits(survey)
+
+
+def sketched(survey, share):
+    """Return a survey as if its ranks came from a sketch, with standard errors of a share of them."""
+    return replace(
+        survey,
+        tensors=tuple(
+            record
+            if record.spectra is None
+            else replace(
+                record,
+                spectra=replace(record.spectra, rank_errors=share * record.spectra.ranks, exact=np.zeros(2, np.bool_)),
+            )
+            for record in survey.tensors
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def survey(found):
+    return mw.survey(found.base, found.experts)
+
+
+def test_errors_of_sketched_ranks_reach_the_number_of_experts(survey, found):
+    """With a fifth more or less of every rank, a sixth fewer or a quarter more experts fit."""
+    other = mw.limits(sketched(survey, 0.2))
+    assert other.model.sketched == 6
+    np.testing.assert_array_equal(other.model.room, found.model.room)
+    for matrix in other.matrices:
+        low, high = matrix.threshold_range
+        for factor, end in ((1.2, low), (0.8, high)):
+            order = list(other.recommendation.order)
+            assert end == threshold(factor * matrix.consumed[order], matrix.capacity, other.eta)
+    off = other.model.room_errors[1]
+    assert off >= 1.0
+    said = f"k* ± {off:.0f}, "
+    assert said in sketching(other)
+    assert sketching(other).endswith("by sketching 6 of 6 matrices")
+    assert all(f"± {off:.0f}" in dict(zip(KINDS, row, strict=True))["k*"] for row in kind_rows(other)[:2])
+    text = render(other)
+    assert said in text
+    assert re.search(r"k\* \d+ ± \d+ by sketching, k_full", text)
+    content = json.loads(json.dumps(other.summary(), allow_nan=False))
+    assert content["model"]["sketched"] == 6
+    low, high = content["model"]["k_star_range"]
+    assert low < content["model"]["k_star"][1] < high
+    assert content["matrices"][0]["sketched"] is True
+    assert len(content["matrices"][0]["k_star_range"]) == 2
+    assert len(content["matrices"][0]["entropy_rank_errors"]) == 6
+
+
+def test_where_all_spectra_are_exact_nothing_is_said_of_sketches(found):
+    assert found.model.sketched == 0
+    np.testing.assert_array_equal(found.model.room_errors, 0.0)
+    assert sketching(found) == ""
+    assert "sketching" not in render(found)
+    assert not any("±" in cell for row in kind_rows(found) for cell in row)
+
+
+def test_the_report_holds_the_collisions_and_the_ranks_of_the_command(found):
+    text = render(found)
+    assert "<h2>Where the recommended experts collide</h2>" in text
+    assert escape(concentration(found.collisions)) in text
+    for row in (KINDS, COLLISIONS, *kind_rows(found), *collision_rows(found)):
+        cell = "th" if row in (KINDS, COLLISIONS) else "td"
+        assert "".join(f"<{cell}>{escape(one)}</{cell}>" for one in row) in text
+
+
 def test_a_survey_without_spectra_has_limits_without_room(tmp_path):
     paths = write(tmp_path, 3, rank=3)
     survey = mw.survey(paths[0], paths[1:], spectra=False)
@@ -177,6 +278,8 @@ def test_the_summary_is_plain_data(found):
     assert content["model"]["k_star"][1] == found.model.room[1, 1]
     assert len(content["matrices"]) == 6
     assert len(content["model"]["participation_occupancy"]) == 6
+    assert content["model"]["conflict_together"] == pytest.approx(content["recommendation"]["conflict"][-1])
+    assert list(content["model"]["ranks"]) == ["stable", "participation", "entropy"]
 
 
 class _Page(HTMLParser):
@@ -219,6 +322,11 @@ def test_coverage_of_many_experts_is_not_said_to_be_without_error(found, tmp_pat
     assert "samples of coordinates: coverage and conflict" in text
 
 
+def cells_of(text):
+    """Return the map, as it is drawn."""
+    return re.search(r'<table class="map">.*?</table>', text, re.DOTALL)[0]
+
+
 def titles(text):
     """Return what the cells of the map say, by the row that they stand in."""
     rows = re.findall(r"<tr><td>([^<]*)</td>(.*?)</tr>", text[text.index('class="map"') :], re.DOTALL)
@@ -245,7 +353,7 @@ def test_the_map_holds_every_matrix_of_every_stack(found):
 
 def test_a_report_of_experts_that_are_all_left_out_has_no_order(found):
     nobody = replace(found.recommendation, order=(), gains=(), number=0)
-    assert "coverage, mean of all sets" in render(replace(found, recommendation=nobody, collisions=()))
+    assert "coverage, mean of all surveyed sets" in render(replace(found, recommendation=nobody, collisions=()))
 
 
 def test_names_in_the_report_are_text(found):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mergewise.theory.recommendation import ranking, recommend
 from mergewise.theory.relations import findings
@@ -117,6 +119,74 @@ def test_experts_of_one_base_may_have_something_in_common():
 def test_of_two_experts_that_are_alike_either_may_be_true():
     taus = TAUS[:2] + 0.2 * OFFSET
     assert [finding.kind for finding in findings(products(taus), NAMES[:2])] == ["common", "copy"]
+
+
+@pytest.mark.parametrize("many", [3, 4, 7])
+def test_copies_are_found_where_they_are_many_and_one_of_them_is_merged(many):
+    taus = np.stack([*many * [TAUS[0]], TAUS[1]])
+    names = tuple(f"e{i}" for i in range(many + 1))
+    own = products(taus)
+    found = findings(own, names)
+    assert [(one.kind, one.experts) for one in found] == [("copy", (0, i)) for i in range(1, many)]
+    chosen = recommend(names, "base", ranking(names, own[1:, 1:], found), None)
+    assert sorted(chosen.order) == [0, many]
+    assert chosen.number == 2
+
+
+def test_where_all_are_copies_one_is_left_and_the_base_is_asked_for_too():
+    found = findings(products(np.stack(4 * [TAUS[0]])), NAMES)
+    assert [one.kind for one in found] == ["common", "copy", "copy", "copy"]
+    assert recommended(np.stack(4 * [TAUS[0]])).sentence.startswith("There is nothing to merge one with")
+
+
+def test_copies_among_experts_that_share_a_change_are_copies():
+    taus = TAUS + 0.2 * OFFSET
+    taus[3] = taus[1]
+    assert [(one.kind, one.experts) for one in findings(products(taus), NAMES)] == [
+        ("common", (0, 1, 2, 3)), ("copy", (1, 3)),
+    ]  # fmt: skip
+
+
+@st.composite
+def with_copies(draw):
+    """Draw experts, some of them near one another, sharing a change, long, foreign, or nought; and a list with copies.
+
+    Returns:
+        Task vectors of different experts, and a list of their numbers, of which all occur and some more than once.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count = draw(st.integers(1, 5))
+    taus = 0.02 * rng.normal(size=(count, 4000))
+    for i in range(1, count):
+        kind = draw(st.sampled_from(["own", "own", "near", "long", "foreign", "nought"]))
+        if kind == "near":
+            taus[i] = taus[i - 1] + 0.15 * np.linalg.norm(taus[i - 1]) * rng.normal(size=4000) / np.sqrt(4000)
+        elif kind == "foreign":
+            taus[i] = rng.normal(size=4000) - BASE
+        else:
+            taus[i] *= {"own": 1.0, "long": 10.0, "nought": 0.0}[kind]
+    if draw(st.booleans()):
+        taus += draw(st.sampled_from([0.02, 0.05, 0.2])) * rng.normal(size=4000)
+    listed = draw(st.permutations([*range(count), *draw(st.lists(st.integers(0, count - 1), max_size=6))]))
+    return taus, listed
+
+
+@settings(deadline=None, max_examples=40)
+@given(with_copies())
+def test_copies_never_change_which_experts_are_recommended_nor_are_among_them(drawn):
+    taus, listed = drawn
+    whole, kept = products(taus), list(dict.fromkeys(listed))
+
+    def of(experts):
+        rows = [0, *(1 + i for i in experts)]
+        names = tuple(f"e{place}" for place in range(len(experts)))
+        own = whole[np.ix_(rows, rows)]
+        found = findings(own, names)
+        chosen = recommend(names, "base", ranking(names, own[1:, 1:], found), None)
+        far = {experts[finding.experts[0]] for finding in found if finding.kind == "far"}
+        return [experts[place] for place in chosen.order], chosen.number, chosen.gains, far
+
+    assert of(listed) == of(kept)
 
 
 def test_an_expert_that_would_drown_the_others_is_named():

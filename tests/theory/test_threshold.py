@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergewise.theory.threshold import NEVER, threshold, transition_width, weighted_quartiles
+from mergewise.theory.threshold import NEVER, threshold, threshold_range, transition_width, weighted_quartiles
 
 
 @settings(deadline=None, max_examples=50)
@@ -37,6 +37,26 @@ def test_the_numbers_are_the_last_and_the_first_that_meet_their_bounds(consumed,
     assert taken(found.full - 1) < capacity + slack + tiny
     if found.safe:
         assert taken(found.safe) <= capacity - slack + tiny
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.tuples(st.floats(1.0, 500.0), st.floats(0.0, 600.0)), min_size=1, max_size=12), st.integers(1, 5000)
+)  # fmt: skip
+def test_errors_of_ranks_leave_a_range_of_thresholds_around_what_was_found(experts, capacity):
+    consumed, errors = np.array(experts).T
+    found, (low, high) = threshold(consumed, capacity), threshold_range(consumed, errors, capacity)
+    for name in ("safe", "most", "full"):
+        assert getattr(low, name) <= getattr(found, name) <= getattr(high, name)
+    assert low == threshold(consumed + errors, capacity)
+    assert high == threshold(np.maximum(consumed - errors, 1.0), capacity)
+    assert threshold_range(consumed, np.zeros(consumed.size), capacity) == (found, found)
+
+
+def test_an_error_of_a_tenth_moves_the_number_by_a_tenth():
+    low, high = threshold_range(np.full(4, 10.0), np.full(4, 1.0), 99)
+    assert (low.most, high.most) == (9, 11)
+    assert threshold_range(np.zeros(2), np.zeros(2), 99)[1].most == NEVER
 
 
 def test_ten_equal_experts_in_a_matrix_of_four_hundred():

@@ -56,8 +56,8 @@ def _print(found: "Forecast") -> None:
         print(f"- {warning}")
     print()
     name = "score" if found.scores else "loss"
-    said = "law's" if found.decline is None else "line's"
-    columns = ("k", "subsets", f"measured {name}", f"{said} {name}", "95% interval", "gain of one more")
+    said, over = ("law's", "95% of subsets") if found.decline is None else ("line's", "95% interval")
+    columns = ("k", "subsets", f"measured {name}", f"{said} {name}", over, "gain of one more")
     rows = []
     shown = max(found.experts + 1, *(p.k for p in found.curve if p.subsets), 1)
     for point in found.curve if found.decline else found.curve[:shown]:
@@ -80,7 +80,7 @@ def _print(found: "Forecast") -> None:
 
     def line(value: float, place: int) -> str:
         low, high = sorted(v[place] for v in values) if values else (value, value)
-        return f"{value:.4f} ({low:.4f} to {high:.4f})" if values else f"{value:.4f}"
+        return f"{value:.4f} ({low:.4f} to {high:.4f} over subsets)" if values else f"{value:.4f}"
 
     law = found.law
     print_pairs(

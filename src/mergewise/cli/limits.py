@@ -22,8 +22,6 @@ from mergewise.cli.survey import DensityOption, SpectraOption
 from mergewise.errors import SurveyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -50,7 +48,11 @@ def limits(
         typer.Option(metavar="FILE", help="Write a recipe with a λ for every matrix by its collisions; - to print it."),
     ] = None,
     eta: Annotated[
-        float, typer.Option(help="How unlikely it may be that k_safe experts share a direction, or k_full none.")
+        float,
+        typer.Option(
+            help="η of the theorem behind k_safe and k_full: how unlikely it may be that two subspaces in random "
+            "position do otherwise than it says. Of k, added one after the other, it is (k-1)η that any does."
+        ),
     ] = 0.01,
     density: DensityOption = 0.2,
     spectra: SpectraOption = True,
@@ -142,6 +144,7 @@ def _print(found: "Limits") -> None:
     import numpy as np
 
     from mergewise.theory.groups import short_names
+    from mergewise.theory.tables import COLLISIONS, KINDS, collision_rows, kind_rows, sketching
 
     chosen, model = found.recommendation, found.model
     print(chosen.sentence)
@@ -163,28 +166,20 @@ def _print(found: "Limits") -> None:
     columns = ("k", "expert added", "gain of first", "width", "mean width", "coverage", "conflict", "norm")
     print_table(columns, rows, numeric=[c for c in columns if c != "expert added"])
     print()
-    occupied = [] if np.isnan(model.participation).any() or not chosen.number else [_occupied(found)]
-    print_pairs(
-        [("room", _room(model)), *occupied, ("tensors", f"{model.tensors} ({figure(model.parameters)} parameters)")]
-    )
+    room = [("room", _room(model))]
+    if off := sketching(found):
+        room.append(("error", off))
+    if not np.isnan(model.participation).any():
+        room.append(("occupied", _occupied(found)))
+    print_pairs([*room, ("tensors", f"{model.tensors} ({figure(model.parameters)} parameters)")])
     print()
-    of_kinds = ("kind", "energy", "rank/side", "occupied", "k_safe", "k*", "k_full", "conflict")
-    rows_of_kinds = [_row(group, chosen.order) for group in sorted(found.kinds, key=lambda g: -g.energy)[:12]]
-    print_table(of_kinds, rows_of_kinds, numeric=of_kinds[1:])
+    print_table(KINDS, kind_rows(found), numeric=KINDS[1:])
     print()
     if found.collisions:
         from mergewise.theory.crosstalk import concentration
 
         print(concentration(found.collisions))
-        of_collisions = ("collisions in", "share", "of changes", "crosstalk", "best λ")
-        print_table(
-            of_collisions,
-            [
-                (one.name, f"{one.share:.1%}", f"{one.own:.1%}", f"{one.crosstalk:.2f}", f"{one.scale:.2f}")
-                for one in found.collisions[:8]
-            ],
-            numeric=of_collisions[1:],
-        )
+        print_table(COLLISIONS, collision_rows(found), numeric=COLLISIONS[1:])
         print()
     of_tails = ("tail of", "excess kurtosis", "Hill index", "not zero")
     print_table(
@@ -221,30 +216,15 @@ def _room(group: "GroupLimits") -> str:
     return f"k_safe {safe}, k* {most}, k_full {full} (median over matrices by change, with quartiles)"
 
 
-def _occupied(found: "Limits") -> tuple[str, str]:
-    number = found.recommendation.number
-    share = found.model.participation[number - 1, 1]
-    whom = "the one" if number == 1 else f"the {number}"
-    return "occupied", f"{share:.1%} of the directions by {whom} recommended (participation ratio, median by change)"
+def _occupied(found: "Limits") -> str:
+    from mergewise.theory.tables import counted
 
-
-def _row(group: "GroupLimits", experts: "Sequence[int]") -> tuple[str, ...]:
-    import numpy as np
-
-    conflict = f"{group.coverage[-1, 1]:.1%}"
-    if np.isnan(group.room).any():
-        return group.name, f"{group.energy:.1%}", "", "", "", "", "", conflict
-    consumed = group.consumed[list(experts), 1] if experts else group.consumed[:, 1]
-    return (
-        group.name, f"{group.energy:.1%}", f"{np.nanmedian(consumed):.1%}", f"{group.occupancy[-1, 1]:.1%}",
-        *(_number(row[1]) for row in group.room), conflict,
-    )  # fmt: skip
+    share = found.model.participation[-1, 1]
+    return f"{share:.1%} of the directions by {counted(found)} (participation ratio of them together, median by change)"
 
 
 def _quartiles(row: "NDArray[np.float64]") -> str:
-    low, middle, high = (_number(value) for value in row)
+    from mergewise.theory.tables import number
+
+    low, middle, high = map(number, row)
     return middle if low == high else f"{middle} ({low}–{high})"
-
-
-def _number(value: float) -> str:
-    return "any" if value >= 1 << 20 else f"{value:.0f}"

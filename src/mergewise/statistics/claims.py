@@ -8,7 +8,7 @@ a positive claim in S. Two counts of 2^n bins therefore answer for every one of 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,7 +28,7 @@ MOST_EXPERTS = constants.MOST_EXPERTS
 
 @dataclass(frozen=True)
 class Claims:
-    """Counts of masks over some coordinates: a monoid under ``combine``.
+    """Counts of masks over some coordinates.
 
     Attributes:
         elements: Number of coordinates behind the counts.
@@ -43,11 +43,6 @@ class Claims:
     sides: "NDArray[np.int64]"
 
     @classmethod
-    def zero(cls) -> "Claims":
-        """Return the claims of no coordinates."""
-        return cls(0, np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
-
-    @classmethod
     def of_bins(cls, counts: "NDArray[np.int64]", sides: "NDArray[np.int64]") -> "Claims":
         """Return claims from counts of all masks, (2^n,) each."""
         masks = np.flatnonzero(counts | sides)
@@ -56,40 +51,7 @@ class Claims:
     @classmethod
     def of_masks(cls, positive: "NDArray[np.uint64]", negative: "NDArray[np.uint64]") -> "Claims":
         """Return claims from the two masks of every coordinate, (elements,) each."""
-        masks, counts = np.unique(positive | negative, return_counts=True)
-        side_masks, sides = np.unique(np.concatenate([positive, negative]), return_counts=True)
-        return _added(positive.size, [(masks, counts, None), (side_masks, None, sides)])
-
-    def combine(self, other: "Claims") -> "Claims":
-        """Return the claims over the coordinates of both."""
-        parts = [(claims.masks, claims.counts, claims.sides) for claims in (self, other)]
-        return _added(self.elements + other.elements, parts)
-
-    def shares(self, experts: "NDArray[np.uint64]") -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
-        """Return coverage and conflict of sets of experts, each a mask.
-
-        Args:
-            experts: (sets,) uint64.
-
-        Returns:
-            Shares of the coordinates that at least one expert of each set claims, and that two or more of it claim with
-            opposite signs: (sets,) float64 each, nought where there are no coordinates.
-        """
-        covered, sided = np.zeros(experts.size), np.zeros(experts.size)
-        for place, mask in enumerate(experts):
-            touched = (self.masks & mask) != 0
-            covered[place] = int(self.counts[touched].sum())
-            sided[place] = int(self.sides[touched].sum())
-        whole = max(1, self.elements)
-        return covered / whole, (sided - covered) / whole
-
-
-def _added(elements: int, parts: "list[tuple[NDArray[Any], Any, Any]]") -> Claims:
-    masks = np.unique(np.concatenate([np.asarray(part[0], np.uint64) for part in parts]))
-    totals = [np.zeros(masks.size, np.int64) for _ in range(2)]
-    for own, *counts in parts:
-        place = np.searchsorted(masks, np.asarray(own, np.uint64))
-        for total, count in zip(totals, counts, strict=True):
-            if count is not None:
-                total[place] += count
-    return Claims(elements, masks, totals[0], totals[1])
+        parts = positive | negative, np.concatenate([positive, negative])
+        masks = np.unique(np.concatenate(parts))
+        counts, sides = (np.bincount(np.searchsorted(masks, part), minlength=masks.size) for part in parts)
+        return cls(positive.size, masks, counts, sides)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mergewise.engine.survey.record import Spectra, TensorRecord
 from mergewise.theory.crosstalk import crosstalk
-from mergewise.theory.threshold import Threshold, threshold
+from mergewise.theory.threshold import Threshold, threshold, threshold_range
 
 __all__ = ["MatrixRoom", "matrix_room", "participation_of"]
 
@@ -24,11 +24,14 @@ class MatrixRoom:
         capacity: d, the smaller side.
         ranks: (experts, 3) float64, stable rank, participation ratio, entropy rank of each τ_i.
         consumed: (experts,) float64, c_i, the entropy rank, in the order of the experts.
+        consumed_errors: (experts,) float64, their standard errors; 0 where they are exact.
         occupancy: (2 sides, experts) float64, entropy rank of the first k experts together, as a share of each side.
-        participation: (counted experts,) float64, participation ratio of the first k in the recommended order together,
-            as a share of the smaller side, see ``participation_of``.
+        participation: (counted experts,) float64, what the first k in the recommended order occupy together: the
+            participation ratio, as a share of the smaller side, see ``participation_of``.
         dimension: (2 sides, experts) float64, the same of Σ λ/(λ + 1/d), which never falls as experts are added.
         threshold: How many experts fit.
+        sketched: Whether the ranks come from a sketch.
+        threshold_range: How many fit if every rank is a standard error larger, and if every one is smaller.
         error: The largest standard error of ``occupancy``; 0 where the spectra are exact.
         crosstalk: (experts, experts) float64, a_ij: what expert j does to the inputs that τ_i answers to.
     """
@@ -39,10 +42,13 @@ class MatrixRoom:
     capacity: int
     ranks: NDArray[np.float64]
     consumed: NDArray[np.float64]
+    consumed_errors: NDArray[np.float64]
     occupancy: NDArray[np.float64]
     participation: NDArray[np.float64]
     dimension: NDArray[np.float64]
     threshold: Threshold
+    sketched: bool
+    threshold_range: tuple[Threshold, Threshold]
     error: float
     crosstalk: NDArray[np.float64]
 
@@ -57,15 +63,16 @@ def matrix_room(record: TensorRecord, order: Sequence[int], eta: float) -> Matri
     """
     spectra = record.spectra
     assert spectra is not None
-    consumed = spectra.ranks[:, 2]
+    consumed, errors, counted = spectra.ranks[:, 2], spectra.rank_errors[:, 2], list(order)
     sides = np.array(record.shape, np.float64)[:, None]
     capacity = min(record.shape)
     side = int(np.argmin(record.shape))
     together = np.array([participation_of(spectra, order[: k + 1], side) for k in range(len(order))]) / capacity
-    energy = float(np.diagonal(record.gram)[list(order)].sum())
+    energy = float(np.diagonal(record.gram)[counted].sum())
     return MatrixRoom(
-        record.name, record.shape, energy, capacity, spectra.ranks, consumed,
-        spectra.occupancy / sides, together, spectra.dimension / sides, threshold(consumed[list(order)], capacity, eta),
+        record.name, record.shape, energy, capacity, spectra.ranks, consumed, errors,
+        spectra.occupancy / sides, together, spectra.dimension / sides, threshold(consumed[counted], capacity, eta),
+        not spectra.exact[side], threshold_range(consumed[counted], errors[counted], capacity, eta),
         float((spectra.occupancy_errors / sides).max()), crosstalk(record),
     )  # fmt: skip
 

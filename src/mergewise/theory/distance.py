@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["best_scale", "distances"]
+__all__ = ["distances"]
 
 
 def distances(products: NDArray[np.float64], chosen: Sequence[int], scale: float) -> NDArray[np.float64]:
@@ -33,16 +33,3 @@ def distances(products: NDArray[np.float64], chosen: Sequence[int], scale: float
     found: NDArray[np.float64] = np.full(len(members), np.nan)
     np.divide(np.maximum(squares, 0.0), own, out=found, where=own > 0.0)
     return found
-
-
-def best_scale(products: NDArray[np.float64], chosen: Sequence[int]) -> float:
-    """Return the λ with the least mean distance to the experts of a set, 0 if none changed anything.
-
-    The mean is a quadratic in λ: Aλ² - 2Bλ + 1, where A = ‖Στ‖² times the mean of 1/‖τ_t‖², and B is the mean of
-    ⟨Στ, τ_t⟩/‖τ_t‖². Orthogonal experts of equal lengths give 1/k.
-    """
-    members = [i for i in chosen if products[i, i] > 0.0]
-    inside = products[np.ix_(members, members)]
-    inverse = 1.0 / np.diagonal(inside)
-    whole = float(inside.sum() * inverse.sum())
-    return float((inside.sum(axis=1) * inverse).sum() / whole) if whole > 0.0 else 0.0

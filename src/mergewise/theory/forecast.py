@@ -34,8 +34,9 @@ class Point:
         measured: mean over the measured subsets; None where there are none.
         subsets: how many were measured.
         loss: what the law says, or the line where losses rise.
-        low: lower end of its 95 % interval, low ≤ loss, which for a line has the line's own error in it; None without
-            replicates.
+        low: lower end of an interval around it, low ≤ loss; None without replicates. Of a line, a 95 % interval with
+            the line's own error in it. Of the law, the middle 95 % of resampled subsets alone: that knows nothing of
+            how well the law fits, or holds beyond what was measured, and is narrower than a 95 % interval.
         high: upper end.
         gain: what expert k + 1 brings.
     """
@@ -55,7 +56,7 @@ class Forecast:
 
     Attributes:
         law: floor, tail and shift, at ``size``.
-        low: the lower ends of their 95 % intervals; None without replicates.
+        low: the lower ends of the middle 95 % of resampled subsets, see ``Point.low``; None without replicates.
         high: the upper ends.
         r_squared: weighted, of the mean losses; NaN where these are all the same.
         decline: the line that stands in for the law where losses rise with k; None where they do not, or over sizes.
@@ -94,7 +95,8 @@ class Forecast:
             best = f"{self.experts} is best of the numbers measured ({name} {self.value(point.measured):.4g})"
             return f"The law says nothing here, and {best}: {self.reason}."
         merge = "Merge 1 expert" if self.experts == 1 else f"Merge {self.experts} experts"
-        return f"{merge} and expect a {name} of {_expected(point, scores=self.scores)}: {self.reason}."
+        over = "" if self.decline is not None else " over subsets"
+        return f"{merge} and expect a {name} of {_expected(point, over, scores=self.scores)}: {self.reason}."
 
     def value(self, loss: float) -> float:
         """Return a loss as it was measured: itself, or the score."""
@@ -131,7 +133,7 @@ def forecast(
         cost: what one expert costs, in the same unit.
         experts: how many there are at most.
         size: parameters of the base to forecast for; by default the largest measured. Needs three sizes.
-        replicates: bootstrap resamples of the subsets of every k, from which 95 % intervals come; 0 for none.
+        replicates: bootstrap resamples of the subsets of every k, from which intervals come; 0 for none.
         seed: of the resamples.
 
     Raises:
@@ -165,7 +167,13 @@ def forecast(
     if target is not None and cells.scores:
         target = 1.0 - target
     chosen, reason = recommended(law, decline, known, stop, target, budget, cost, experts, warnings)
-    last = max(int(cells.k.max()), chosen + 1) if experts is None else max(experts, int(cells.k.max()))
+    measured = int(cells.k.max())
+    if law.tail > 0.0 and (beyond := max(chosen, experts or 0)) > measured:
+        warnings.append(
+            f"No more than {measured} experts were measured: that the law holds for {beyond} is assumed, and no "
+            "interval tells how far off it is."
+        )
+    last = max(measured, chosen + 1) if experts is None else max(experts, measured)
     if decline is None:
         curve = tuple(_point(law, _losses(laws, n), n, known.get(n)) for n in range(1, last + 1))
     else:
@@ -318,10 +326,10 @@ def _warnings(law: Law, decline: Decline | None, fitted: Floats, sizes: Floats, 
     return found
 
 
-def _expected(point: Point, *, scores: bool) -> str:
-    """Return what a number of experts is expected to bring, with its interval, as it was measured."""
+def _expected(point: Point, over: str = "", *, scores: bool) -> str:
+    """Return what a number of experts is expected to bring, with its interval and what that is over, as measured."""
     values = [1.0 - one if scores else one for one in (point.loss, point.low, point.high) if one is not None]
-    return f"{values[0]:.4g}" + (f" ({min(values[1:]):.4g} to {max(values[1:]):.4g})" if len(values) > 1 else "")
+    return f"{values[0]:.4g}" + (f" ({min(values[1:]):.4g} to {max(values[1:]):.4g}{over})" if len(values) > 1 else "")
 
 
 def _decline(k: Floats, means: Floats, resamples: Floats) -> tuple[Decline | None, Floats | None]:

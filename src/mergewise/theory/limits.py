@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,19 @@ class GroupLimits:
         cosines: (experts, experts) float64, between task vectors.
         width: Width curves.
         coverage: (experts, 2) float64, coverage and conflict, averaged over all sets of k experts, k = 1 … n.
+        conflict: The conflict of all counted experts, those that are not left out.
+        ranks: (3,) float64, stable rank, participation ratio and entropy rank of a τ_i as shares of the smaller side,
+            medians over matrices and then over the counted experts; NaN without matrices.
         consumed: (experts, 3) float64, quartiles over matrices of c_i as a share of the smaller side; NaN without any.
-        occupancy: (experts, 3) float64, quartiles of the occupancy of the smaller side by the first k experts as they
-            were surveyed; NaN without matrices.
-        participation: (counted experts, 3) float64, quartiles of the participation ratio of the first k in the
-            recommended order together, as a share of the smaller side; NaN without matrices.
+        occupancy: (experts, 3) float64, quartiles of the entropy rank of the first k experts together, as they were
+            surveyed, as a share of the smaller side; NaN without matrices.
+        participation: (counted experts, 3) float64, quartiles of what the first k in the recommended order occupy: the
+            participation ratio of them together, as a share of the smaller side; NaN without matrices.
         room: (3, 3) float64, quartiles (columns) of k_safe, k*, k_full (rows) over matrices, weighted by energy, for
             the experts in the recommended order.
+        sketched: How many matrices have ranks that come from a sketch.
+        room_range: (3, 2) float64, the medians of k_safe, k*, k_full (rows) if every sketched rank is a standard error
+            larger, and if every one is smaller (columns).
     """
 
     name: str
@@ -55,10 +61,20 @@ class GroupLimits:
     cosines: NDArray[np.float64]
     width: Width
     coverage: NDArray[np.float64]
+    conflict: float
+    ranks: NDArray[np.float64]
     consumed: NDArray[np.float64]
     occupancy: NDArray[np.float64]
     participation: NDArray[np.float64]
     room: NDArray[np.float64]
+    sketched: int
+    room_range: NDArray[np.float64]
+
+    @property
+    def room_errors(self) -> NDArray[np.float64]:
+        """How far the medians of k_safe, k* and k_full may be off by sketches, (3,) float64; 0 where all is exact."""
+        off: NDArray[np.float64] = np.abs(self.room_range - self.room[:, 1:2]).max(axis=1)
+        return off
 
 
 @dataclass(frozen=True)
@@ -130,7 +146,7 @@ def limits(
 
     Args:
         survey: A survey, or its file.
-        eta: η, how unlikely it may be that experts do otherwise than the thresholds say, in (0, 1).
+        eta: η of the thresholds, in (0, 1): how unlikely it may be that two subspaces in random position do otherwise.
         seed: Of the random directions.
         listed: The experts, as numbers from zero, in the order in which whoever asks lists them; by default as they
             were surveyed. The recommendation depends on this order where experts are as good as alike: the first of
@@ -202,20 +218,26 @@ def _group(
     count = gram.shape[0]
     own = [rooms[record.name] for record in records if record.name in rooms]
     energies = np.array([one.energy for one in own])
+    claims = _claims(records, count)
     consumed, occupancy, together, room = (np.full((n, 3), np.nan) for n in (count, count, len(counted), 3))
+    ranks, room_range = np.full(3, np.nan), np.full((3, 2), np.nan)
     if own:
-        shares = np.array([one.consumed / one.capacity for one in own])
+        shares = np.array([one.ranks / one.capacity for one in own])  # (matrices, experts, 3)
+        middle = [[weighted_quartiles(shares[:, i, r], energies)[1] for r in range(3)] for i in counted]
+        ranks = np.median(middle, axis=0)
         smaller = np.array([one.occupancy[int(np.argmin(one.shape))] for one in own])
-        consumed = np.array([weighted_quartiles(shares[:, i], energies) for i in range(count)])
+        consumed = np.array([weighted_quartiles(shares[:, i, 2], energies) for i in range(count)])
         occupancy = np.array([weighted_quartiles(smaller[:, k], energies) for k in range(count)])
         taken = np.array([one.participation for one in own])
         together = np.array([weighted_quartiles(taken[:, k], energies) for k in range(len(counted))])
-        steps = np.array([(one.threshold.safe, one.threshold.most, one.threshold.full) for one in own], np.float64)
-        room = np.array([weighted_quartiles(steps[:, s], energies) for s in range(3)])
+        steps = np.array([[astuple(t) for t in (one.threshold, *one.threshold_range)] for one in own], np.float64)
+        room, *ends = (np.array([weighted_quartiles(steps[:, t, s], energies) for s in range(3)]) for t in range(3))
+        room_range = np.stack([end[:, 1] for end in ends], axis=1)
     return GroupLimits(
         name, len(records), sum(record.numel for record in records),
         _energy(gram, counted) / total if total > 0.0 else 0.0, np.sqrt(np.maximum(np.diagonal(gram), 0.0)),
-        cosines(gram), width(gram, seed), _claims(records, count).mean_curve(), consumed, occupancy, together, room,
+        cosines(gram), width(gram, seed), claims.mean_curve(), claims.of(counted)[1], ranks, consumed, occupancy,
+        together, room, sum(one.sketched for one in own), room_range,
     )  # fmt: skip
 
 

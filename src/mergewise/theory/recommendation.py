@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.theory.relations import Finding
+from mergewise.theory.relations import SAME_COSINE, Finding
 from mergewise.theory.width import cosines, greedy_order, hull_samples
 
 __all__ = ["LEAST_GAIN", "Ranking", "Recommendation", "ranking", "recommend"]
@@ -120,8 +120,11 @@ def _left_out(names: Sequence[str], found: Sequence[Finding]) -> tuple[tuple[int
             reasons.setdefault(finding.experts[0], "it has changed nothing")
         elif finding.kind == "other base":
             reasons.setdefault(finding.experts[0], _FOREIGN)
-        elif finding.kind == "copy" and finding.experts[0] not in reasons:
-            reasons.setdefault(finding.experts[1], f"it is nearly a copy of {names[finding.experts[0]]}")
+        elif finding.kind == "copy":
+            first, second = finding.experts
+            # what is like one that is left out may be unlike all that are kept, unless it is the same
+            if first not in reasons or finding.figure >= SAME_COSINE:
+                reasons.setdefault(second, f"it is nearly a copy of {names[first]}")
     return tuple(sorted(reasons.items()))
 
 

@@ -1,5 +1,6 @@
 """Experts that are not what they seem: near copies, updates of nought, experts of a different base, all of another."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +11,11 @@ from mergewise.theory.width import cosines
 
 __all__ = ["Finding", "findings"]
 
+SAME_COSINE = 0.9999
+"""From here on two task vectors are one, whatever others have in common."""
+
 COPY_COSINE = 0.98
-"""From here on two task vectors count as one."""
+"""From here on two task vectors count as one, unless most share a change."""
 
 ZERO_NORM = 1e-9
 """Of the base's norm: an update below has changed nothing."""
@@ -47,6 +51,8 @@ class Finding:
 def findings(products: NDArray[np.float64], names: tuple[str, ...]) -> tuple[Finding, ...]:
     """Return what stands out among experts.
 
+    Copies change nothing that is said of the others: the first of them stands for all.
+
     Args:
         products: (1 + experts, 1 + experts) float64, inner products over the whole model: the base, the task vectors.
         names: Of the experts.
@@ -65,31 +71,50 @@ def findings(products: NDArray[np.float64], names: tuple[str, ...]) -> tuple[Fin
     known = base * lengths > 0.0
     with_base = np.divide(own, base * lengths, out=np.ones_like(own), where=known)
     foreign = with_base < OWN_COSINE
+    near = cosines(products[1:, 1:])
+    distinct, copies = _without_copies(near, map(int, np.flatnonzero(~zero & ~foreign)))
     for i, name in enumerate(names):
-        others = norms[[j for j in range(len(names)) if j != i and not zero[j] and not foreign[j]]]
+        others = norms[[j for j in distinct if j not in (i, copies.get(i))]]
         times = float(norms[i] / np.median(others)) if others.size else 1.0
         if foreign[i]:
             found.append(Finding("other base", (i,), float(with_base[i]), _foreign(name, float(with_base[i]))))
         elif times >= FAR_NORM:
             found.append(Finding("far", (i,), times, _far(name, times)))
-    own_change = tuple(map(int, np.flatnonzero(~zero & ~foreign)))
-    return (*found, *_alike(cosines(products[1:, 1:]), own_change, names))
+    return (*found, *_alike(near, distinct, copies, names))
 
 
-def _alike(near: NDArray[np.float64], experts: tuple[int, ...], names: tuple[str, ...]) -> list[Finding]:
+def _without_copies(near: NDArray[np.float64], experts: Iterable[int]) -> tuple[list[int], dict[int, int]]:
+    """Return the experts that are not the same as one before them, and for each of the others which one that is."""
+    distinct: list[int] = []
+    copies: dict[int, int] = {}
+    for i in experts:
+        original = next((j for j in distinct if near[j, i] >= SAME_COSINE), None)
+        if original is None:
+            distinct.append(i)
+        else:
+            copies[i] = original
+    return distinct, copies
+
+
+def _alike(
+    near: NDArray[np.float64], distinct: Sequence[int], copies: dict[int, int], names: tuple[str, ...]
+) -> list[Finding]:
     """Return what some experts have in common, all of them or two and two.
 
-    Where most of more than two share a change, their cosines say nothing of copies.
+    Where most of more than two share a change, only those that are the same are called copies. Where all are the same,
+    they may be copies, or share a change beside which theirs are small: both is said.
     """
-    pairs = [(j, i) for i in experts for j in experts if j < i]
-    common = float(np.median([near[pair] for pair in pairs])) if pairs else 0.0
-    found = [Finding("common", experts, common, _common(common))] if common >= COMMON_COSINE else []
-    if found and len(experts) > 2:
-        return found
+    pairs = [(j, i) for i in distinct for j in distinct if j < i]
+    alike = {**{(j, i): near[j, i] for i, j in copies.items()}, **{pair: near[pair] for pair in pairs}}
+    common = float(np.median([near[pair] for pair in pairs or alike])) if alike else 0.0
+    found = []
+    if common >= COMMON_COSINE:
+        found.append(Finding("common", tuple(sorted((*distinct, *copies))), common, _common(common)))
+    least = SAME_COSINE if found and len(distinct) > 2 else COPY_COSINE
     return found + [
-        Finding("copy", (j, i), float(near[j, i]), _copy(names[i], names[j], float(near[j, i])))
-        for j, i in pairs
-        if near[j, i] >= COPY_COSINE
+        Finding("copy", pair, float(cosine), _copy(names[pair[1]], names[pair[0]], float(cosine)))
+        for pair, cosine in sorted(alike.items(), key=lambda one: one[0][::-1])
+        if cosine >= least
     ]
 
 

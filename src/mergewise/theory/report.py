@@ -4,6 +4,7 @@ import json
 import os
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import astuple
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +14,23 @@ import numpy as np
 from mergewise.errors import SurveyError
 from mergewise.statistics.claims import DENSE_EXPERTS
 from mergewise.theory.charts import Line, Range, line_chart, range_chart
+from mergewise.theory.crosstalk import concentration
 from mergewise.theory.groups import OUTSIDE, Place, kind_of, place_names, place_of, short_names
-from mergewise.theory.threshold import NEVER, weighted_quartiles
+from mergewise.theory.tables import (
+    COLLISIONS,
+    KINDS,
+    collision_rows,
+    counted,
+    kind_rows,
+    largest,
+    number,
+    sketching,
+)
+from mergewise.theory.threshold import weighted_quartiles
 
 if TYPE_CHECKING:
     from mergewise.theory.dimension import MatrixRoom
-    from mergewise.theory.limits import GroupLimits, Limits
+    from mergewise.theory.limits import Limits
 
 __all__ = ["render", "write_report"]
 
@@ -76,7 +88,9 @@ def render(found: "Limits") -> str:
         _width(found),
         _claims(found),
         _map(found),
+        _collisions(found),
         _room(found),
+        _kinds(found),
         _occupancy(found),
         _tails(found, names),
         _cosines(found, names),
@@ -138,9 +152,9 @@ def _claims(found: "Limits") -> str:
     chain = found.claims.curve(found.recommendation.order).reshape(-1, 2)
     lines = [
         Line("coverage, recommended order", chain[:, 0].tolist()),
-        Line("coverage, mean of all sets", mean[:, 0].tolist()),
+        Line("coverage, mean of all surveyed sets", mean[:, 0].tolist()),
         Line("conflict, recommended order", chain[:, 1].tolist()),
-        Line("conflict, mean of all sets", mean[:, 1].tolist()),
+        Line("conflict, mean of all surveyed sets", mean[:, 1].tolist()),
     ]
     note = (
         f"Coverage: coordinates that are among the largest {found.density:.0%} of at least one expert's changes "
@@ -166,9 +180,9 @@ def _map(found: "Limits") -> str:
         cols = [_cell(cells[place, kind], whole) if (place, kind) in cells else "<td></td>" for kind in kinds]
         rows.append(f"<tr><td>{escape(name)}</td>{''.join(cols)}</tr>")
     note = (
-        "Number: k*, how many experts the matrix has room for. Shade: how much of its smaller side all experts "
-        "together occupy. Of several matrices in one place: medians, weighted by change. Where dark cells with small "
-        "numbers carry much of the change, experts collide."
+        "Number: k*, how many experts the matrix has room for. Shade: the share of its smaller side that "
+        f"{counted(found)} occupy together, by the participation ratio. Of several matrices in one place: medians, "
+        "weighted by change. Where dark cells with small numbers carry much of the change, experts collide."
     )
     return (
         f'<h2>Where it gets crowded</h2><div class="scroll"><table class="map"><thead><tr><th></th>{head}</tr></thead>'
@@ -180,24 +194,38 @@ def _cell(matrices: "Sequence[MatrixRoom]", whole: float) -> str:
     energies = np.array([one.energy for one in matrices])
     figures = np.array(
         [
-            (one.occupancy[int(np.argmin(one.shape)), -1], one.threshold.safe, one.threshold.most, one.threshold.full)
+            (one.participation[-1], *astuple(one.threshold), *(end.most for end in one.threshold_range))
             for one in matrices
         ]
     )
     weights = energies if energies.any() else np.ones_like(energies)
-    share, safe, most, full = (float(weighted_quartiles(column, weights)[1]) for column in figures.T)
+    share, safe, most, full, *ends = (float(weighted_quartiles(column, weights)[1]) for column in figures.T)
+    sketched = any(one.sketched for one in matrices)
+    error = f" ± {number(max(abs(end - most) for end in ends))} by sketching" if sketched else ""
     dense = ' class="dense"' if share > 0.6 else ""
     first = f"{matrices[0].name} {list(matrices[0].shape)}"
     title = (
         f"{first if len(matrices) == 1 else f'{len(matrices)} matrices such as {first}'}: occupied {share:.0%}, k_safe "
-        f"{_number(safe)}, k* {_number(most)}, k_full {_number(full)}, {energies.sum() / whole:.1%} of the change"
+        f"{number(safe)}, k* {number(most)}{error}, k_full {number(full)}, {energies.sum() / whole:.1%} of the change"
     )
     style = f"background:rgba(var(--fill),{0.08 + 0.92 * min(1.0, share):.2f})"
-    return f'<td{dense} style="{style}" title="{escape(title)}">{_number(most)}</td>'
+    return f'<td{dense} style="{style}" title="{escape(title)}">{number(most)}</td>'
+
+
+def _collisions(found: "Limits") -> str:
+    if not found.collisions:
+        return ""
+    note = (
+        "Crosstalk: what others do to the inputs that an expert's change answers to, times what it does itself; among "
+        "the recommended experts, the largest shares. Best λ: what suits a sum of them in that matrix."
+    )
+    table = _table(COLLISIONS, collision_rows(found))
+    said = f"<p>{escape(concentration(found.collisions))}</p>"
+    return f'<h2>Where the recommended experts collide</h2>{said}{table}<p class="note">{escape(note)}</p>'
 
 
 def _room(found: "Limits") -> str:
-    groups = [group for group in _largest(found.kinds) if not np.isnan(group.room).any()]
+    groups = [group for group in largest(found) if not np.isnan(group.room).any()]
     if not groups:
         return ""
     ranges = [Range(group.name, *(float(step[1]) for step in group.room)) for group in [found.model, *groups]]
@@ -208,24 +236,32 @@ def _room(found: "Limits") -> str:
         f"From k_safe to k_full, with k* marked; medians weighted by change. The dashed line is the "
         f"{len(found.experts)} experts at hand. η = {found.eta:g}. What lies beyond {most:g} is drawn there."
     )
+    if off := sketching(found):
+        note += f" Standard errors, all taken the same way: {off}."
     return f'<h2>Room by kind of matrix</h2>{chart}<p class="note">{note}</p>'
 
 
+def _kinds(found: "Limits") -> str:
+    note = (
+        "Energy: the share of all change. Ranks: of one expert's change, as shares of the smaller side. Occupied, "
+        f"k_safe, k*, k_full and conflict: of {counted(found)} together. All but energy and conflict are medians, "
+        "weighted by change."
+    )
+    table = _table(KINDS, kind_rows(found))
+    return f'<h2>Ranks, room and conflict by kind of tensor</h2>{table}<p class="note">{escape(note)}</p>'
+
+
 def _occupancy(found: "Limits") -> str:
-    groups = [group for group in _largest(found.kinds) if not np.isnan(group.occupancy).any()][:6]
+    groups = [group for group in largest(found) if not np.isnan(group.participation).any()][:6]
     if not groups:
         return ""
-    lines = [Line(group.name, group.occupancy[:, 1].tolist()) for group in groups]
+    lines = [Line(group.name, group.participation[:, 1].tolist()) for group in groups]
     note = (
-        "Entropy rank of the first k experts together, as a share of the matrix's smaller side: in the order of the "
-        "survey, medians weighted by change, for the kinds that carry most of it."
+        "What the first k experts of the recommended order occupy together of the matrix's smaller side: medians "
+        "weighted by change, for the kinds that carry most of it."
     )
     chart = line_chart(lines, "Occupancy", "share of the smaller side", percent=True)
     return f'<h2>Occupancy</h2>{chart}<p class="note">{note}</p>'
-
-
-def _largest(groups: "Sequence[GroupLimits]") -> "list[GroupLimits]":
-    return sorted(groups, key=lambda group: -group.energy)[:12]
 
 
 def _tails(found: "Limits", names: Sequence[str]) -> str:
@@ -264,7 +300,3 @@ def _reading(found: "Limits") -> str:
             _CONSTRUCTION,
         ]
     )
-
-
-def _number(value: float) -> str:
-    return "any" if value >= NEVER else f"{value:.0f}"

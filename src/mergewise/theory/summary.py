@@ -1,6 +1,6 @@
 """Limits as plain data, for JSON and for the report."""
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["plain", "summary"]
 
 _DIGITS = 6
+_RANGES = ("k_safe_range", "k_star_range", "k_full_range")  # if all sketched ranks are an error larger, or smaller
 
 
 def summary(found: "Limits") -> dict[str, Any]:
@@ -48,21 +49,25 @@ def _group(group: "GroupLimits") -> dict[str, Any]:
         "name": group.name, "tensors": group.tensors, "parameters": group.parameters, "energy": group.energy,
         "norms": group.norms, "cosines": group.cosines, "width": curves,
         "gain_shares": group.width.gains / group.width.gains[0] if group.width.gains[0] > 0 else group.width.gains,
-        "coverage": coverage, "conflict": conflict, "consumed": group.consumed, "occupancy": group.occupancy,
-        "participation_occupancy": group.participation,
-        "k_safe": group.room[0], "k_star": group.room[1], "k_full": group.room[2],
+        "coverage": coverage, "conflict": conflict, "conflict_together": group.conflict,
+        "ranks": dict(zip(("stable", "participation", "entropy"), group.ranks, strict=True)),
+        "consumed": group.consumed, "occupancy": group.occupancy, "participation_occupancy": group.participation,
+        "k_safe": group.room[0], "k_star": group.room[1], "k_full": group.room[2], "sketched": group.sketched,
+        **dict(zip(_RANGES, group.room_range, strict=True)),
     }  # fmt: skip
 
 
 def _matrix(room: "MatrixRoom") -> dict[str, Any]:
     limits: Threshold = room.threshold
+    ends = zip(*map(astuple, room.threshold_range), strict=True)
     return {
         "name": room.name, "shape": list(room.shape), "energy": room.energy, "capacity": room.capacity,
         "entropy_ranks": room.consumed, "stable_ranks": room.ranks[:, 0], "participation": room.ranks[:, 1],
         "occupancy_rows": room.occupancy[0], "occupancy_columns": room.occupancy[1], "occupancy_error": room.error,
         "participation_occupancy": room.participation,
         "dimension_rows": room.dimension[0], "dimension_columns": room.dimension[1],
-        "k_safe": limits.safe, "k_star": limits.most, "k_full": limits.full,
+        "k_safe": limits.safe, "k_star": limits.most, "k_full": limits.full, "sketched": room.sketched,
+        "entropy_rank_errors": room.consumed_errors, **dict(zip(_RANGES, ends, strict=True)),
     }  # fmt: skip
 
 

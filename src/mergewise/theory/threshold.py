@@ -3,6 +3,10 @@
 Amelunxen, Lotz, McCoy and Tropp 2014, Theorem I: two cones in random position share only the origin with probability
 at least 1 - η if their statistical dimensions sum to at most d - a√d, and intersect with probability at least 1 - η if
 they sum to at least d + a√d, where a = √(8 ln(4/η)). A subspace of r dimensions has statistical dimension r.
+
+The theorem is about two. Of k subspaces whose dimensions sum to at most d - a√d, each meets the span of those before it
+with probability at most η, so that all keep to directions of their own with probability at least 1 - (k - 1)η. Of more
+than two other cones it says nothing. That experts are subspaces in random position is our construction.
 """
 
 import math
@@ -12,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Threshold", "threshold", "transition_width", "weighted_quartiles"]
+__all__ = ["NEVER", "Threshold", "threshold", "threshold_range", "transition_width", "weighted_quartiles"]
 
 NEVER = 1 << 20
 """Stands for more experts than anybody has."""
@@ -23,12 +27,12 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Threshold:
-    """Numbers of experts: ``safe`` ≤ ``most`` ≤ ``full``.
+    """Numbers of experts: ``safe`` ≤ ``most`` ≤ ``full``, by the sum of the dimensions that they take up.
 
     Attributes:
-        safe: k_safe: up to here experts almost surely keep to directions of their own.
-        most: k*: up to here their dimensions sum to no more than there is.
-        full: k_full: from here on they almost surely interfere.
+        safe: k_safe: up to here it is at most d - a√d.
+        most: k*: up to here it is no more than there is, d.
+        full: k_full: from here on it is at least d + a√d.
     """
 
     safe: int
@@ -48,7 +52,7 @@ def threshold(consumed: NDArray[np.float64], capacity: int, eta: float = 0.01) -
         consumed: (experts,) float64, c_i, in the order in which they are added; further experts are taken to consume as
             much as these on average.
         capacity: d, the smaller side of the matrix.
-        eta: η, how unlikely it may be that it is otherwise.
+        eta: η, how unlikely the theorem makes it that two subspaces do otherwise.
     """
     slack = transition_width(eta) * math.sqrt(capacity)
     rounding = _ROUNDING * capacity
@@ -57,6 +61,24 @@ def threshold(consumed: NDArray[np.float64], capacity: int, eta: float = 0.01) -
         _most(consumed, capacity + rounding),
         _least(consumed, capacity + slack - rounding),
     )
+
+
+def threshold_range(
+    consumed: NDArray[np.float64], errors: NDArray[np.float64], capacity: int, eta: float = 0.01
+) -> tuple[Threshold, Threshold]:
+    """Return the thresholds if every c_i is a standard error larger than it was found, and if every one is smaller.
+
+    All are moved the same way, as those of a matrix come from the same random vectors; what takes up any dimensions
+    takes up one at least.
+
+    Args:
+        consumed: As for ``threshold``.
+        errors: (experts,) float64, standard errors of c_i; 0 where they are exact.
+        capacity: As for ``threshold``.
+        eta: As for ``threshold``.
+    """
+    smaller = np.maximum(consumed - errors, np.minimum(consumed, 1.0))
+    return threshold(consumed + errors, capacity, eta), threshold(smaller, capacity, eta)
 
 
 def _most(consumed: NDArray[np.float64], bound: float) -> int:
