@@ -209,11 +209,10 @@ def main() -> None:
     cache = (options.cache or default_cache()).absolute()
     workshop = open_zoo(cache)
     found = {}
-    for zoo in ready_bases(workshop, cache):
-        if zoo.name in options.bases.split(","):
-            print(f"{zoo.name}: merging", file=sys.stderr, flush=True)
-            planned = subset_plan(len(zoo.experts), COUNTS, permutations=SETS)
-            found[zoo.name] = measure(zoo, workshop, [chosen for k in COUNTS for chosen in planned[k][:SETS]])
+    for zoo in ready_bases(workshop, cache, options.bases.split(",")):
+        print(f"{zoo.name}: merging", file=sys.stderr, flush=True)
+        planned = subset_plan(len(zoo.experts), COUNTS, permutations=SETS)
+        found[zoo.name] = measure(zoo, workshop, [chosen for k in COUNTS for chosen in planned[k][:SETS]])
     text = page(found)
     print(text)
     if options.write:

@@ -18,10 +18,10 @@ from mergewise.theory.crosstalk import collisions, scale_of
 from mergewise.theory.dimension import participation_of
 from mergewise.theory.distance import distances
 from mergewise.theory.limits import Limits, limits
-from mergewise.theory.threshold import threshold, weighted_quartiles
+from mergewise.theory.threshold import weighted_quartiles
 from mergewise.theory.width import cosines, width_of
 
-__all__ = ["BASELINES", "DIRECTIONS", "Known", "for_expert", "for_set", "know", "predicted_room"]
+__all__ = ["BASELINES", "DIRECTIONS", "Known", "for_expert", "for_set", "know", "opposite_signs"]
 
 Floats = NDArray[np.float64]
 _BLOCK = 1 << 19  # elements that signs are taken of at once
@@ -32,7 +32,7 @@ BASELINES = ("k", "mean cosine", "sign conflict", "norm")
 DIRECTIONS: Mapping[str, int] = {
     "k": -1, "mean cosine": 1, "sign conflict": -1, "norm": -1,
     "width share": 1, "marginal gain": 1, "coverage": 1, "conflict": -1, "occupancy": -1, "load": -1,
-    "crosstalk": -1, "distance": -1, "input distance": -1, "output distance": -1,
+    "overlap": -1, "crosstalk": -1, "distance": -1, "input distance": -1, "output distance": -1,
     "agreement": 1, "nearest": 1, "changes kept": 1, "base agreement": 1,
 }  # fmt: skip
 """Whether more of a quantity should go with better merges (1) or worse ones (-1)."""
@@ -95,18 +95,6 @@ def opposite_signs(base: Path, experts: Sequence[Path]) -> Floats:
     return opposite / max(1, changed)
 
 
-def predicted_room(known: Known, order: Sequence[int], eta: float = 0.01) -> tuple[int, int, int]:
-    """Return k_safe, k*, k_full for experts in an order: medians over matrices, weighted by their energy."""
-    rooms = known.limits.matrices
-    steps = [threshold(one.consumed[list(order)], one.capacity, eta) for one in rooms]
-    energies = np.array([one.energy for one in rooms])
-    found = [
-        weighted_quartiles(np.array([getattr(step, name) for step in steps], np.float64), energies)[1]
-        for name in ("safe", "most", "full")
-    ]
-    return int(found[0]), int(found[1]), int(found[2])
-
-
 def for_set(known: Known, chosen: Sequence[int], scale: float) -> dict[str, float]:
     """Return all quantities of a set of at least two experts whose changes are added up, times a scale."""
     members = list(chosen)
@@ -158,7 +146,7 @@ def for_expert(known: Known, chosen: Sequence[int], scale: float, own: int) -> d
     if spectra:
         energies = np.array([record.gram[own, own] for record in spectra])
         shared = [record.spectra.overlaps[:, own, others].mean() for record in spectra if record.spectra is not None]
-        found["occupancy"] = float(np.average(shared, weights=energies))
+        found["overlap"] = float(np.average(shared, weights=energies))
     for name, metric in known.metrics.items():
         found[name] = float(distances(metric[own], chosen, scale)[place])
     if known.answers is not None:

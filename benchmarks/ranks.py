@@ -1,11 +1,11 @@
-"""Numbers that tell how well one thing predicts another: rank correlations, within groups too, intervals, knees."""
+"""Numbers that tell how well one thing predicts another: rank correlations, within groups too, and intervals."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["bootstrap", "knee", "ranks", "reliability", "spearman", "within_spearman"]
+__all__ = ["bootstrap", "ranks", "reliability", "spearman", "within_spearman"]
 
 Floats = NDArray[np.float64]
 
@@ -73,21 +73,6 @@ def reliability(first: ArrayLike, second: ArrayLike, groups: Sequence[object]) -
     """
     halves = within_spearman(first, second, groups)
     return float(np.sqrt(2.0 * halves / (1.0 + halves))) if halves > 0.0 else 0.0
-
-
-def knee(values: Sequence[float], share: float, whole: float) -> int | None:
-    """Return the smallest k after which one more raises the values by less than a share of a whole.
-
-    Args:
-        values: For k = 1, 2, …
-        share: Such as .02.
-        whole: What it is a share of.
-
-    Returns:
-        The knee, or None where all of them still raise the values by that much.
-    """
-    gains = np.diff(np.asarray(values, np.float64))
-    return next((k for k, gain in enumerate(gains, 1) if gain < share * whole), None)
 
 
 def _members(groups: Sequence[object]) -> list[NDArray[np.int64]]:

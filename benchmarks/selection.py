@@ -33,6 +33,7 @@ from mergewise.theory.crosstalk import collisions, scale_of
 from mergewise.theory.suggestion import filters
 from mergewise.zoo.build import default_cache
 from mergewise.zoo.family import CATEGORIES, HELD_IN
+from ranks import spearman
 from zoo_cells import key_of, open_zoo, ready_base
 
 LAMBDAS = (0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4, 2.0)
@@ -406,16 +407,6 @@ def predictors(found: Limits, chosen: Set) -> tuple[float, ...]:
         found.width_of(chosen)[0], 1.0 / scale_of(collisions(matrices, chosen)) - 1.0, found.coverage_of(chosen)[1],
         float(among.mean()), float(found.model.norms[list(chosen)].sum()),
     )  # fmt: skip
-
-
-def spearman(left: NDArray[np.float64], right_: NDArray[np.float64]) -> float:
-    """Return the rank correlation; ranks of equals are averaged."""
-
-    def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-        return (np.cumsum(count) - (count - 1) / 2.0)[place]
-
-    return float(np.corrcoef(ranks(left), ranks(right_))[0, 1])
 
 
 HEAD = (

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 import mergewise as mw
 from mergewise.theory.recommendation import LEAST_GAIN
 
-__all__ = ["Case", "Found", "cases", "find", "interference", "positions"]
+__all__ = ["EXPERTS", "SEEDS", "Case", "Found", "cases", "expected_interference", "find", "interference", "positions"]
 
 Floats = NDArray[np.float64]
 Position = Literal["separate", "random", "half"]
@@ -32,7 +32,8 @@ class Case:
 
     Attributes:
         position: ``separate``: each in directions of its own as long as there are some, then in those of the first
-            again; ``random``; or ``half``: at random, but inside the same half of the space.
+            again, turned within them, so that they share directions and are no copies; ``random``; or ``half``: at
+            random, but inside the same half of the space.
         decay: Singular values fall as j^-decay; 0 for equal ones.
         noise: ‖noise‖²/‖U S Vᵀ‖².
         side: d.
@@ -93,7 +94,7 @@ def positions(case: Case, rng: np.random.Generator) -> Iterator[Floats]:
     for i in range(EXPERTS):
         if case.position == "separate":
             first = (i % (d // r)) * r
-            yield whole[:, first : first + r]
+            yield whole[:, first : first + r] @ np.linalg.qr(rng.standard_normal((r, r)))[0]
         elif case.position == "half":
             inside = np.linalg.qr(rng.standard_normal((d // 2, r)))[0]
             yield whole[:, : d // 2] @ inside
@@ -118,9 +119,7 @@ def experts(case: Case, seed: int) -> tuple[list[Floats], list[Floats]]:
 def interference(changes: Sequence[Floats], columns: Sequence[Floats]) -> Floats:
     """Return ‖Σ_{j≠i} τ_j x‖²/‖τ_i x‖² for the first k experts, over inputs x of each of them, (experts,) float64.
 
-    Inputs are spread evenly over the directions that an expert reads. With equal lengths in random position the
-    expectation is (k - 1) r/d: it grows from the second expert on, and reaches 1, the expert's own effect, at
-    k = 1 + d/r.
+    Inputs are spread evenly over the directions that an expert reads.
     """
     n = len(changes)
     found = np.zeros(n)
@@ -131,6 +130,22 @@ def interference(changes: Sequence[Floats], columns: Sequence[Floats]) -> Floats
         ]
         found[k - 1] = np.mean(shares)
     return found
+
+
+def expected_interference(case: Case, k: int) -> float:
+    """Return what `interference` of k experts is in closed form: the ratio of the expectations of its two squares.
+
+    In random position that is (k - 1) r/d without noise: it grows from the second expert on, and reaches 1, the
+    expert's own effect, at k = 1 + d/r; inside half of the space it is twice that. Noise falls on all directions alike.
+    Of separate experts those in the same directions interfere, each with as much as the expert's own effect.
+    """
+    if case.position == "separate":
+        places = case.side // case.rank
+        sharing = [len(range(place, k, places)) for place in range(places)]
+        return sum(m * (m - 1) for m in sharing) / k
+    space = case.side // 2 if case.position == "half" else case.side
+    noise = case.noise * case.rank / case.side
+    return (k - 1) * (case.rank / space + noise) / (1.0 + noise)
 
 
 def find(case: Case, folder: Path | None = None) -> Found:

@@ -3,21 +3,26 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import mergewise as mw
+from mergewise.study.forecasts import knee
 from mergewise.study.store import CellStore
+from mergewise.study.zoo_family import ZooWorkshop
 from mergewise.theory.limits import limits
-from quantities import DIRECTIONS, Known, for_expert, for_set, opposite_signs, predicted_room
-from ranks import bootstrap, knee, reliability, spearman, within_spearman
+from mergewise.theory.recommendation import LEAST_GAIN
+from quantities import DIRECTIONS, Known, for_expert, for_set, opposite_signs
+from ranks import bootstrap, reliability, spearman, within_spearman
+from validation_tables import Estimate
 from zoo_cells import FIXED_SCALE, ZooBase, key_of, measured_cells, open_zoo, ready_bases
 from zoo_merges import Merge, merges_of, study_merges, study_results
 from zoo_metrics import read_answers, zoo_answers, zoo_metrics
 
 __all__ = [
-    "Estimate",
+    "Correlations",
     "Evidence",
     "Knee",
     "correlations",
@@ -26,15 +31,10 @@ __all__ = [
     "knees",
     "settings",
     "studied_correlations",
+    "summed_gains",
 ]
 
 Floats = NDArray[np.float64]
-Estimate = tuple[float, float, float]
-"""A figure with the ends of its 95 % interval."""
-
-GAIN = 0.02
-"""One more expert that brings less than this share of what there is to bring is past the knee."""
-
 REPLICATES = 300
 
 MEASURING = ("answers", "quantities", "zoo_metrics")
@@ -61,23 +61,39 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Correlations:
+    """How quantities go with a value of merges: rank correlations times the direction that is expected.
+
+    Attributes:
+        within: By quantity but k, within each k, with intervals over sets.
+        over: By quantity, over all k.
+        ahead: By quantity but k, how much larger than that of k it is over all k, with intervals over sets.
+        allowed: The largest within k that noise of the measurement lets one expect.
+    """
+
+    within: Mapping[str, Estimate]
+    over: Mapping[str, float]
+    ahead: Mapping[str, Estimate]
+    allowed: float
+
+
+@dataclass(frozen=True)
 class Knee:
     """Where one more expert stops paying, and what was predicted for it.
 
     Attributes:
         base: The base.
         setting: How its experts were merged.
-        by_performance: The knee of the summed normalised performance; None beyond all experts.
-        by_gain: The knee of the summed gains over the base; None beyond all experts.
-        curve: Summed gains over the base, as a share of what all experts gain, for k = 1, 2, …; means over subsets.
-        predicted: Medians of k_safe, k*, k_full, experts in the order of width.
-        width: The number by width alone: before the first gain below 2 % of the first.
+        found: The knee with the ends of its interval over sets, as the study has it; infinite where all experts are not
+            past it.
+        curve: Summed gains over the base, as a share of what all experts gain, for k = 1, 2, …
+        predicted: Medians of k_safe, k*, k_full, experts in the recommended order.
+        width: The number by width alone: before the first gain below 2 % of the first; None where all are larger.
     """
 
     base: str
     setting: str
-    by_performance: int | None
-    by_gain: int | None
+    found: Estimate
     curve: Sequence[float]
     predicted: tuple[int, int, int]
     width: int | None
@@ -98,30 +114,38 @@ def gather(
     workshop, store = open_zoo(cache), CellStore(cells)
     results = study_results(studies)
     found = []
-    for zoo in ready_bases(workshop, cache):
-        if bases and zoo.name not in bases:
-            continue
+    for zoo in ready_bases(workshop, cache, bases):
         report(f"{zoo.name}: cells")
         merges = merges_of(zoo, measured_cells(zoo, workshop, store))
         report(f"{zoo.name}: survey")
-        paths = [zoo.base.path, *(model.path for model in zoo.experts.values())]
-        kept = cells / f"{zoo.name}-{key_of(zoo, *MEASURING)}"
-        kept.mkdir(parents=True, exist_ok=True)
-        if not (kept / "survey").exists():
-            mw.survey(paths[0], paths[1:], threads=1).save(kept / "survey")
-            np.save(kept / "signs.npy", opposite_signs(paths[0], paths[1:]))
-        if not (kept / "metrics.npz").exists():
-            np.savez(kept / "metrics.npz", **zoo_metrics(zoo, workshop))  # type: ignore[arg-type]
-        if not (kept / "answers.npz").exists():
-            np.savez(kept / "answers.npz", **zoo_answers(zoo, workshop))  # type: ignore[arg-type]
-        survey = mw.Survey.load(kept / "survey")
-        with np.load(kept / "metrics.npz") as stored:
-            metrics = {name: stored[name] for name in stored.files}
-        with np.load(kept / "answers.npz") as stored:
-            answers = read_answers({name: stored[name] for name in stored.files})
-        known = Known(survey, limits(survey), np.load(kept / "signs.npy"), metrics, answers)
+        known = _known(zoo, workshop, cells / f"{zoo.name}-{key_of(zoo, *MEASURING)}")
         found.append(Evidence(zoo, known, merges, *study_merges(zoo, results)))
     return found
+
+
+def _known(zoo: ZooBase, workshop: ZooWorkshop, folder: Path) -> Known:
+    """Return what is known of a base's experts, from files in a folder; those that it lacks are made."""
+    base, *experts = (model.path for model in (zoo.base, *zoo.experts.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    survey = mw.Survey.load(_kept(folder / "survey", lambda path: mw.survey(base, experts, threads=1).save(path)))
+    signs = np.load(_kept(folder / "signs.npy", lambda path: np.save(path, opposite_signs(base, experts))))
+    metrics = _kept_arrays(folder / "metrics.npz", lambda: zoo_metrics(zoo, workshop))
+    answers = _kept_arrays(folder / "answers.npz", lambda: zoo_answers(zoo, workshop))
+    return Known(survey, limits(survey), signs, metrics, read_answers(answers))
+
+
+def _kept_arrays(path: Path, find: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    with np.load(_kept(path, lambda part: np.savez(part, **find()))) as stored:  # type: ignore[arg-type]
+        return {name: stored[name] for name in stored.files}
+
+
+def _kept(path: Path, make: Callable[[Path], None]) -> Path:
+    """Return a file that is there, or else is made: whole or not at all."""
+    if not path.exists():
+        part = path.with_name(f"part-{path.name}")
+        make(part)
+        part.replace(path)
+    return path
 
 
 def settings(merges: Sequence[Merge]) -> dict[str, list[Merge]]:
@@ -133,48 +157,50 @@ def settings(merges: Sequence[Merge]) -> dict[str, list[Merge]]:
     return found
 
 
-def correlations(
-    known: Known, merges: Sequence[Merge], value: Callable[[Merge], float]
-) -> tuple[dict[str, Estimate], dict[str, float], float]:
-    """Return how quantities go with a value of merges.
-
-    Returns:
-        Rank correlations within each k, times the direction that is expected, with intervals over subsets; the same
-        over all k, without; and the largest that noise of the measurement lets one expect within k.
-    """
+def correlations(known: Known, merges: Sequence[Merge], value: Callable[[Merge], float]) -> Correlations:
+    """Return how quantities go with a value of merges."""
     table = [for_set(known, one.chosen, one.scale) for one in merges]
     values = np.array([value(one) for one in merges])
     counts = [len(one.chosen) for one in merges]
+    columns = {
+        name: np.array([row[name] for row in table]) * direction
+        for name, direction in DIRECTIONS.items()
+        if all(name in row for row in table)
+    }
     within: dict[str, Estimate] = {}
-    over: dict[str, float] = {}
-    for name, direction in DIRECTIONS.items():
-        if any(name not in row for row in table):
-            continue
-        column = np.array([row[name] for row in table]) * direction
-        over[name] = spearman(column, values)
+    ahead: dict[str, Estimate] = {}
+    for name, column in columns.items():
         if name != "k":
             within[name] = bootstrap(_within(column, values, counts), counts, replicates=REPLICATES)
-    first, second = (np.array([one.halves[h].mean() for one in merges]) for h in (0, 1))
-    return within, over, reliability(first, second, counts)
+            ahead[name] = bootstrap(_ahead(column, columns["k"], values), counts, replicates=REPLICATES)
+    over = {name: spearman(column, values) for name, column in columns.items()}
+    first, second = ([value(one.halves[h]) for one in merges] for h in (0, 1))
+    return Correlations(within, over, ahead, reliability(first, second, counts))
 
 
 def expert_correlations(known: Known, merges: Sequence[Merge]) -> tuple[dict[str, Estimate], float]:
     """Return how quantities of an expert's companions go with its normalised performance, for the same expert and k.
 
-    What an expert's task is like cannot matter here; what is left is which companions harm it.
+    What an expert's task is like cannot matter here; what is left is which companions harm it. Intervals are over
+    merges, each with all of its experts, as what one of them suffers is not independent of what the others do.
     """
-    rows, values, groups, halves = [], [], [], []
+    rows: list[dict[str, float]] = []
+    values, groups, halves = [], [], []
+    members: list[NDArray[np.int64]] = []  # which rows are those of a merge
     for one in merges:
+        members.append(np.arange(len(rows), len(rows) + len(one.chosen)))
         for place, own in enumerate(one.chosen):
             rows.append(for_expert(known, one.chosen, one.scale, own))
             values.append(one.normalised[place])
             groups.append((own, len(one.chosen)))
-            halves.append(one.halves[:, place])
+            halves.append([half.normalised[place] for half in one.halves])
     target, both = np.array(values), np.array(halves)
+    counts = [len(one.chosen) for one in merges]
     found = {}
     for name in rows[0]:
         column = np.array([row[name] for row in rows]) * DIRECTIONS[name]
-        found[name] = bootstrap(_within(column, target, groups), groups, replicates=REPLICATES)
+        statistic = _of_members(_within(column, target, groups), members)
+        found[name] = bootstrap(statistic, counts, replicates=REPLICATES)
     return found, reliability(both[:, 0], both[:, 1], groups)
 
 
@@ -216,28 +242,50 @@ def _within(x: Floats, y: Floats, groups: Sequence[object]) -> Callable[[NDArray
     return statistic
 
 
+def _ahead(x: Floats, other: Floats, y: Floats) -> Callable[[NDArray[np.int64]], float]:
+    """Return by how much x goes with y more than another does."""
+    return lambda cases: spearman(x[cases], y[cases]) - spearman(other[cases], y[cases])
+
+
+def _of_members(
+    statistic: Callable[[NDArray[np.int64]], float], members: Sequence[NDArray[np.int64]]
+) -> Callable[[NDArray[np.int64]], float]:
+    """Return a statistic of cases that stand for several each."""
+    return lambda cases: statistic(np.concatenate([members[i] for i in cases]))
+
+
 def knees(evidence: Evidence) -> list[Knee]:
     """Return the measured knees of a base, and what was predicted."""
-    known = evidence.known
-    order = known.limits.recommendation.order
-    gains = known.limits.model.width.greedy_gains
+    model = evidence.known.limits.model
+    safe, most, full = map(int, model.room[:, 1])
+    gains = model.width.greedy_gains
+    by_width = next((k for k, gain in enumerate(gains) if gain < LEAST_GAIN * gains[0]), None)
     found = []
     for setting, merges in settings(evidence.merges).items():
-        n = len(evidence.zoo.experts)
-        everything = float(next(one for one in merges if len(one.chosen) == n).own.sum())
-        by_count: Mapping[int, list[Merge]] = {
-            k: [one for one in merges if len(one.chosen) == k] for k in sorted({len(one.chosen) for one in merges})
-        }
-        summed = [1.0, *(float(np.mean([one.normalised.sum() for one in group])) for group in by_count.values())]
-        curve = [
-            1.0 / n,
-            *(float(np.mean([one.gained.sum() for one in group])) / everything for group in by_count.values()),
-        ]
-        found.append(
-            Knee(
-                evidence.zoo.name, setting, knee(summed, GAIN, float(n)), knee(curve, GAIN, 1.0), curve,
-                predicted_room(known, order),
-                next((k for k, gain in enumerate(gains) if gain < GAIN * gains[0]), None),
-            )
-        )  # fmt: skip
+        summed = summed_gains(merges, len(evidence.zoo.experts))
+        measured = knee(summed)
+        assert measured is not None  # of one expert and of two, at least
+        curve = [float(one[0]) for one in summed.values()]
+        found.append(Knee(evidence.zoo.name, setting, measured, curve, (safe, most, full), by_width))
+    return found
+
+
+def summed_gains(merges: Sequence[Merge], experts: int) -> dict[int, Floats]:
+    """Return the summed gains over the base by k as shares of what all experts gain, as `forecasts.gains` has them.
+
+    Args:
+        merges: Of the same experts, with the same setting.
+        experts: How many there are.
+
+    Returns:
+        For k = 1, 2, …, (replicates + 1,) float64: over all sets of k that were merged, then over resamples of them.
+    """
+    rng = np.random.default_rng(0)
+    found = {1: np.full(REPLICATES + 1, 1.0 / experts)}
+    for k in sorted({len(one.chosen) for one in merges}):
+        sums = np.array([(one.gained.sum(), one.own.sum()) for one in merges if len(one.chosen) == k])
+        sets = np.arange(len(sums))
+        drawn = np.stack([sets, *(rng.choice(sets, sets.size) for _ in range(REPLICATES))])
+        gained, own = sums[drawn].sum(axis=1).T
+        found[k] = k / experts * gained / own
     return found

@@ -4,7 +4,8 @@
 
 Subsets are prefixes of permutations that lie far apart (`mergewise.subset_plan`), merged by task arithmetic at two λ,
 1/k (averaging) and a fixed one, and scored on test items of the tasks of their experts. Every base whose eight experts
-the cache has takes part; nothing is trained. Cells are kept, so that a second run takes no time.
+the cache has takes part; nothing is trained. Cells are kept, so that a second run takes no time, and appear whole, so
+that several processes may share the bases among them (`--bases pt-1,pt-6` and the like).
 """
 
 import argparse
@@ -70,9 +71,10 @@ def open_zoo(cache: Path) -> ZooWorkshop:
     return ZooFamily({}, {}).open(cache, lambda _: None)
 
 
-def ready_bases(workshop: ZooWorkshop, cache: Path) -> list[ZooBase]:
-    """Return the bases whose experts the cache has all of, without making any."""
-    return [zoo for name in BASES if (zoo := ready_base(name, workshop, cache)) is not None]
+def ready_bases(workshop: ZooWorkshop, cache: Path, names: Sequence[str] = ()) -> list[ZooBase]:
+    """Return those of some bases, or of all, whose experts the cache has all of, without making any."""
+    wanted = [name for name in BASES if not names or name in names]
+    return [zoo for name in wanted if (zoo := ready_base(name, workshop, cache)) is not None]
 
 
 def ready_base(name: str, workshop: ZooWorkshop, cache: Path) -> ZooBase | None:
@@ -148,9 +150,7 @@ def main() -> None:
     cache = (options.cache or default_cache()).absolute()
     store = CellStore(options.cells or cache / "subsets")
     workshop = open_zoo(cache)
-    for zoo in ready_bases(workshop, cache):
-        if options.bases and zoo.name not in options.bases.split(","):
-            continue
+    for zoo in ready_bases(workshop, cache, [name for name in options.bases.split(",") if name]):
         results: list[dict[str, Any]] = measured_cells(zoo, workshop, store)
         seconds = sum(sum(one["seconds"].values()) for one in results)
         print(f"{zoo.name}: {len(results)} cells, {seconds:.0f} seconds of one core")

@@ -28,7 +28,7 @@ class Merge:
         normalised: (experts,) float64, accuracy of the merge over that of the expert, on each expert's task.
         gained: (experts,) float64, accuracy of the merge less that of the base.
         own: (experts,) float64, accuracy of the expert less that of the base.
-        halves: (2, experts) float64, ``normalised`` of every other item, from the first and from the second.
+        halves: The same merge by every other item alone, from the first and from the second; none of a half itself.
     """
 
     base: str
@@ -38,7 +38,7 @@ class Merge:
     normalised: Floats
     gained: Floats
     own: Floats
-    halves: Floats
+    halves: tuple["Merge", ...] = ()
 
     @property
     def performance(self) -> float:
@@ -84,20 +84,18 @@ def _merge(
     at_expert: Mapping[int, Floats],
 ) -> Merge:
     inputs = result["inputs"]
-    mine = [scores[tasks[i]] for i in chosen]
-    experts = [at_expert[i] for i in chosen]
-    bases = [at_base[tasks[i]] for i in chosen]
-    averaged = inputs["method"] == "average"
-    plain = averaged or inputs["method"] == "task_arithmetic"
-    halves = [[a[h::2].mean() / b[h::2].mean() for a, b in zip(mine, experts, strict=True)] for h in (0, 1)]
-    return Merge(
-        base, inputs["method"], chosen,
-        1.0 / len(chosen) if averaged else float(inputs["parameters"]["lambda"]) if plain else float("nan"),
-        np.array([a.mean() / b.mean() for a, b in zip(mine, experts, strict=True)]),
-        np.array([a.mean() - b.mean() for a, b in zip(mine, bases, strict=True)]),
-        np.array([a.mean() - b.mean() for a, b in zip(experts, bases, strict=True)]),
-        np.array(halves),
-    )  # fmt: skip
+    rows = [(scores[tasks[i]], at_expert[i], at_base[tasks[i]]) for i in chosen]
+    scale = float("nan")
+    if inputs["method"] == "average":
+        scale = 1.0 / len(chosen)
+    elif inputs["method"] == "task_arithmetic":
+        scale = float(inputs["parameters"].get("lambda", 1.0))
+
+    def measured(items: slice, halves: tuple[Merge, ...] = ()) -> Merge:
+        mine, expert, before = np.array([[one[items].mean() for one in row] for row in rows]).T
+        return Merge(base, inputs["method"], chosen, scale, mine / expert, mine - before, expert - before, halves)
+
+    return measured(slice(None), tuple(measured(slice(first, None, 2)) for first in (0, 1)))
 
 
 def study_results(folder: Path) -> list[Result]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import quantities
-from quantities import BASELINES, DIRECTIONS, for_expert, for_set, know, opposite_signs, predicted_room
+from quantities import BASELINES, DIRECTIONS, for_expert, for_set, know, opposite_signs
 from support import save_model
 
 
@@ -36,7 +36,7 @@ def test_all_quantities_are_given_and_copies_stand_out(paths):
     metric = np.stack([np.eye(4)] * 4)
     known = know(paths[0], paths[1:], {"input distance": metric, "output distance": metric}, threads=1)
     opposite, copies, apart = (for_set(known, chosen, 0.5) for chosen in ([0, 1], [2, 3], [0, 2]))
-    assert set(opposite) == set(DIRECTIONS) - {"agreement", "nearest", "changes kept", "base agreement"}
+    assert set(opposite) == set(DIRECTIONS) - {"overlap", "agreement", "nearest", "changes kept", "base agreement"}
     assert set(BASELINES) < set(DIRECTIONS)
     assert copies["mean cosine"] == pytest.approx(1.0)
     assert abs(opposite["mean cosine"]) < 0.3
@@ -55,11 +55,9 @@ def test_companions_are_told_apart(paths):
     beside_copy, beside_other = for_expert(known, [2, 3], 0.5, 2), for_expert(known, [2, 0], 0.5, 2)
     assert beside_copy["mean cosine"] == pytest.approx(1.0)
     assert beside_copy["distance"] == pytest.approx(0.0, abs=1e-9)
-    assert beside_copy["occupancy"] > beside_other["occupancy"]
+    spectra = next(one.spectra for one in known.survey.tensors if one.spectra is not None)
+    assert beside_copy["overlap"] == pytest.approx(spectra.overlaps[:, 2, 2].mean(), rel=1e-3)  # 1/participation ratio
+    assert beside_copy["overlap"] > beside_other["overlap"]
+    assert "occupancy" not in beside_copy  # which is of all of a set together
     assert beside_copy["conflict"] == pytest.approx(0.0, abs=1e-12)
     assert set(beside_copy) < set(DIRECTIONS)
-
-
-def test_the_room_is_that_of_limits(paths):
-    known = know(paths[0], paths[1:], threads=1)
-    assert predicted_room(known, known.limits.recommendation.order) == tuple(known.limits.model.room[:, 1])

@@ -1,11 +1,11 @@
-"""Rank correlations, their intervals, and knees, on lists whose answers are known."""
+"""Rank correlations and their intervals, on lists whose answers are known."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranks import bootstrap, knee, ranks, reliability, spearman, within_spearman
+from ranks import bootstrap, ranks, reliability, spearman, within_spearman
 
 
 def test_equal_values_share_their_mean_rank():
@@ -64,10 +64,3 @@ def test_halves_that_agree_are_reliable_and_halves_that_do_not_are_not():
     # halves correlate by 1/2, the whole with the truth by √(2/3)
     assert reliability(*noisy, groups) == pytest.approx(np.sqrt(2 / 3), abs=0.03)
     assert reliability(truth, -truth, groups) == 0.0
-
-
-def test_the_knee_is_the_last_that_was_worth_adding():
-    assert knee([0.5, 0.8, 0.9, 0.91, 0.99], 0.02, 1.0) == 3
-    assert knee([0.5, 0.4], 0.02, 1.0) == 1
-    assert knee([0.1, 0.2, 0.3], 0.02, 1.0) is None
-    assert knee([1.0], 0.02, 1.0) is None

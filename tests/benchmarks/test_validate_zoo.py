@@ -1,0 +1,204 @@
+"""What is said of the zoo's merges and what they were worth, on merges whose worth is made up."""
+
+import re
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import validate_zoo
+from mergewise.study.cells import Model, TaskItems
+from mergewise.study.forecasts import knee
+from quantities import DIRECTIONS, know
+from support import save_model
+from validate_linear_ranks import FORMS, SCALES
+from validate_synthetic import EXPERTS, Found, cases, expected_interference
+from validate_zoo import Evidence, correlations, expert_correlations, knees, summed_gains
+from validation_page import page
+from zoo_cells import FIXED_SCALE, ZooBase
+from zoo_merges import Merge, merges_of
+
+N = 4
+SETS = [chosen for k in range(2, N + 1) for chosen in combinations(range(N), k)]
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo")
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(24, 24))
+    for i in range(N + 1):
+        change = rng.normal(size=(24, 24)) * (i > 0)
+        save_model(folder / f"m{i}", {"a.weight": (base + 0.1 * change).astype(np.float32)})
+    return know(folder / "m0", [folder / f"m{i + 1}" for i in range(N)], threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _few_replicates(monkeypatch):
+    monkeypatch.setattr(validate_zoo, "REPLICATES", 12)
+
+
+def merge(chosen, normalised, gained, own=0.5, halves=(), scale=None):
+    size = len(chosen)
+    given = [np.broadcast_to(np.asarray(one, np.float64), size) for one in (normalised, gained, own)]
+    return Merge("pt-1", "task_arithmetic", chosen, scale or 1.0 / size, *given, halves)
+
+
+def made_up(seed, scales=(None, FIXED_SCALE)):
+    rng = np.random.default_rng(seed)
+    return [
+        merge(chosen, *rng.random((2, len(chosen))), scale=scale,
+              halves=tuple(merge(chosen, *rng.random((2, len(chosen)))) for _ in range(2)))
+        for scale in scales
+        for chosen in SETS
+    ]  # fmt: skip
+
+
+def zoo_of(name="pt-1"):
+    base, *experts = (Model(f"m{i}", Path(f"m{i}"), f"d{i}") for i in range(N + 1))
+    return ZooBase(
+        name, base, {one.name: one for one in experts}, {f"m{i + 1}": TaskItems(f"t{i}", "") for i in range(N)}
+    )
+
+
+def test_what_noise_allows_is_that_of_the_value_that_is_asked_for(known):
+    values = np.random.default_rng(1).random(len(SETS))
+    merges = [
+        merge(chosen, value, value, halves=(merge(chosen, value, value), merge(chosen, value, 1.0 - value)))
+        for chosen, value in zip(SETS, values, strict=True)
+    ]
+    assert correlations(known, merges, lambda one: one.performance).allowed == pytest.approx(1.0)
+    assert correlations(known, merges, lambda one: one.retained).allowed == 0.0
+
+
+def test_a_quantity_is_ahead_of_k_by_the_difference_of_their_correlations(known):
+    found = correlations(known, made_up(2, [None]), lambda one: one.performance)
+    assert set(found.over) - set(found.ahead) == {"k"}
+    for name, (ahead, low, high) in found.ahead.items():
+        assert ahead == pytest.approx(found.over[name] - found.over["k"])
+        assert low <= ahead <= high
+
+
+def test_halves_of_a_merge_are_scored_on_every_other_item():
+    zoo = zoo_of()
+    everything = {f"t{i}": "1100" for i in range(N)}
+    results = [{"inputs": {"method": "average", "experts": [f"d{i}"]}, "scores": everything} for i in range(N + 1)]
+    results[0]["scores"] = {f"t{i}": "1000" for i in range(N)}
+    results[2]["scores"] = {f"t{i}": "1110" for i in range(N)}
+    several = {"method": "ties", "experts": ["d1", "d2"], "parameters": {}}
+    (found,) = merges_of(zoo, [*results, {"inputs": several, "scores": {"t0": "1101", "t1": "0100"}}])
+    np.testing.assert_allclose(found.normalised, [3 / 2, 1 / 3])
+    first, second = found.halves  # items 0 and 2, items 1 and 3
+    np.testing.assert_allclose(first.normalised, [1.0, 0.0])
+    np.testing.assert_allclose(second.normalised, [2.0, 1.0])
+    np.testing.assert_allclose([first.gained, second.gained], [[0.0, -0.5], [1.0, 0.5]])
+    np.testing.assert_allclose([first.own, second.own], [[0.0, 0.5], [0.5, 0.5]])
+    np.testing.assert_allclose(found.gained, (first.gained + second.gained) / 2)
+    assert first.halves == ()
+
+
+def test_companions_are_resampled_merge_by_merge(known, monkeypatch):
+    merges = made_up(3, [None])
+    of_row = {float(value): place for place, one in enumerate(merges) for value in one.normalised}
+    seen = []
+
+    def watched(x, y, groups):
+        rows = [of_row[float(value)] for value in y if float(value) in of_row]
+        seen.append([rows.count(place) / len(one.chosen) for place, one in enumerate(merges)])
+        return float(len(groups))
+
+    monkeypatch.setattr(validate_zoo, "within_spearman", watched)
+    expert_correlations(known, merges)
+    times = np.array(seen)
+    assert (times == times.round()).all()  # all rows of a merge, as often as the merge was drawn
+    assert times.max() > 1
+    for k in range(2, N + 1):
+        same = [place for place, one in enumerate(merges) if len(one.chosen) == k]
+        assert (times[:, same].sum(axis=1) == len(same)).all()
+
+
+def test_gains_are_those_of_studies_with_resampled_sets():
+    merges = [
+        merge((0, 1), 1.0, 0.5),
+        merge((2, 3), 1.0, 0.25),
+        merge((0, 1, 2), 1.0, 0.25),
+        merge((0, 1, 2, 3), 1.0, 0.4),
+    ]
+    found = summed_gains(merges, 4)
+    assert [one[0] for one in found.values()] == pytest.approx([1 / 4, 1 / 2 * 0.75, 3 / 4 * 0.5, 0.8])
+    assert set(np.round(found[2][1:], 6)) == {0.25, 0.375, 0.5}
+    assert all(np.ptp(found[k]) == 0.0 for k in (1, 3, 4))
+    assert knee(found)[0] == np.inf  # three gain what two do, but four gain far more
+
+
+def test_k_star_is_compared_with_the_knee_that_studies_have(known):
+    flat = [merge(chosen, 1.0, 0.5 / len(chosen)) for chosen in SETS]  # any set gains what one expert does
+    rising = [merge(chosen, 1.0, 0.5, scale=FIXED_SCALE) for chosen in SETS]
+    averaged, fixed = knees(Evidence(zoo_of(), known, [*flat, *rising], "", []))
+    assert averaged.found == (1.0, 1.0, 1.0)
+    assert fixed.found == (np.inf,) * 3
+    assert averaged.predicted == tuple(known.limits.model.room[:, 1])
+    np.testing.assert_allclose(fixed.curve, [0.25, 0.5, 0.75, 1.0])
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    return [
+        (case, Found(1.0, 1, case.room, 9, np.full(EXPERTS, 0.5), 4, None,
+                     np.array([expected_interference(case, k + 1) for k in range(EXPERTS)])))
+        for case in cases()
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def linear():
+    estimates = dict.fromkeys(("k", "norm", "distance"), (0.5, 0.25, 0.75))
+    return {form: dict.fromkeys(SCALES, estimates) for form in FORMS}
+
+
+def test_the_page_tells_of_many_bases_at_a_glance_and_of_each_at_length(known, synthetic, linear):
+    names = [f"pt-{i}" for i in range(1, 4)]
+    evidence = [Evidence(zoo_of(name), known, made_up(seed), "", []) for seed, name in enumerate(names)]
+    text, figures = page(synthetic, linear, evidence)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    glances = [row for row in rows if row[0] in ("within k", "over all k", "same expert and k") and len(row) == 5]
+    assert [row[0] for row in glances] == [*["within k", "over all k"] * 2, "same expert and k"]
+    lengths = [row for row in rows if row[1:] == names]
+    assert len(lengths) == 2 * 2 * 2 + 2  # two tables for two values, and one of companions, for two λ
+    assert text.count("<details>") == text.count("</details>") == 6
+    assert {row[0].strip("*") for row in rows if row[0].strip("*") in DIRECTIONS} > {
+        "k",
+        "norm",
+        "overlap",
+        "occupancy",
+    }
+    assert re.search(r"k\* lies inside the interval of the knee in \d of 6 rows", text)
+    assert text.count("**Against k alone**") == 2
+    assert set(re.findall(r"validation/([\w-]+\.svg)", text)) == set(figures)
+    assert all(figure.count("λ = ") < 6 for figure in figures.values())
+
+
+def test_the_page_says_which_quantities_beat_k(known, synthetic, linear):
+    def longest(one):
+        return float(np.sqrt(np.diagonal(known.gram)[list(one.chosen)]).mean())
+
+    merges = [merge(one.chosen, -longest(one), longest(one), scale=one.scale, halves=one.halves) for one in made_up(0)]
+    text, _ = page(synthetic, linear, [Evidence(zoo_of(), known, merges, "", [])])
+    performance, retained = re.findall(r"nought: (.*)\.\nIn none: (.*)\. By .* in all cases: (.*)\.", text)
+    assert "norm 2 (2)" in performance[0]
+    assert "norm" in performance[2].split(", ")
+    assert "norm" in retained[1].split(", ")
+    for beaten, never, _ in (performance, retained):
+        assert {re.sub(r" \d \(\d\)", "", name) for name in f"{beaten}, {never}".split(", ")} >= {"load", "norm"}
+
+
+def test_the_page_is_made_before_any_base_is_there(synthetic, linear):
+    text, figures = page(synthetic, linear, [])
+    assert "none has all its experts yet" in text
+    assert set(figures) == {"linear.svg"}
+    assert "k* is k₀ in 8 of them" in text
+    assert "is off its closed form by at most 0.00" in text
