@@ -35,14 +35,14 @@ def merged(method: str, base: Weights, experts: Sequence[Weights], given: Mappin
         method: as studies call it.
         base: the base.
         experts: the experts, with weight 1 each.
-        given: `lambda`, `density`, `scope`, `seed`, `mu` as far as the method has them.
+        given: `lambda`, `density`, `scope`, `seed`, `mu`, `steps` as far as the method has them.
 
     Returns:
         The merged model in float32.
     """
     taus = [{name: expert[name] - base[name] for name in base} for expert in experts]
     scale = float(given.get("lambda", 1.0))
-    if method in {"tsv_m", "iso_c", "wudi_ridge"}:
+    if method in {"tsv_m", "iso_c", "wudi", "wudi_ridge"}:
         delta = {name: _on_matrix(method, [tau[name] for tau in taus], given) for name in base}
     elif method == "average":
         delta, scale = {name: _sum([tau[name] for tau in taus]) / len(taus) for name in base}, 1.0
@@ -125,10 +125,15 @@ def _on_matrix(method: str, taus: Sequence[np.ndarray[Any, Any]], given: Mapping
         left = _nearest_orthonormal(np.hstack([part[0] for part in parts]))
         right = _nearest_orthonormal(np.vstack([part[2] for part in parts]))
         return np.asarray(left * np.concatenate([part[1] for part in parts]) @ right)
-    # the least interference with the inputs that the changes tell of (arXiv 2503.08099), with a ridge
+    # the least interference with the inputs that the changes tell of (arXiv 2503.08099): Σ ‖(τ − τ_i)τ_iᵀ‖²/‖τ_i‖²
     norms = [float(np.sum(tau * tau)) or 1.0 for tau in taus]
     gram = sum(tau.T @ tau / norm for tau, norm in zip(taus, norms, strict=True))
     wanted = sum(tau @ (tau.T @ tau) / norm for tau, norm in zip(taus, norms, strict=True))
+    if method == "wudi":  # descent from the sum of the changes, by steps of 1/λ_max on half the gradient
+        tau, largest = _sum(taus), float(np.linalg.eigvalsh(gram)[-1])
+        for _ in range(int(given.get("steps", 300))):
+            tau = tau - (tau @ gram - wanted) / largest
+        return tau
     ridge = float(given.get("mu", 0.3)) * np.trace(gram) / len(gram)
     return np.asarray(np.linalg.solve(gram + ridge * np.eye(len(gram)), wanted.T).T)
 

@@ -33,6 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "iso_c": {"lambda": 1.0},
     "rht": {"density": 0.7, "lambda": 1.0, "scope": "model"},
     "wudi_ridge": {"lambda": 1.0},
+    "wudi": {"lambda": 1.0},
 }
 
 

@@ -8,11 +8,22 @@ from typing import Any
 
 from mergewise.study.asked import parameter_text
 from mergewise.study.columns import columns
-from mergewise.study.page_tables import ScoreTable, Wins, cost_tables, rests_on, score_tables, wins
+from mergewise.study.page_tables import (
+    CHOSEN,
+    ScoreTable,
+    Wins,
+    by_chance,
+    chosen_settings,
+    cost_tables,
+    rests_on,
+    score_tables,
+    wins,
+)
 from mergewise.study.paper_figures import PAPER_FIGURES, QUALITIES, SIDES, Grid, grid_of
 from mergewise.study.published import PUBLISHED_NOTE, published_evidence
 from mergewise.study.study_report import QUESTIONS, published_rows, sizes_beside, study_figures, write_figures
 from mergewise.study.verdicts import DOES_NOT_HOLD, HOLDS, OPEN
+from study_fit import FIT, FORESEEN, agreement, foreseen, knees
 
 __all__ = ["page", "write_study"]
 
@@ -43,9 +54,15 @@ paper itself.
 LAW = """\
 The loss over the number k of merged experts as L(k) = L∞ + A/(k + b) ([forecast.md](forecast.md)), fitted to 1 - score
 on the held-out tasks. A above 0: more experts help; below 0: they harm, and the law does not apply. No intervals are
-given, as those over the few draws alone would be too narrow. [validation.md](validation.md) compares the k that
-`limits` predicts with merges here.
+given, as those over the few draws alone would be too narrow.
 """
+RHT = """\
+With equal weights RHT is TIES of the same density and scope times 1/density ([rht.md](rht.md)), which λ undoes: where
+both are tuned, a comparison of the two compares their grids of λ and density, and their scopes where these differ.
+"""
+COST = """\
+Median seconds on one core with {most} experts, in memory, over the different merges: draws of the same experts are one,
+unless they have random masks."""
 WELL = 0.95  # R², as `mergewise forecast` has it
 GAINS = "Held-in, raw score minus that of the best single one of the merged experts; probability of beating the base:"
 
@@ -64,7 +81,7 @@ def write_study(out: Path, docs: Path) -> Path:
     if not results.is_file():
         raise SystemExit(f"Expected a study's results.json in {out}, found none; {again}")
     document = json.loads(results.read_text("utf-8"))
-    for name in ("scores", "comparisons", "verdicts", "costs"):
+    for name in ("scores", "comparisons", "verdicts", "tuning", "costs"):
         missing = [column for row in document["tables"][name][:1] for column in columns(name) if column not in row]
         if missing:
             raise SystemExit(f"{results}: the table of {name} lacks '{missing[0]}', so other code wrote it; {again}")
@@ -96,6 +113,8 @@ def page(document: Record, figures: Sequence[str]) -> str:
         *published_section(grid),
         *score_section(grid),
         *pair_section(wins(grid, tables["comparisons"]), grid),
+        *setting_section(chosen_settings(tables["tuning"]), grid),
+        *fit_section(grid),
         *law_section(grid),
         *cost_section(grid),
     ]
@@ -137,8 +156,9 @@ def opening(document: Record, grid: Grid) -> Iterator[str]:
         facts.append(("versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())))
     if "cells" in run:
         done, hours = (sum(tally[name] for tally in run["cells"]) for name in ("done", "seconds"))
-        computed = sum(tally["computed"] for tally in run["cells"])
         facts.append(("cells", f"{done:,}, {hours / 3600:.1f} hours as one worker after the other"))
+    if "seconds" in run:  # not where a report alone was written
+        computed = sum(tally["computed"] for tally in run["cells"])
         facts.append(
             ("last run", f"{run['seconds'] / 60:.1f} minutes for {computed:,} cells, {run['workers']} workers")
         )
@@ -148,7 +168,7 @@ def opening(document: Record, grid: Grid) -> Iterator[str]:
 def verdict_section(verdicts: Sequence[Record], grid: Grid) -> Iterator[str]:
     """Set the verdicts beside what is published, say which contradict it, and give the evidence."""
     published = published_evidence()
-    yield from ("", "## The questions, and what these data say", "", VERDICTS)
+    yield from ("", "## The questions, and what these data say", "", VERDICTS, by_chance(verdicts), "")
     asked = [verdict for verdict in verdicts if verdict["question"] in published]
     for verdict, words in (
         (HOLDS, "hold here"),
@@ -180,6 +200,8 @@ def verdict_section(verdicts: Sequence[Record], grid: Grid) -> Iterator[str]:
                     f"- **{one['question']}: {one['verdict']}**{so_far(one)}. {one['evidence']} Measured: "
                     f"{one['measure']}. {rests_on(one, grid.methods)}"
                 )
+        if number == "6" and grid.named("rht") and grid.named("ties"):
+            yield from ("", RHT.rstrip())
 
 
 def so_far(verdict: Record) -> str:
@@ -269,6 +291,30 @@ def pair_section(found: Sequence[Wins], grid: Grid) -> Iterator[str]:
         )
 
 
+def setting_section(chosen: Mapping[tuple[str, str, int], str], grid: Grid) -> Iterator[str]:
+    """Tell the settings that tuning chose, by method, number of experts and base."""
+    if not chosen:
+        return
+    yield from ("", "## Chosen settings", "", CHOSEN, "")
+    tuned = [method for method in grid.methods if any(method == one for _, one, _ in chosen)]
+    yield from table(
+        ("method", "k", *(base["name"] for base in grid.bases)),
+        [
+            (grid.methods[method], str(k), *(chosen.get((base["name"], method, k), "missing") for base in grid.bases))
+            for method in tuned
+            for k in grid.counts
+        ],
+    )
+
+
+def fit_section(grid: Grid) -> Iterator[str]:
+    """Set how many experts fit, as the weights foresaw it, beside the knees that were measured."""
+    yield from ("", "## How many experts fit: foreseen and measured", "", FIT)
+    heads = ("base", *FORESEEN.values(), *grid.methods.values())
+    yield from table(heads, [(base["name"], *foreseen(grid, base), *knees(grid, base)) for base in grid.bases])
+    yield from ("", agreement(list(grid.forecasts.values())))
+
+
 def law_section(grid: Grid) -> Iterator[str]:
     """Fit the floor and the tail to the held-out scores of every method and base over the number of experts."""
     yield from ("", "## A floor and a tail", "", LAW)
@@ -299,7 +345,7 @@ def law_section(grid: Grid) -> Iterator[str]:
 def cost_section(grid: Grid) -> Iterator[str]:
     """Tell what merges cost, on every base with most experts, and on the largest by their number."""
     costs = cost_tables(grid)
-    yield from ("", "## Cost per merge", "", f"Seconds on one core with {grid.counts[-1]} experts, in memory.", "")
+    yield from ("", "## Cost per merge", "", COST.format(most=grid.counts[-1]), "")
     by_method = {method: [line for t in costs for line in t.lines if line[0] == method] for method in grid.methods}
     heads = [f"{t.base['name']}" + (f", {t.nbytes[-1] / 1e6:.0f} MB" if t.nbytes[-1] else "") for t in costs]
     yield from table(

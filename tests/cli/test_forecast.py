@@ -21,7 +21,11 @@ def test_the_table_of_the_docs_gives_a_recommendation_and_its_figures(table, run
     found = run("forecast", table)
     assert found.code == 0, found.err
     first, *rest = found.out.splitlines()
-    assert re.fullmatch(r"Merge 5 experts and expect a loss of 0\.72\d+ \(0\.7\d+ to 0\.7\d+\): one more .*\.", first)
+    assert re.fullmatch(
+        r"Merge 5 experts and expect a loss of 0\.72\d+ \(0\.7\d+ to 0\.7\d+ over subsets\): one more .*\.", first
+    )
+    assert "95% of subsets" in found.out
+    assert "95% interval" not in found.out
     assert any(line.startswith("floor L_∞") for line in rest)
     assert any(line.split()[:3] == ["1", "2", "0.7606"] for line in rest)
 

@@ -1,10 +1,13 @@
 """``survey`` and ``limits`` do what they say."""
 
+import re
+
 import numpy as np
 import pytest
 
 import mergewise as mw
 import support
+from mergewise.engine.survey import spectra
 
 MODELS = ("--base", "base", "--expert", "e1", "--expert", "e2")
 
@@ -19,7 +22,7 @@ def test_a_survey_is_written_and_limits_speak_from_it(world, run):
     assert outcome.out.startswith("Merge ")
     assert "k_safe" in outcome.out
     assert "dare_ties" in outcome.out
-    assert "of the directions by the one recommended" in outcome.out
+    assert "of the directions by all 2 experts (participation ratio of them together" in outcome.out
 
 
 def test_a_recipe_stands_for_its_models_in_both(world, run):
@@ -27,6 +30,15 @@ def test_a_recipe_stands_for_its_models_in_both(world, run):
     assert run("survey", *MODELS, "-o", "b.survey").code == 0
     assert (world.folder / "a.survey").read_bytes() == (world.folder / "b.survey").read_bytes()
     assert run("limits", "recipe.yaml", "--json").json == run("limits", "a.survey", "--json").json
+
+
+def test_limits_say_how_far_off_sketches_may_be_and_nothing_where_there_are_none(world, run, monkeypatch):
+    assert run("survey", *MODELS, "-o", "s.survey").code == 0
+    assert "sketching" not in run("limits", "s.survey").out
+    monkeypatch.setattr(spectra, "EXACT_SIDE", 1)
+    assert run("survey", *MODELS, "-o", "s.survey").code == 0
+    said = run("limits", "s.survey").out
+    assert re.search(r"\nerror +k_safe ± \d+, k\* ± \d+, k_full ± \d+ by sketching (\d+) of \1 matrices\n", said)
 
 
 def test_limits_write_a_report(world, run):

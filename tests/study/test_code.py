@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mergewise.method import registry
 from mergewise.study import code
-from mergewise.study.code import code_digest, sources_of
+from mergewise.study.code import code_digest, method_code, sources_of
 from mergewise.study.errors import StudyError
 
 RUN = """
@@ -147,6 +148,33 @@ def test_single_files_beside_a_family_of_ones_own_count_as_far_as_they_are_impor
     import_module("own_shop")
 
     assert set(sources_of("own_shop")) == {"own_shop", "own_scoring"}
+
+
+METHOD = """
+from own_halves import half
+from mergewise.method import merge_method
+
+@merge_method(summary="Half of the first.")
+def first_half(taus):
+    return half(taus[0])
+"""
+
+
+def test_what_a_method_of_ones_own_imports_beside_it_counts_for_its_cells_and_for_no_others(tmp_path, monkeypatch):
+    (tmp_path / "own_method.py").write_text(METHOD)
+    (tmp_path / "own_halves.py").write_text("def half(tau): return tau / 2\n")
+    (tmp_path / "own_unused.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_declared", dict(registry._declared))
+    import_module("own_method")
+
+    first = method_code("code", "first_half")
+    assert first not in ("code", method_code("other code", "first_half"))
+    (tmp_path / "own_unused.py").write_text("changed = 1")
+    assert method_code("code", "first_half") == first
+    (tmp_path / "own_halves.py").write_text("def half(tau): return tau * 0.5\n")
+    assert method_code("code", "first_half") != first
+    assert method_code("code", "ties") == "code"
 
 
 def test_a_bench_without_a_source_is_refused():

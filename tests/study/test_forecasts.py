@@ -12,9 +12,14 @@ import support
 from mergewise.errors import SurveyError
 from mergewise.study import work
 from mergewise.study.cells import Model
+from mergewise.study.family import Category
+from mergewise.study.forecast_figures import forecast_figures
 from mergewise.study.forecasts import KNEE, forecast_columns, gains, knee
 from mergewise.study.limits_cell import LimitsSpec, run_limits
-from mergewise.study.summary import Score
+from mergewise.study.measured import Draw, Measured
+from mergewise.study.paper_figures import grid_of
+from mergewise.study.summary import Outcomes, Resamples, Row, Score
+from mergewise.theory.cells import cells_of
 
 
 def score(merged, expert=0.9, base=0.5, replicates=200, noise=0.0):
@@ -28,6 +33,10 @@ def score(merged, expert=0.9, base=0.5, replicates=200, noise=0.0):
 def kept(share):
     """The score of merges that keep a share of what experts gain."""
     return score(0.5 + 0.4 * share)
+
+
+def row(count, held_in, held_out):
+    return Row("ties", count, 1, 1, held_in, held_out)
 
 
 class TestKnee:
@@ -64,26 +73,68 @@ class TestKnee:
     def test_experts_that_gain_nothing_have_none(self):
         assert gains({2: score(0.5, expert=0.5), 4: score(0.5)}, 4) == {}
         assert knee({}) is None
-        columns = forecast_columns({2: score(0.5, expert=0.5)}, [], None, ["a", "b"])
+        columns = forecast_columns({2: row(2, score(0.5, expert=0.5), score(0.5))}, None, ["a", "b"])
         assert (columns["knee"], columns["gains"], columns["k_star"]) == (None, "{}", None)
-        assert columns["law_says"] == "No merge was scored on held-out tasks."
 
 
 def test_the_law_is_that_of_mergewise_forecast():
-    rows = [
-        {"k": k, "task": task, "draw": draw, "score": 0.8 - 0.3 / (k + 1)}
-        for k in (1, 2, 4, 8) for task in ("x", "y") for draw in (0, 1)
-    ]  # fmt: skip
-    columns = forecast_columns({}, rows, None, [f"e{i}" for i in range(8)])
+    rows = {k: row(k, kept(0.5), score(0.8 - 0.3 / (k + 1))) for k in (8, 1, 2, 4)}
+    columns = forecast_columns(rows, None, [f"e{i}" for i in range(8)])
     assert columns["law_ceiling"] == pytest.approx(0.8)
     assert columns["law_tail"] == pytest.approx(0.3)
     assert columns["law_shift"] == pytest.approx(1.0, abs=1e-6)
     assert columns["law_r_squared"] == pytest.approx(1.0)
     found = mw.forecast({k: [0.2 + 0.3 / (k + 1)] * 2 for k in (1, 2, 4, 8)}, experts=8, replicates=0)
     assert columns["law_experts"] == found.experts
-    few = forecast_columns({}, [row for row in rows if row["k"] > 2], None, ["a", "b"])
+    few = forecast_columns({k: rows[k] for k in (4, 8)}, None, ["a", "b"])
     assert few["law_ceiling"] is None
     assert "at least three different numbers of experts" in few["law_says"]
+
+
+def test_the_law_goes_through_the_scores_that_are_shown_where_categories_are_uneven():
+    categories = {name: Category(name, True, (name,)) for name in "abcde"} | {
+        "near": Category("near", False, ("near_1", "near_2")),
+        "far": Category("far", False, ("far_1",), far=True),
+    }
+
+    def answers(**right):
+        return {task: np.arange(40) < count for task, count in right.items()}
+
+    own = answers(**dict.fromkeys(["a", "b", "c", "d", "e", "near_1", "near_2", "far_1"], 30))
+    outcomes = Outcomes(categories, Measured(own, dict.fromkeys("abcde", own), None, {}, {}, {}, {}), Resamples(100, 0))
+    rows, tasks = {}, []
+    for k, near, far in ((1, 32, 20), (2, 24, 32), (5, 36, 24)):  # means of categories are 0.8 - 0.3 / (k + 1)
+        merged = own | answers(near_1=near, near_2=near, far_1=far)
+        rows[k] = outcomes.row("ties", [Draw(tuple("abcde"[:k]), merged)])
+        tasks += [
+            {"k": k, "draw": 0, "task": task, "category": name, "score": merged[task].mean()}
+            for name in ("near", "far") for task in categories[name].tasks
+        ]  # fmt: skip
+    columns = forecast_columns(rows, None, "abcde")
+    assert columns["law_r_squared"] == pytest.approx(1.0)
+    shown = [one.held_out.merged[0] for one in rows.values()]
+    assert shown == pytest.approx(
+        [columns["law_ceiling"] - columns["law_tail"] / (k + columns["law_shift"]) for k in rows]
+    )
+    cells = cells_of(tasks)  # as `mergewise forecast` reads them
+    assert 1.0 - cells.losses == pytest.approx(shown)
+    assert cells.remarks[0].endswith(
+        "3 of 3 tasks that every merge was scored on, averaged inside their categories first"
+    )
+
+
+def test_the_law_in_figures_is_fitted_to_the_points_beside_it(grids):
+    grid = grid_of(grids["whole"])
+    laws = 0
+    for panel in forecast_figures(grid)[1].panels:
+        for measured, law in zip(panel.series[::2], panel.series[1::2], strict=True):
+            points = list(zip(grid.counts, measured.points, law.points, strict=True))
+            off = sum(
+                k * (fitted.y - point.y) for k, point, fitted in points
+            )  # 0 by the weights and the floor of the fit
+            assert off == pytest.approx(0.0, abs=1e-9)
+            laws += 1
+    assert laws == 4 * 5
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Studies on a Ray cluster of this machine; actors that are killed, nodes that are lost."""
 
+import json
 import os
 import subprocess
 import sys
@@ -99,8 +100,8 @@ def test_an_actor_takes_a_device_where_work_runs_on_these_and_the_cluster_has_so
 
 
 @pytest.mark.slow
-def test_a_node_that_is_lost_takes_nothing_along(run, tmp_path):
-    """Two raylets on this machine; the second is killed while its actor is at work."""
+def test_a_node_that_is_lost_with_its_work_takes_nothing_else_along(run, tmp_path):
+    """Two raylets on this machine; the second is killed while both are at merges."""
     from ray.cluster_utils import Cluster
 
     undisturbed = run(study(TINY), "here", cache="here")
@@ -111,16 +112,24 @@ def test_a_node_that_is_lost_takes_nothing_along(run, tmp_path):
         try:
             second = machines.add_node(num_cpus=1)
             lines = []
+            merged = []  # cells of merges that were there when the node was lost
 
             def listen(line):
                 lines.append(line)
-                if "of 35 cells" in line and len(machines.list_all_nodes()) == 2:
+                kept = cells(tmp_path / "there").values()
+                found = [cell for cell in kept if "scores" in cell and len(cell["experts"]) > 1]
+                if len(found) >= 4 and not merged:  # two sweeps, so that references are behind both
+                    merged.extend(found)
                     machines.remove_node(second, allow_graceful=False)
 
             patch.setattr("mergewise.study.execute.SECONDS_BETWEEN_LINES", 0.0)
             slow = study(TINY, {"slow": 0.3})
             found = run(slow, "there", cache="there", engine=ray_engine(machines.address), progress=listen)
             assert len(machines.list_all_nodes()) == 1
+            assert 4 <= len(merged) < 24  # of as many that are tried or tested
+            lost = [line.split()[5] for line in lines if line.startswith("a worker was lost at ")]
+            assert lost
+            assert all(work.startswith(("tuning/", "merge/")) for work in lost)
             assert lasting(found) == lasting(undisturbed)
             assert cells(tmp_path / "there") == cells(tmp_path / "here")
         finally:
@@ -128,12 +137,28 @@ def test_a_node_that_is_lost_takes_nothing_along(run, tmp_path):
             machines.shutdown()
 
 
+def test_a_cluster_that_does_not_answer_is_told_before_anything_is_fetched(monkeypatch, tmp_path):
+    from mergewise.cli.study import run as run_command
+
+    def refuse(**options):
+        raise ConnectionError("connection refused")
+
+    def fetch(self, cache, progress):
+        pytest.fail("data were fetched")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=refuse))
+    monkeypatch.setattr("study_fakes.FakeFamily.open", fetch)
+    (tmp_path / "spec.yaml").write_text(json.dumps(TINY))  # which is YAML, too
+    with pytest.raises(StudyError, match="no Ray cluster answers at nowhere:1: connection refused"):
+        run_command(tmp_path / "spec.yaml", tmp_path / "out", engine="ray", address="nowhere:1")
+
+
 def test_without_ray_the_message_says_what_to_install(run):
     code = (
         "import sys; sys.modules['ray'] = None\n"
         "from mergewise.study.ray_engine import ray_engine\n"
         "from mergewise.study.errors import StudyError\n"
-        "try:\n    ray_engine()(None)\nexcept StudyError as fault:\n    print(fault)"
+        "try:\n    ray_engine()\nexcept StudyError as fault:\n    print(fault)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'mergewise[ray]'" in done.stdout

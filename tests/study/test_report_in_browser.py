@@ -3,11 +3,13 @@
 import os
 import re
 import shutil
+import xml.etree.ElementTree as ET
 
 import pytest
 
 from mergewise.study.study_report import render_study
 
+SVG = "{http://www.w3.org/2000/svg}"
 VISIBLE = "nodes => nodes.filter(node => node.getClientRects().length).length"
 
 
@@ -176,6 +178,34 @@ def test_tables_are_downloaded(opened):
     with page.expect_download() as waiting:
         page.click("#csv-scores")
     assert waiting.value.suggested_filename == "whole-scores.csv"
+
+
+def test_the_file_of_a_figure_is_what_is_shown_of_it(opened, tmp_path):
+    page = opened(scheme="dark")
+
+    def file(name):
+        with page.expect_download() as waiting:
+            page.click(f"#figure-{name} a.file")
+        waiting.value.save_as(tmp_path / waiting.value.suggested_filename)
+        return ET.parse(tmp_path / waiting.value.suggested_filename).getroot()
+
+    def inside(root):
+        return "".join(root.itertext())
+
+    assert len(file("headline").findall(f"{SVG}svg[@class='panel']")) == 4
+    assert "Task Arithmetic. Dashed: " in inside(file("count"))
+    assert "8 experts. Dashed: " in inside(file("size"))
+    page.uncheck("input[name=quality][value=pt]")
+    page.uncheck("input[name=method][value=ties]")
+    page.select_option("select[name=focus]", "rht")
+    page.select_option("select[name=k]", "2")
+    root = file("headline")
+    assert len(root.findall(f"{SVG}svg[@class='panel']")) == 2
+    assert "TIES" not in [text.text for text in root.findall(f"{SVG}text")]
+    assert len(root.findall(f".//{SVG}g[@class='point']")) == 2 * 5 * 3
+    assert not any("off" in one.get("class", "").split() for one in root.iter())
+    assert "RHT. Dashed: " in inside(file("count"))
+    assert "2 experts. Dashed: " in inside(file("size"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

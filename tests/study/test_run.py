@@ -2,19 +2,23 @@
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from study_fakes import BEST_LAMBDA, HELD_IN, TINY, FakeBench, FakeWorkshop, Misuse, study
+from safetensors.numpy import save_file
+from study_fakes import BEST_LAMBDA, HELD_IN, TINY, FakeBench, FakeWorkshop, Misuse, noise, study
 
 from mergewise.study.cells import CellSpec, Model, TaskItems
 from mergewise.study.code import code_digest
 from mergewise.study.devices import share_of_devices
 from mergewise.study.engines import LocalProcesses
 from mergewise.study.execute import duration
+from mergewise.study.grid import Known
+from mergewise.study.measured import Cost, measure
 from mergewise.study.run import default_jobs, study_status
 from mergewise.study.tables import csv_of
 from mergewise.study.work import Outcome, Site, SweepWork, run_work
@@ -249,6 +253,41 @@ def test_a_base_that_another_is_made_from_is_trained_and_counted_once(run, tmp_p
     assert len(list((tmp_path / "cache" / "models").iterdir())) == models.cells
 
 
+def test_a_base_that_cannot_be_made_is_named_and_told_by_the_merges_of_another_base_that_wait_for_it(run):
+    options = {"tuned_bases": True, "broken_training": "pt-small"}
+    done = run(study(TINY, options, bases=["it-small", "it-large"], limits=False))
+    (failure,) = done.progress.failures
+    assert re.fullmatch(r"model/pt-small-[0-9a-f]{16}", failure.name)
+    evidence = {row["question"]: row["evidence"] for row in done.document["tables"]["verdicts"]}["7"]
+    assert (
+        "missing at it-small with 2, it-small with 3 (1 failed of the models and references that they need)" in evidence
+    )
+
+
+def test_a_merge_that_several_draws_share_is_counted_and_timed_once(run, tmp_path):
+    methods = {"average": None, "dare_ties": {"parameters": {"density": 0.3, "rescale": "expected", "lambda": 0.5}}}
+    done = run(study(TINY, methods=methods))
+    assert {(row["method"], row["k"]): row["merges"] for row in done.document["tables"]["costs"]} == {
+        ("average", 2): 2, ("dare_ties", 2): 2, ("average", 3): 1, ("dare_ties", 3): 2
+    }  # fmt: skip
+    found = [json.loads(path.read_text())["seconds"] for path in (tmp_path / "cache" / "cells").glob("??/*.json")]
+    seconds = sum(sum(one.values()) for one in found)
+    for progress in (done.progress, study_status(study(TINY, methods=methods), tmp_path / "cache")):
+        assert sum(tally.seconds for tally in progress.tallies) == pytest.approx(seconds)
+
+
+def test_costs_are_medians_over_merges():
+    one = study(TINY, methods={"average": None}, k=[2], draws=3)
+
+    def result(key, merge=1.0):
+        return ({"key": key, "scores": {}, "seconds": {"merge": merge, "score": 2 * merge}},)
+
+    results = {f"test/it-large/{name}": result(name) for name in ("base", *one.names)}
+    results |= {f"merge/it-large/average/2/{draw}": result(draw, took) for draw, took in enumerate((1.0, 30.0, 2.0))}
+    found = measure(one, one.bases[0], Known(results=results)).costs["average", 2]
+    assert found == Cost(merges=3, merge=2.0, score=4.0, tuning=0.0)
+
+
 def test_a_worker_that_is_killed_loses_nothing(run, tmp_path):
     undisturbed = run(study(TINY), "undisturbed", cache="undisturbed")
     lines = []
@@ -300,7 +339,7 @@ def test_multitask_models_and_all_bases_are_in_the_tables(run):
 def test_given_experts_are_taken_as_they_are(run, tmp_path):
     folder = tmp_path / "given"
     folder.mkdir()
-    (folder / "model.safetensors").write_text("it-large task_a")
+    save_file({f"layers.{number}.weight": noise("given") for number in range(2)}, folder / "model.safetensors")
     given = {"given": {"it-large": {"task_a": str(folder)}}}
     done = run(study(TINY, experts=given))
     assert {tally.kind: tally.cells for tally in done.progress.tallies}["models"] == 2

@@ -1,15 +1,18 @@
 """Specs: what they may say, and what is found before anything runs."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from key_tables import default_of, keys_of, table_of
 from study_fakes import HELD_IN, SPEC, TINY, study
 
+from mergewise.study import spec as spec_module
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Base
 from mergewise.study.run import estimate
-from mergewise.study.spec import load_spec, resolve
+from mergewise.study.spec import Spec, check_fields, load_spec, resolve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -25,6 +28,23 @@ def test_a_file_says_the_same_as_its_content(tmp_path):
     assert found.spec == study(TINY).spec
     assert [method.label for method in found.protocol.methods] == ["Averaging", "Task Arithmetic", "RHT"]
     assert found.names == HELD_IN[:3]
+
+
+def test_the_example_in_the_docstring_is_a_study():
+    example = spec_module.__doc__.split("\n\n")[1]
+    found = resolve(check_fields(Spec, yaml.safe_load(example), "the docstring"))
+    assert [base.name for base in found.bases] == ["pt-1", "it-1"]
+    assert [method.label for method in found.protocol.methods] == ["Averaging", "TIES", "TIES by tensor"]
+    whole = yaml.safe_load(re.sub("^# ", "", example, flags=re.MULTILINE))  # with what is commented out
+    assert whole.keys() == Spec.model_fields.keys()
+    check_fields(Spec, whole, "the docstring")
+
+
+def test_the_table_of_the_docs_has_every_key_with_its_default():
+    table, known = table_of("studies.md"), dict(keys_of(Spec))
+    sections = {key.partition(".")[0] for key in known if "." in key}
+    assert known.keys() <= table.keys() <= known.keys() | sections
+    assert {key: table[key] for key in known} == {key: default_of(field) for key, field in known.items()}
 
 
 @pytest.mark.parametrize(

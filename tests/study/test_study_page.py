@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mergewise.study.page_tables import chosen_settings
 from mergewise.study.paper_figures import grid_of
 from mergewise.study.study_report import study_figures
 
@@ -32,7 +33,7 @@ def write(monkeypatch, tmp_path):
 
 def cells(text, section, first):
     """Return the cells of the rows of a section that begin with a cell."""
-    lines = text.partition(f"\n{section}\n")[2].splitlines()
+    lines = text.partition(f"\n{section}\n")[2].partition("\n## ")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return [row for row in rows if row[0] == first]
 
@@ -57,6 +58,7 @@ def test_verdicts_stand_beside_the_papers(grids, write):
         assert row[4].startswith(f"{verdict['effect']:+.3f} [".replace("-", "−"))
         assert f"**{verdict['question']}: {verdict['verdict']}**. {verdict['evidence']}" in text
     assert "| Held-out with 8 experts minus multitask, instruction-tuned: −0.06 at 1B" in text
+    assert "so that 0.4 of the 8 here are to be expected to." in text
 
 
 def test_what_contradicts_the_paper_is_said_first(grids, write):
@@ -98,6 +100,59 @@ def test_the_law_is_fitted_to_held_out_scores(grids, write):
     assert cells(text, "## A floor and a tail", "TIES")[0][1:] == [
         f"{row['law_tail']:+.3f}, R² {row['law_r_squared']:.2f}".replace("-", "−") for row in shown
     ]
+
+
+def test_settings_are_told_by_method_number_and_base(grids, write):
+    rows = cells(write(grids["whole"]), "## Chosen settings", "TIES")
+    assert [row[1] for row in rows] == ["2", "4", "8"]
+    chosen = chosen_settings(grids["whole"]["tables"]["tuning"])
+    assert rows[0][2:] == [chosen[base["name"], "ties", 2] for base in grids["whole"]["bases"]]
+
+
+def test_that_rht_is_a_rescaled_ties_is_said_where_both_are_compared(grids, write):
+    assert "With equal weights RHT is TIES of the same density and scope" in write(grids["whole"])
+    without = deepcopy(grids["whole"])
+    without["study"]["methods"]["ties"] |= {"method": "average", "label": "TIES"}
+    assert "RHT is TIES" not in write(without)
+
+
+def test_foreseen_numbers_stand_beside_measured_knees(grids, write):
+    document = deepcopy(grids["whole"])
+    rows = {(row["base"], row["method"]): row for row in document["tables"]["forecasts"]}
+    rows["it-large", "average"] |= {"knee": 4, "knee_low": 2, "knee_high": None}
+    rows["it-large", "ties"]["gains"] = "{}"
+    row = cells(write(document), "## How many experts fit: foreseen and measured", "it-large")[0]
+    found = rows["it-large", "average"]
+    assert row[1:5] == [f"{found[name]:g}" for name in ("k_safe", "k_star", "k_full", "recommended")]
+    assert (row[5], row[7]) == ("4 [2, > 8]", "missing")
+
+
+@pytest.mark.parametrize(
+    ("stars", "knees", "says"),
+    [
+        ([1.0, 2.0, 3.0], [2, 4, None], "+1.00: here k* tends to be larger where more experts are worth merging."),
+        ([3.0, 2.0, 1.0], [2, 4, None], "−1.00: here k* tends to be larger where fewer experts"),
+        ([2.0, 1.0, 3.0, 1.5], [2, 2, 2, 4], "−0.26: here k* does not tell where more experts"),
+        ([3.0, 3.0], [2, None], "k* or the knee is the same everywhere"),
+        ([3.0, 8.0], [2, 4], "Where a knee was reached, in 2 of them, k* was off by 2.5 experts on average."),
+        ([3.0, 8.0], [None, None], "No knee was reached, so that nothing tells how far off k* is."),
+        ([None], [2], "There is no k* with a measured knee to compare it with."),
+    ],
+)
+def test_how_far_foreseen_and_measured_numbers_agree_is_said_whatever_it_is(stars, knees, says, write):
+    from study_fit import agreement
+
+    rows = [{"k_star": k, "knee": knee, "gains": '{"1": 0.1, "8": 0.5}'} for k, knee in zip(stars, knees, strict=True)]
+    assert says in agreement(rows)
+
+
+def test_a_report_without_a_run_says_nothing_of_one(grids, write):
+    document = deepcopy(grids["whole"])
+    assert "| last run |" in write(document)
+    document["run"] = {name: document["run"][name] for name in ("cells", "machine", "versions")}
+    text = write(document)
+    assert "| cells |" in text
+    assert "| last run |" not in text
 
 
 def test_what_is_missing_is_said(grids, write):

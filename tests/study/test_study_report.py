@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import json
 import re
 import xml.etree.ElementTree as ET
 from copy import deepcopy
@@ -13,6 +14,7 @@ from page import Page
 from study_fakes import TINY, study
 
 from mergewise.study.errors import StudyError
+from mergewise.study.page_tables import chosen_settings
 from mergewise.study.paper_figures import grid_of, shown_first
 from mergewise.study.published import published_evidence
 from mergewise.study.run import study_report
@@ -320,3 +322,49 @@ def test_a_report_computes_nothing_and_says_so_where_nothing_is_there(run, tmp_p
     assert sorted((tmp_path / "cache" / "cells").rglob("*.json")) == cells
     assert "4 of 12 merges are there" in page.read_text("utf-8")
     assert (tmp_path / "report" / "scores.parquet").exists()
+
+
+def test_a_report_keeps_what_results_say_of_their_run_where_it_was_of_the_same_study(run, tmp_path):
+    def of_run():
+        return json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["run"]
+
+    ran = json.loads(json.dumps(run(study(TINY)).document["run"]))
+    study_report(study(TINY), tmp_path / "out", tmp_path / "cache")
+    assert of_run() == ran
+    study_report(study(TINY, draws=1), tmp_path / "out", tmp_path / "cache")
+    assert "seconds" not in of_run()
+    (tmp_path / "out" / "results.json").write_text("{")
+    study_report(study(TINY), tmp_path / "out", tmp_path / "cache")
+    assert "seconds" not in of_run()
+
+
+def test_chosen_settings_are_told_and_marked_where_they_lie_at_an_edge(grids, pages):
+    page = Page(pages["whole"])
+    marked = 0
+    for base in grids["whole"]["bases"]:
+        _, *lines = page.tables[f"settings-{base['name']}"]
+        assert [line[0] for line in lines] == ["Task Arithmetic", "TIES", "DARE-TIES", "RHT"]  # averaging has none
+        for row in grids["whole"]["tables"]["tuning"]:
+            if row["chosen"] and row["base"] == base["name"]:
+                cell = {line[0]: line for line in lines}[row["label"]][1 + (2, 4, 8).index(row["k"])]
+                setting = json.loads(row["setting"])
+                edge = "†" if "lambda" in row["at_edge"] else ""
+                assert cell.split(", ")[-1] == f"λ {setting['lambda']:g}{edge}"
+                assert ("ρ" in cell) == (row["method"] in ("ties", "rht"))  # of others one density was tried
+                marked += cell.count("†")
+    assert marked == sum(
+        len(row["at_edge"].split(", ")) for row in grids["whole"]["tables"]["tuning"] if row["at_edge"]
+    )
+
+
+def test_a_setting_at_an_edge_is_marked(grids):
+    tuning = deepcopy(grids["whole"]["tables"]["tuning"])
+    for row in tuning:
+        row["at_edge"] = "lambda" if row["chosen"] else ""
+    found = chosen_settings(tuning)
+    assert found["it-large", "task_arithmetic", 8] == "λ 0.4†"
+    assert re.fullmatch(r"ρ 0\.\d, λ 1†", found["it-large", "ties", 8])
+
+
+def test_what_chance_makes_of_so_many_verdicts_is_said(pages):
+    assert "so that 0.4 of the 8 here are to be expected to." in Page(pages["whole"]).text

@@ -11,6 +11,7 @@ from mergewise.study.lacking import lacking
 from mergewise.study.measured import Measured
 from mergewise.study.store import Failure
 from mergewise.study.summary import Row, Score
+from mergewise.study.tuning import Tuned
 from mergewise.study.verdicts import DOES_NOT_HOLD, HOLDS, OPEN, verdict_of, verdicts
 
 JITTER = np.concatenate([[0.0], np.linspace(-0.001, 0.001, 99)])
@@ -113,6 +114,22 @@ def test_the_papers_methods_are_known_by_what_they_are_not_by_what_a_study_calls
     assert (asked.paper, asked.further) == (["average", "sum"], ["ties"])
 
 
+def test_settings_at_the_edge_of_their_grids_are_told_where_further_methods_are_compared():
+    def tuned(method, k, *at_edge):
+        return Tuned(method, k, {}, (), at_edge)
+
+    settings = {
+        (base.name, method, k): tuned(method, k, *(["lambda"] if (method, k) == ("ties", 8) else []))
+        for base in STUDY.bases for method in ("ties", "rht") for k in (2, 4, 8)
+    }  # fmt: skip
+    settings["pt-small", "rht", 2] = tuned("rht", 2, "density", "lambda")
+    found = {verdict.question: verdict.evidence for verdict in verdicts(STUDY, rows(), (), settings)}
+    told = "Settings were chosen at the edge of their grid, beyond which better ones may lie: "
+    assert found["6a"].endswith(f"{told}RHT in 1 of 12, TIES in 4 of 12.")
+    assert told not in found["1"]
+    assert told not in {v.question: v.evidence for v in verdicts(STUDY, rows())}["6a"]
+
+
 def test_the_gain_over_the_best_expert_is_judged():
     assert found(rows(gain=0.1))["7"].verdict == HOLDS
     assert found(rows(gain=-0.1))["7"].verdict == DOES_NOT_HOLD
@@ -121,13 +138,17 @@ def test_the_gain_over_the_best_expert_is_judged():
 @pytest.mark.parametrize("base", ["small", "organisation/small"])
 @pytest.mark.parametrize("method", ["ties", "mine/ties"])
 def test_cells_that_failed_are_told_whatever_bases_and_methods_are_called(base, method):
-    def reason(*failed):
-        failures = [Failure("key", name, "broken") for name in failed]
+    def reason(*failed, held_up=()):
+        failures = [Failure(name, name, "broken") for name in failed]
+        failures += [Failure(name, node, "broken") for name in failed for node in held_up]
         return lacking([(base, method, 2), (base, method, 4)], [(base, method, 4)], {method: "TIES"}, failures)
 
     assert reason() == f"Cells of TIES are missing at {base} with 2 (not computed yet)."
     assert "(2 failed)" in reason(f"merge/{base}/{method}/2/0", f"tuning/{base}/{method}/2/1", f"test/{base}/spam")
-    assert "(1 failed of the models and references that they need)" in reason(f"model/{base}/spam")
+    held_up = [f"merge/{base}/{method}/2/{draw}" for draw in range(3)]
+    assert "(1 failed of the models and references that they need)" in reason("model/other/base", held_up=held_up)
+    assert "(1 failed of the models and references that they need)" in reason(f"test/{base}/spam")
+    assert "(not computed yet)" in reason(f"model/{base}/spam", held_up=[f"merge/{base}/{method}/4/0"])
     assert "(not computed yet)" in reason(f"merge/{base}/{method}/4/0", f"merge/{base}/other/2/0", "model/other/spam")
 
 
@@ -240,7 +261,7 @@ def test_where_cells_failed_the_reason_names_their_method_and_number():
     without = {key: row for key, row in whole.items() if key[1] != "ties"}
     without |= {(base, "multitask", k): row for (base, method, k), row in whole.items() if method == "average"}
     failures = [
-        Failure(str(n), f"merge/it-{size}/ties/8/{n}", "broken") for size in ("small", "large") for n in range(3)
+        Failure(f"{size} {n}", f"merge/it-{size}/ties/8/{n}", "broken") for size in ("small", "large") for n in range(3)
     ]
     for question in ("1", "2", "3a", "3b", "4", "5", "7"):
         verdict = found(without, failures=failures)[question]
@@ -250,7 +271,9 @@ def test_where_cells_failed_the_reason_names_their_method_and_number():
 
 
 def test_a_failed_expert_is_named_as_what_merges_wait_for():
-    failed = [Failure("key", "model/it-large/task_a", "broken")]
+    failed = [
+        Failure("key", f"{name}/it-large/{of}", "broken") for name, of in (("model", "a"), ("merge", "average/8/0"))
+    ]
     evidence = found({key: row for key, row in rows().items() if key[0] != "it-large"}, failures=failed)["5"].evidence
     assert evidence.startswith(
         "Cells of Averaging are missing at it-large with 8 (1 failed of the models and references"

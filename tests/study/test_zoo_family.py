@@ -27,7 +27,7 @@ def plans(folder, precision="float32"):
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo_family, "model", lambda name, path: Model(name, path, f"digest of {path.name}"))
+    monkeypatch.setattr(zoo_family, "hashed", lambda name, path: Model(name, path, f"digest of {path.name}"))
     return ZooWorkshop(plans(tmp_path), {"test": dict.fromkeys(TASKS, "d"), "validation": {}})
 
 

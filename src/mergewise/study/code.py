@@ -5,6 +5,7 @@ limits of a base are computed by is told in the same way, and apart: merges do n
 """
 
 import ast
+import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
+from mergewise.method import find_method
 from mergewise.study.cells import digest
 from mergewise.study.errors import StudyError
 
-__all__ = ["LIBRARIES", "code_digest", "limits_digest", "sources_of"]
+__all__ = ["LIBRARIES", "code_digest", "limits_digest", "method_code", "sources_of"]
 
 LIBRARIES = ("numpy", "scipy", "numba", "torch", "transformers", "tokenizers")
 """What merging and scoring compute with beside this package."""
@@ -33,6 +35,21 @@ def code_digest(workshop: object) -> str:
         workshop: of the family; the module that it names as its `bench_module`, or else its own, brings the bench.
     """
     return _digest(LIBRARIES, getattr(workshop, "bench_module", type(workshop).__module__), *_CELLS)
+
+
+def method_code(code: str, method: str) -> str:
+    """Return the digest of the code that cells of one merge method depend on.
+
+    Args:
+        code: what `code_digest` found.
+        method: its name. Of a method of one's own, what its module imports of its own package, or of the single files
+            beside it, counts too; the module itself counts by the method's revision.
+    """
+    module = inspect.unwrap(find_method(method).definition).__module__
+    if module.partition(".")[0] == "mergewise" or getattr(sys.modules.get(module), "__file__", None) is None:
+        return code
+    helpers = [path for name, path in sources_of(module).items() if name != module and _ROOT not in path.parents]
+    return digest([code.encode(), *map(Path.read_bytes, helpers)]) if helpers else code
 
 
 def limits_digest() -> str:

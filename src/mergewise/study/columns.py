@@ -128,10 +128,11 @@ TABLES: dict[str, dict[str, str]] = {
     "costs": {
         **_WHICH,
         **_MERGE,
-        "merges": "number of merges that the row averages over",
+        "merges": "number of different merges that medians are over: draws of the same experts are one, unless they "
+        "have random masks",
         "bytes_in": "bytes of base and experts that one merge reads",
-        "merge_seconds": "mean seconds on one core for one merge",
-        "score_seconds": "mean seconds on one core for scoring one merge on its test items",
+        "merge_seconds": "median seconds on one core for one merge",
+        "score_seconds": "median seconds on one core for scoring one merge on its test items",
         "tuning_seconds": "sum of seconds on one core for all that was tried to tune this method at this k",
     },
 }

@@ -1,11 +1,19 @@
-"""CUDA devices of this machine, AMD's included, and which of them a worker process sees."""
+"""Accelerators of this machine: their type, and which CUDA devices, AMD's included, a worker process sees."""
 
 import os
 from collections.abc import Sequence
 
-__all__ = ["devices_here", "share_of_devices"]
+__all__ = ["accelerator_here", "devices_here", "share_of_devices"]
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def accelerator_here() -> str:
+    """Return the type of the accelerator that this process sees, as torch has it, or cpu."""
+    import torch  # noqa: PLC0415 - as below
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if found is None else found.type
 
 
 def devices_here() -> tuple[str, ...]:

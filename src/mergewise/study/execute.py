@@ -4,7 +4,7 @@ import heapq
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mergewise.errors import MergewiseError
 from mergewise.study.cells import CellSpec, Model, Result
@@ -43,7 +43,7 @@ class Tally:
         computed: how many of these this run has computed.
         failed: how many failed when they were last tried.
         blocked: how many wait for something that failed.
-        seconds: core seconds that the done ones took when they were computed.
+        seconds: core seconds that the done ones took when they were computed, a cell of several nodes once.
         left_seconds: estimated core seconds for the rest, from what like ones took.
     """
 
@@ -59,7 +59,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a study is: by kind of cells, with all failures and an estimate of the wall seconds that are left."""
+    """How far a study is.
+
+    Attributes:
+        tallies: by kind of cells.
+        failures: of all cells that failed when they were last tried, under the names of their nodes.
+        seconds_left: estimated wall seconds for the rest.
+    """
 
     tallies: tuple[Tally, ...]
     failures: tuple[Failure, ...]
@@ -78,14 +84,14 @@ class Progress:
 
 @dataclass
 class _State:
-    """What is known of a node: how many cells it has in the store, and whether it failed or waits for what did."""
+    """What is known of a node: how many cells it has in the store, its failures, and the failed nodes it waits for."""
 
     done: int = 0
     computed: int = 0
     seconds: float = 0.0
     complete: bool = False
     failures: list[Failure] = field(default_factory=list)
-    blocked: bool = False
+    waits_for: set[str] = field(default_factory=set)
 
 
 class Execution:
@@ -117,6 +123,7 @@ class Execution:
         self._ready: list[int] = []
         self._work: dict[str, Work] = {}
         self._found: dict[str, dict[str, Result | None]] = {}  # results of nodes that are not complete yet, in order
+        self._timed: set[str] = set()  # keys of cells whose seconds are counted
 
     def look(self) -> Progress:
         """Find what is in the store, follow it as far as it leads, and compute nothing."""
@@ -172,17 +179,26 @@ class Execution:
                     done=sum(state.done for state in states),
                     computed=sum(state.computed for state in states),
                     failed=sum(len(state.failures) for state in states),
-                    blocked=sum(node.cells - s.done for node, s in zip(nodes, states, strict=True) if s.blocked),
+                    blocked=sum(node.cells - s.done for node, s in zip(nodes, states, strict=True) if s.waits_for),
                     seconds=sum(state.seconds for state in states),
                     left_seconds=sum(
                         pace(node) * node.seconds * (node.cells - state.done) / max(1, node.cells)
                         for node, state in zip(nodes, states, strict=True)
-                        if not state.blocked
+                        if not state.waits_for
                     ),
                 )
             )
         failures = [failure for state in self._state.values() for failure in state.failures]
         return Progress(tuple(tallies), tuple(failures), sum(t.left_seconds for t in tallies) / slots)
+
+    def held_up(self) -> list[Failure]:
+        """Return every failure once more under the name of each node that waits for it, directly or not."""
+        return [
+            replace(failure, name=id_)
+            for id_, state in self._state.items()
+            for failed in state.waits_for
+            for failure in self._state[failed].failures
+        ]
 
     def _pace(self) -> Callable[[Node], float]:
         """Return how much longer than estimated like nodes took, by method, else by kind, else as estimated."""
@@ -230,7 +246,8 @@ class Execution:
             if ready is None:
                 return TrainWork(node.id, node.source, needs)
             self.known.models[node.id] = ready
-            self._count(node.id, [self._store.load(node.source.key) or {}], computed=False)
+            result = self._store.load(node.source.key)
+            self._count(node.id, [] if result is None else [result], computed=False)
             return None
         assert node.specs is not None
         specs: Sequence[CellSpec | LimitsSpec] = node.specs(self.known)
@@ -268,7 +285,8 @@ class Execution:
         state = self._state[id_]
         state.done += len(results)
         state.computed += len(results) if computed else 0
-        state.seconds += sum(sum(result.get("seconds", {}).values()) for result in results)
+        state.seconds += sum(sum(one["seconds"].values()) for one in results if one["key"] not in self._timed)
+        self._timed.update(one["key"] for one in results)
 
     def _complete(self, id_: str) -> None:
         self._state[id_].complete = True
@@ -276,7 +294,7 @@ class Execution:
             self.known.results[id_] = tuple(result for result in self._found.pop(id_).values() if result is not None)
         for dependent in self._dependents[id_]:
             self._waiting[dependent].discard(id_)
-            if not self._waiting[dependent] and not self._state[dependent].blocked:
+            if not self._waiting[dependent] and not self._state[dependent].waits_for:
                 heapq.heappush(self._settled, self._order[dependent])
 
     def _fail(self, id_: str, failures: Sequence[Failure]) -> None:
@@ -284,8 +302,8 @@ class Execution:
         reached = list(self._dependents[id_])
         while reached:
             dependent = reached.pop()
-            if not self._state[dependent].blocked:
-                self._state[dependent].blocked = True
+            if id_ not in self._state[dependent].waits_for:
+                self._state[dependent].waits_for.add(id_)
                 reached += self._dependents[dependent]
 
 

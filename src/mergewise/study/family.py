@@ -148,7 +148,8 @@ class Family(Protocol):
     """What is on offer, known without fetching or computing anything.
 
     A family may have a method `will_score(tasks)`: it is called with all tasks of a study, before the family is opened,
-    so that none of their items is trained on. If its work runs on accelerators, `workers(devices)` returns how many
+    so that none of their items is trained on. Likewise `will_use(bases)` is called with the names of the bases that a
+    study chose, so that no others are fetched. If its work runs on accelerators, `workers(devices)` returns how many
     workers a machine with so many of them has room for.
 
     Attributes:

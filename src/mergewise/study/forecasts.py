@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mergewise.study.scores import Floats
-from mergewise.study.summary import Score
-from mergewise.theory.cells import cells_of
+from mergewise.study.summary import Row, Score
+from mergewise.theory.cells import Cells
 from mergewise.theory.errors import ForecastError
 from mergewise.theory.forecast import forecast
 
@@ -68,25 +68,22 @@ def knee(summed: Mapping[int, Floats]) -> tuple[float, float, float] | None:
     return float(first[0]), float(low), float(high)
 
 
-def forecast_columns(
-    scores: Mapping[int, Score], tasks: Sequence[Record], limits: Mapping[str, Any] | None, names: Sequence[str]
-) -> Record:
+def forecast_columns(rows: Mapping[int, Row], limits: Mapping[str, Any] | None, names: Sequence[str]) -> Record:
     """Return what was foreseen and measured of one base and method, as columns; see `columns`.
 
     Args:
-        scores: held-in scores by number of merged experts.
-        tasks: rows of the table of tasks, of its merges on held-out tasks.
+        rows: by number of merged experts.
         limits: as `limits_cell` has them; None if they are not known.
         names: of all experts.
     """
-    summed = gains(scores, len(names))
+    summed = gains({count: row.held_in for count, row in rows.items()}, len(names))
     ends = knee(summed) or (np.inf,) * 3
     return {
         "experts": len(names),
         **_foreseen(limits, names),
         **{name: None if np.isinf(end) else int(end) for name, end in zip(_KNEE, ends, strict=True)},
         "gains": json.dumps({count: float(f"{one[0]:.6g}") for count, one in summed.items()}),
-        **_law(tasks, len(names)),
+        **_law({count: row.held_out for count, row in rows.items()}, len(names)),
     }
 
 
@@ -101,11 +98,13 @@ def _foreseen(limits: Mapping[str, Any] | None, names: Sequence[str]) -> Record:
     return found
 
 
-def _law(rows: Sequence[Record], experts: int) -> Record:
-    if not rows:
-        return {**dict.fromkeys(_LAW), "law_says": "No merge was scored on held-out tasks."}
+def _law(scores: Mapping[int, Score], experts: int) -> Record:
+    """Fit the law to held-out scores by number of merged experts, the very ones that figures show."""
+    cells = Cells(
+        np.array(list(scores), np.int64), np.array([1.0 - one.merged[0] for one in scores.values()]), scores=True
+    )
     try:
-        found = forecast(cells_of(rows), experts=experts, replicates=0)
+        found = forecast(cells, experts=experts, replicates=0)
     except ForecastError as error:
         return {**dict.fromkeys(_LAW), "law_says": str(error)}
     return {

@@ -14,6 +14,7 @@ from typing import Literal
 
 from mergewise.method import find_method
 from mergewise.study.cells import CellSpec, Model, Result, Split, TaskItems, model, scores_of
+from mergewise.study.code import method_code
 from mergewise.study.family import Base, Training, Workshop
 from mergewise.study.limits_cell import LimitsSpec
 from mergewise.study.protocol import Method, Pick, Value
@@ -202,7 +203,7 @@ class _BaseGrid:
             self._add("multitask", multitask, self._study.names)
 
     def _add(self, name: str, source: Training | Model | None, categories: Sequence[str] | None) -> None:
-        """Add a model with all that it needs; models of the study have readable ids, others those of their keys."""
+        """Add a model with all that it needs."""
         id_ = self._model_id(name)
         if isinstance(source, Training):
             needs = tuple(self._need(need) for need in source.needs)
@@ -217,11 +218,14 @@ class _BaseGrid:
             self._named[_key(source)] = id_
 
     def _need(self, source: Training | Model) -> str:
-        """Return the id of a model that another is made from, which becomes a node unless it is one already."""
+        """Return the id of a model that another is made from, which becomes a node unless it is one already.
+
+        A model that is none of the study's is called by its own name, with a part of its key to tell it from others.
+        """
         key = _key(source)
         if key in self._named:
             return self._named[key]
-        id_ = self._named[key] = f"model/{key}"
+        id_ = self._named[key] = f"model/{source.name}-{key[:16]}"
         if isinstance(source, Training):
             needs = tuple(self._need(need) for need in source.needs)
             self._models[id_] = Node(
@@ -247,7 +251,8 @@ class _BaseGrid:
         models = tuple(self._model(known, name) for name in experts)
         items = tuple(self._items(task, split) for task in tasks)
         base = self._model(known, "base")
-        return CellSpec(base, method, models, items, split, limit, self._opened.code, dict(parameters))
+        code = method_code(self._opened.code, method)
+        return CellSpec(base, method, models, items, split, limit, code, dict(parameters))
 
     def _model(self, known: Known, name: str) -> Model:
         """Return a model of this base that was made, called by its category, the base by its name."""

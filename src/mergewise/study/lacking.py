@@ -19,7 +19,8 @@ def lacking(
         wanted: every score that is needed.
         there: those that are there.
         labels: of the methods, by name.
-        failures: of the study; they are named as its nodes are, such as `merge/BASE/METHOD/K/DRAW`.
+        failures: of the study's cells under the names of their nodes, such as `merge/BASE/METHOD/K/DRAW`, and once
+            more under those of the nodes that wait for them.
 
     Returns:
         A sentence; empty if nothing is missing.
@@ -54,12 +55,16 @@ def without_value(unsolved: Mapping[Place, Sequence[str]], reference: str) -> st
 
 def _reason(gaps: Sequence[Place], failures: Sequence[Failure]) -> str:
     """Say how many cells of the missing scores failed or, if none did, how many of what they need."""
-    own = tuple(f"{kind}/{base}/{method}/{count}/" for base, method, count in gaps for kind in ("tuning", "merge"))
-    needed = tuple(f"{kind}/{base}/" for base, _, _ in gaps for kind in ("model", "validation", "test"))
-    names = [failure.name for failure in failures]  # of bases and methods, too, they may have slashes
-    if failed := sum(name.startswith(own) for name in names):
+
+    def keys(*starts: str) -> set[str]:
+        return {failure.key for failure in failures if failure.name.startswith(starts)}
+
+    own = keys(*(f"{kind}/{base}/{method}/{count}/" for base, method, count in gaps for kind in ("tuning", "merge")))
+    references = keys(*(f"test/{base}/" for base, _, _ in gaps))
+    needed = keys("model/", "validation/", "test/")
+    if failed := len(own - needed):
         return f"{failed} failed"
-    if blocked := sum(name.startswith(needed) for name in names):
+    if blocked := len((own | references) & needed):
         return f"{blocked} failed of the models and references that they need"
     return "not computed yet"
 

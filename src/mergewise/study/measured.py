@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from mergewise.study.cells import Scores, scores_of
@@ -26,9 +27,9 @@ class Cost:
     """What the merges of a method and a number of experts took, in seconds on one core.
 
     Attributes:
-        merges: how many there are.
-        merge: mean for one merge.
-        score: mean for scoring one on its test items.
+        merges: how many different ones there are; draws of the same experts are one, unless they have random masks.
+        merge: median for one merge, which a merge that was disturbed moves little.
+        score: median for scoring one on its test items.
         tuning: sum for all that was tried beforehand.
     """
 
@@ -88,16 +89,16 @@ def measure(study: Study, base: Base, known: Known) -> Measured | None:
             results = [one[0] for one in found if one]
             pair = method.name, count
             merges[pair] = tuple(Draw(pick.experts, scores_of(one)) for pick, one in zip(picks, results, strict=True))
-            seconds = [one["seconds"] for one in results]
+            seconds = [one["seconds"] for one in {one["key"]: one for one in results}.values()]
             tried = 0.0
             if method.grid:
                 chosen[pair] = tuned(study, base.name, method, count, known)
                 sweeps = [known.results[f"tuning/{place}/{index}"] for index in range(len(tried_picks))]
                 tried = sum(sum(one["seconds"].values()) for sweep in sweeps for one in sweep)
             costs[pair] = Cost(
-                len(results),
-                sum(one["merge"] for one in seconds) / len(results),
-                sum(one["score"] for one in seconds) / len(results),
+                len(seconds),
+                median(one["merge"] for one in seconds),
+                median(one["score"] for one in seconds),
                 tried,
             )
     models = {name: known.models.get(f"model/{base.name}/{name}") for name in ("base", *study.names, "multitask")}

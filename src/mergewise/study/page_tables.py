@@ -3,18 +3,37 @@
 Everything is taken from the tables of `columns`; nothing is computed but counts of intervals.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mergewise.study.paper_figures import SIDES, Grid
 
-__all__ = ["CostTable", "Line", "ScoreTable", "Wins", "cost_tables", "rests_on", "score_tables", "wins"]
+__all__ = [
+    "CHOSEN",
+    "CostTable",
+    "Line",
+    "ScoreTable",
+    "Wins",
+    "by_chance",
+    "chosen_settings",
+    "cost_tables",
+    "rests_on",
+    "score_tables",
+    "wins",
+]
 
 Record = Mapping[str, Any]
 
 REFERENCES = {"multitask": "Multitask", "base": "Base, not merged"}
 OWN = "Each task's own expert"
+EDGE = "†"
+CHOSEN = (
+    "What was chosen on validation items, of those parameters that several values were tried of (ρ is density). "
+    f"{EDGE}: the smallest or largest of more than two numbers, beyond which a better one may lie."
+)
+SYMBOLS = {"lambda": "λ", "density": "ρ"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class CostTable:
         base: its record.
         counts: numbers of merged experts, across.
         nbytes: bytes that a merge reads, by count; None where no row is there.
-        lines: label, seconds per merge by count, mean seconds to score one, seconds of all tuning; None where missing.
+        lines: method, label, seconds per merge by count, to score one, of all tuning; None where missing.
     """
 
     base: Record
@@ -145,6 +164,44 @@ def cost_tables(grid: Grid) -> list[CostTable]:
         )
         found.append(CostTable(base, grid.counts, nbytes, tuple(lines)))
     return found
+
+
+def chosen_settings(tuning: Sequence[Record]) -> dict[tuple[str, str, int], str]:
+    """Return what tuning chose as text, by base, method and number of experts, where several settings were tried.
+
+    Args:
+        tuning: rows of the table of tuning.
+    """
+    tried: dict[tuple[str, str, int], list[tuple[Record, Record]]] = {}
+    for row in tuning:
+        tried.setdefault((row["base"], row["method"], row["k"]), []).append((row, json.loads(row["setting"])))
+    found = {}
+    for place, rows in tried.items():
+        row, setting = next(one for one in rows if one[0]["chosen"])
+        edges = row["at_edge"].split(", ")
+        values = [
+            f"{SYMBOLS.get(name, name)} {_plain(value)}{EDGE if name in edges else ''}"
+            for name, value in setting.items()
+            if any(other[name] != value for _, other in rows)
+        ]
+        if values:
+            found[place] = ", ".join(values)
+    return found
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def by_chance(verdicts: Sequence[Record]) -> str:
+    """Say how many of the verdicts' intervals are to be expected wrong, as none is corrected for their number."""
+    judged = sum(one["effect"] is not None for one in verdicts)
+    if not judged:
+        return ""
+    return (
+        "Verdicts are not corrected for their number: a 95 % interval misses the true effect once in twenty times by "
+        f"chance, so that {judged / 20:.2g} of the {judged} here are to be expected to."
+    )
 
 
 def wins(grid: Grid, comparisons: Sequence[Record]) -> list[Wins]:

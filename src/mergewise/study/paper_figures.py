@@ -257,7 +257,7 @@ def _cost(grid: Grid) -> Figure:
         panels.append(count_panel(grid, base_name(base), series, base_tags(base)))
     scale: Axis = log_axis(panels)
     return Figure(
-        "cost", "What a merge costs", "Mean seconds on one core for one merge in memory; not in the paper.",
+        "cost", "What a merge costs", "Median seconds on one core for one merge in memory; not in the paper.",
         "seconds", scale, tuple(panels),
     )  # fmt: skip
 

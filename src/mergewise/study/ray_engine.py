@@ -37,29 +37,18 @@ class RayEngine:
         site: of the study; its cache must be a folder that all machines see under the same path.
         address: of a running cluster, such as "auto" or "host:port"; None starts one on this machine.
         jobs: the most actors; None for as many as the cluster has processors, or GPUs if the work runs on these.
+        mine: whether to disconnect in the end from a cluster that is connected already.
+
+    Raises:
+        StudyError: Ray is not installed, or no cluster answers.
     """
 
-    def __init__(self, site: Site, address: str | None, jobs: int | None) -> None:
-        try:
-            import ray  # noqa: PLC0415 - an extra
-        except ImportError:
-            raise StudyError(
-                "--engine ray needs Ray, which is not installed; run pip install 'mergewise[ray]'."
-            ) from None
+    def __init__(self, site: Site, address: str | None, jobs: int | None, *, mine: bool = False) -> None:
+        self._mine = _connect(address, jobs) or mine
+        import ray  # noqa: PLC0415 - an extra
+
         self._ray: Any = ray  # whose annotations say little
         self._jobs = jobs
-        started_here = address is None and "RAY_ADDRESS" not in os.environ
-        options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
-        if started_here:
-            options |= {"num_cpus": jobs, "include_dashboard": False}
-        self._mine = not ray.is_initialized()
-        if self._mine:
-            try:
-                ray.init(**options)
-            except (ConnectionError, RuntimeError, ValueError) as fault:
-                raise StudyError(
-                    f"--engine ray: no Ray cluster answers at {address or 'this machine'}: {fault}"
-                ) from None
         packages = str(Path(mergewise.__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
         has_devices = on_devices(site) and self._ray.cluster_resources().get("GPU", 0) >= 1
@@ -126,6 +115,35 @@ def _lost(fault: Exception) -> Lost:
     return Lost(" ".join(trace.splitlines()[-1].split())[:400].rstrip("."), trace)
 
 
+def _connect(address: str | None, jobs: int | None) -> bool:
+    """Connect to a cluster, or start one, unless this process has one; return whether it had none.
+
+    Raises:
+        StudyError: Ray is not installed, or no cluster answers.
+    """
+    try:
+        import ray  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise StudyError("--engine ray needs Ray, which is not installed; run pip install 'mergewise[ray]'.") from None
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
+    if address is None and "RAY_ADDRESS" not in os.environ:
+        options |= {"num_cpus": jobs, "include_dashboard": False}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as fault:
+        raise StudyError(f"--engine ray: no Ray cluster answers at {address or 'this machine'}: {fault}") from None
+    return True
+
+
 def ray_engine(address: str | None = None, jobs: int | None = None) -> EngineMaker:
-    """Return what makes an engine on a Ray cluster; arguments as of `RayEngine`."""
-    return lambda site: RayEngine(site, address, jobs)
+    """Connect to a Ray cluster, before a study fetches anything, and return what makes an engine on it.
+
+    Arguments are those of `RayEngine`.
+
+    Raises:
+        StudyError: Ray is not installed, or no cluster answers.
+    """
+    mine = _connect(address, jobs)
+    return lambda site: RayEngine(site, address, jobs, mine=mine)

@@ -23,6 +23,7 @@ from mergewise.study.errors import StudyError
 from mergewise.study.execute import Execution, Progress, duration, line_of
 from mergewise.study.family import Family, Workshop
 from mergewise.study.files import make_folder, prepare_folder, put, put_text
+from mergewise.study.given import check_given
 from mergewise.study.grid import Known, Opened, build_grid, validated
 from mergewise.study.measured import Measured, measure
 from mergewise.study.spec import Study
@@ -153,7 +154,7 @@ def run_study(
         say(f"{path} was damaged; its cell was computed again")
     say(f"{line_of(done).rpartition(', about')[0]} in {duration(executed - started)}")
     measured = _measured(study, execution.known, say)
-    document = _document(study, measured, done, code_digest(site.workshop))
+    document = _document(study, measured, execution, done, code_digest(site.workshop))
     document["run"] = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": time.monotonic() - started,
@@ -180,7 +181,8 @@ def study_status(study: Study, cache: Path | None = None, progress: Say | None =
 def study_report(study: Study, out: Path, cache: Path | None = None, progress: Say | None = None) -> Path:
     """Write tables, figures and the page from what is there of a study, computing nothing; what is missing is said.
 
-    Data sets are fetched if they are not there yet: the names of cells depend on them.
+    Data sets are fetched if they are not there yet: the names of cells depend on them. In a folder with the results of
+    a run of the same study by the same code, what these say of the run is kept.
 
     Args:
         study: to report on, finished or not.
@@ -205,8 +207,8 @@ def study_report(study: Study, out: Path, cache: Path | None = None, progress: S
             f"{study.spec.name}: expected scores of at least one base in {site.cells}, found none; "
             "run the study first, or name its cache."
         )
-    document = _document(study, measured, done, code_digest(site.workshop))
-    document["run"] = {"cells": [asdict(tally) for tally in done.tallies], **_machine()}
+    document = _document(study, measured, execution, done, code_digest(site.workshop))
+    document["run"] = _run_of(document, out) or {"cells": [asdict(tally) for tally in done.tallies], **_machine()}
     prepare_folder(out, FILES, FOLDERS)
     _write(document, out)
     return write_report(document, out, say)
@@ -236,6 +238,7 @@ def open_workshop(study: Study, cache: Path, say: Say, validation: Sequence[str]
                 workshop.items(task, "test")
                 if category.name in validation:
                     workshop.items(task, "validation")
+        check_given(study, workshop, cache)
     except OSError as error:
         raise StudyError(f"{study.spec.name}: its data cannot be read, or kept in {cache}: {error}.") from error
     return workshop
@@ -261,11 +264,24 @@ def _measured(study: Study, known: Known, say: Say) -> dict[str, Measured]:
     return found
 
 
-def _document(study: Study, measured: dict[str, Measured], done: Progress, code: str) -> dict[str, Any]:
+def _run_of(document: dict[str, Any], out: Path) -> dict[str, Any] | None:
+    """Return what results in a folder say of the run that made them; None if there was none of this study and code."""
+    try:
+        found = json.loads((out / "results.json").read_bytes())
+        same = all(found[name] == document[name] for name in ("study", "code"))
+        return dict(found["run"]) if same and "finished" in found["run"] else None
+    except (OSError, ValueError, KeyError, TypeError):  # no results, or of something else
+        return None
+
+
+def _document(
+    study: Study, measured: dict[str, Measured], execution: Execution, done: Progress, code: str
+) -> dict[str, Any]:
     """Return everything that is the same from run to run."""
     resamples = Resamples(study.protocol.replicates, study.protocol.seed)
     rows = rows_of(study, measured, resamples)
-    judged = verdicts(study, rows, done.failures)
+    tuned = {(base, *place): found for base, one in measured.items() for place, found in one.tuned.items()}
+    judged = verdicts(study, rows, (*done.failures, *execution.held_up()), tuned)
     return {
         "study": study.spec.model_dump(mode="json"),
         "bases": [asdict(base) for base in study.bases],

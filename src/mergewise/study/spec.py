@@ -1,22 +1,24 @@
 """The spec of a study: one YAML file of models, tasks, methods and numbers, checked whole before anything runs.
 
 name: zoo-small
-family: zoo                          # or {name: zoo, …options of the family}
-bases: {quality: [pt, it]}           # by quality and size, or a list of names, or `all`
-experts:
-  train: {steps: 60}                 # how experts are trained; what is left out is as the family has it
-  given: {pt-6: {spam: path/to/it}}  # checkpoints that are there already
+family: zoo                          # or {name: transformers, …options of the family}
+bases: {quality: [pt, it], size: [1 layer]}      # or a list of names, or `all`
 multitask: true                      # also train one model per base on all held-in categories
-tasks: {held_in: [spam, topic], held_out: all}   # categories, or {category: [task, …]}, or `all`
+tasks: {held_in: [question type, spam, newswire topic], held_out: all}   # or {category: [task, …]}, or `all`
 methods:
   average:
   ties: {parameters: {scope: model, density: [0.1, 0.3], lambda: [1.0, 1.5]}}   # lists are tuned over
   ties_tensor: {method: ties, label: TIES by tensor}
-k: [2, 4]
+k: [2, 3]
 draws: 3
 seed: 0
 scoring: {validation_items: 240, tuning_draws: 2, test_items: 240, replicates: 2000}
 limits: true                         # also survey the experts of every base: how many fit, by their weights alone
+# experts:
+#   train: {steps: 60}                     # how they are trained, as far as the family can be told
+#   given: {pt-1: {spam: path/to/it}}      # checkpoints that are there already
+
+docs/studies.md has a table of all keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -199,6 +201,8 @@ def resolve(spec: Spec) -> Study:
     if hasattr(family, "will_score"):
         family.will_score([task for category in (*held_in, *held_out) for task in category.tasks])
     bases = _bases(family, spec.bases)
+    if hasattr(family, "will_use"):
+        family.will_use([base.name for base in bases])
     for base, given in spec.experts.given.items():
         _known(base, [one.name for one in bases], "base", "experts.given")
         for category, path in given.items():

@@ -20,10 +20,18 @@ from mergewise.study.chart import Figure
 from mergewise.study.figures import PALETTE
 from mergewise.study.files import make_folder, put, put_text
 from mergewise.study.forecast_figures import forecast_figures
-from mergewise.study.page_tables import cost_tables, rests_on, score_tables, wins
+from mergewise.study.page_tables import (
+    CHOSEN,
+    by_chance,
+    chosen_settings,
+    cost_tables,
+    rests_on,
+    score_tables,
+    wins,
+)
 from mergewise.study.paper_figures import PAPER_FIGURES, QUALITIES, SIDES, Grid, grid_of, paper_figures, shown_first
 from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE, arrow, published_evidence
-from mergewise.study.svg import figure_svg, key_svg, panel_svg
+from mergewise.study.svg import figure_svg, key_svg, panel_svg, style
 from mergewise.study.tables import csv_of
 from mergewise.study.template import page_environment
 
@@ -137,6 +145,9 @@ def render_study(document: Record) -> str:
         figures=[_drawn(figure, number, grid, shown) for number, figure in enumerate(study_figures(grid), 1)],
         scores=score_tables(grid),
         costs=cost_tables(grid),
+        settings=chosen_settings(tables["tuning"]),
+        settings_note=CHOSEN,
+        chance=by_chance(tables["verdicts"]),
         wins=wins(grid, tables["comparisons"]),
         comparisons=tables["comparisons"],
         sides=SIDES,
@@ -147,6 +158,7 @@ def render_study(document: Record) -> str:
         published=published,
         published_note=PUBLISHED_NOTE,
         palette=PALETTE,
+        file_style=style("light"),
         failures=document["failures"],
         merges=sum(row["draws"] for row in tables["scores"] if row["method"] in grid.methods),
         merges_wanted=len(grid.bases) * len(grid.methods) * len(grid.counts) * document["study"]["draws"],
@@ -177,6 +189,7 @@ def _drawn(figure: Figure, number: int, grid: Grid, shown: Mapping[str, str]) ->
             for panel in figure.panels
         ],
         "svg": "data:image/svg+xml;base64," + b64encode(drawing.encode()).decode(),
+        "marks": _marks(figure),
     }
 
 
@@ -197,6 +210,12 @@ def _note(figure: Figure, grid: Grid, shown: Mapping[str, str]) -> str:
         words.append(f"{grid.methods[shown['focus']]}.")
     if "k" in used:
         words.append(f"{shown['k']} experts.")
+    return " ".join(filter(None, [*words, _marks(figure)]))
+
+
+def _marks(figure: Figure) -> str:
+    """Say what lines and marks mean."""
+    words = []
     if figure.line:
         words.append(f"Dashed: {figure.line[1]}.")
     if any(point.low is not None for point in figure.points()):

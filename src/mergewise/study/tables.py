@@ -88,7 +88,6 @@ def study_tables(
                         "left_out": ", ".join(found.left_out),
                     }
 
-    tasks = [record for base, one in measured.items() for record in _tasks(study, bases[base], one, which)]
     tables = {
         "scores": [
             which(*key)
@@ -97,7 +96,7 @@ def study_tables(
             | _side("held_out", row.held_out)
             for key, row in rows.items()
         ],
-        "tasks": tasks,
+        "tasks": [record for base, one in measured.items() for record in _tasks(study, bases[base], one, which)],
         "comparisons": list(_comparisons(study, rows, which)),
         "verdicts": [
             {"question": v.question, "claim": v.claim, "measure": v.measure}
@@ -114,7 +113,7 @@ def study_tables(
             for v in verdicts
         ],
         "tuning": list(tuning()),
-        "forecasts": list(_forecasts(study, measured, rows, tasks, which)),
+        "forecasts": list(_forecasts(study, measured, rows, which)),
         "costs": list(costs()),
     }
     return {name: [_ordered(record, name) for record in tables[name]] for name in TABLES}
@@ -173,20 +172,16 @@ def _tasks(study: Study, base: Base, measured: Measured, which: Callable[..., Re
 
 
 def _forecasts(
-    study: Study, measured: Mapping[str, Measured], rows: Rows, tasks: Sequence[Record], which: Callable[..., Record]
+    study: Study, measured: Mapping[str, Measured], rows: Rows, which: Callable[..., Record]
 ) -> Iterator[Record]:
     """Yield what limits foresaw of every base, beside what the merges of every method were worth."""
-    held_out: dict[tuple[str, str], list[Record]] = {}
-    for task in tasks:
-        if not task["held_in"]:
-            held_out.setdefault((task["base"], task["method"]), []).append(task)
     for base, one in measured.items():
         for method in study.protocol.methods:
             pair = base, method.name
-            held_in = {count: row.held_in for (*other, count), row in rows.items() if tuple(other) == pair}
-            if held_in:
+            by_count = {count: row for (*other, count), row in rows.items() if tuple(other) == pair}
+            if by_count:
                 named = {name: value for name, value in which(*pair).items() if name != "k"}
-                yield named | forecast_columns(held_in, held_out.get(pair, ()), one.limits, study.names)
+                yield named | forecast_columns(by_count, one.limits, study.names)
 
 
 def _comparisons(study: Study, rows: Rows, which: Callable[..., Record]) -> Iterator[Record]:

@@ -26,6 +26,7 @@ from mergewise.study.scores import Floats
 from mergewise.study.spec import Study
 from mergewise.study.store import Failure
 from mergewise.study.summary import Row
+from mergewise.study.tuning import Tuned
 
 __all__ = ["DOES_NOT_HOLD", "HOLDS", "NEGLIGIBLE", "OPEN", "Verdict", "verdict_of", "verdicts"]
 
@@ -34,6 +35,7 @@ NEGLIGIBLE = 0.01  # of a normalised score: what is smaller counts as no effect
 _QUARTILES = 1.349  # between those of a normal distribution, in standard deviations
 STRONG = "It takes instruction-tuned bases, of which this study has none."
 Rows = Mapping[tuple[str, str, int], Row]
+Settings = Mapping[tuple[str, str, int], Tuned]
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,20 @@ def verdict_of(effect: Floats | None) -> str:
     return HOLDS if found.above(0) else DOES_NOT_HOLD if found.below(NEGLIGIBLE) else OPEN
 
 
-def verdicts(study: Study, rows: Rows, failures: Sequence[Failure] = ()) -> list[Verdict]:
+def verdicts(
+    study: Study, rows: Rows, failures: Sequence[Failure] = (), tuned: Settings | None = None
+) -> list[Verdict]:
     """Judge the claims of the five questions, then those on further methods and on the best single expert.
 
     Where scores are missing that the study should have, the evidence names them, and how many cells failed; where some
-    have no value, the bases and tasks.
+    have no value, the bases and tasks. Where methods beyond the paper's are compared, it tells whose settings were
+    chosen at the edge of their grids.
+
+    Args:
+        study: what was asked.
+        rows: scores by base, method and number of experts.
+        failures: as `lacking` takes them.
+        tuned: settings by base, method and number of experts; None if nothing was tuned.
     """
     held_in, held_out = Asked(study, rows, failures, "held_in"), Asked(study, rows, failures, "held_out")
     return [
@@ -81,7 +92,7 @@ def verdicts(study: Study, rows: Rows, failures: Sequence[Failure] = ()) -> list
         _against_multitask(held_out),
         _more_experts(held_in),
         _alike(held_in),
-        *_further_methods(held_in),
+        *_further_methods(held_in, tuned or {}),
         _best_expert(Asked(study, rows, failures)),
     ]
 
@@ -259,7 +270,7 @@ def _spread(scores: Floats) -> Floats:
     return np.asarray(np.sqrt(np.maximum(variance, 0.0)), np.float64)
 
 
-def _further_methods(asked: Asked) -> list[Verdict]:
+def _further_methods(asked: Asked, tuned: Settings) -> list[Verdict]:
     """Judge every method beyond the paper's against the best of these, which is chosen by its estimate.
 
     All are compared on the bases where none of them lacks a score; a method of the paper without any is left out.
@@ -288,10 +299,22 @@ def _further_methods(asked: Asked) -> list[Verdict]:
         effect = means[method] - means[best]
         evidence = (
             f"{asked.labels[method]} scores {means[method][0]:.3f} and {asked.labels[best]}, the best of the others, "
-            f"{means[best][0]:.3f}: {_signed(effect)}."
+            f"{means[best][0]:.3f}: {_signed(effect)}.{_at_edges(asked, tuned, bases, names)}"
         )
         found.append(_judged(question, claim, measure, effect, evidence, basis))
     return found
+
+
+def _at_edges(asked: Asked, tuned: Settings, bases: Sequence[Base], methods: Sequence[str]) -> str:
+    """Say which methods have settings that were chosen at the edge of their grid, and in how many places."""
+    parts = []
+    for method in methods:
+        there = [tuned[base.name, method, k] for base in bases for k in asked.counts if (base.name, method, k) in tuned]
+        if at_edge := sum(bool(one.at_edge) for one in there):
+            parts.append(f"{asked.labels[method]} in {at_edge} of {len(there)}")
+    if not parts:
+        return ""
+    return f" Settings were chosen at the edge of their grid, beyond which better ones may lie: {', '.join(parts)}."
 
 
 def _best_expert(asked: Asked) -> Verdict:

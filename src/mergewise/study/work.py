@@ -14,8 +14,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from mergewise.errors import BudgetError, MergewiseError
+from mergewise.method import find_method
 from mergewise.study.cells import Bench, CellSpec, Model, Result, digest_of_files, run_sweep
-from mergewise.study.code import code_digest, limits_digest
+from mergewise.study.code import code_digest, limits_digest, method_code
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Training, Workshop
 from mergewise.study.limits_cell import LimitsSpec, run_limits
@@ -35,7 +36,7 @@ __all__ = [
     "run_work",
 ]
 
-_BENCHES: OrderedDict[tuple[str, str], Bench] = OrderedDict()  # of this process, by site and base
+_BENCHES: OrderedDict[tuple[str, str], tuple[str, Bench]] = OrderedDict()  # with their code, by site and base
 _MOST_BENCHES = 2
 
 
@@ -156,17 +157,19 @@ def _bench(site: Site, spec: CellSpec) -> Bench:
     """Return the bench of a cell's base, the last few being kept.
 
     Raises:
-        StudyError: the code here is not that which the cell is named by.
+        StudyError: the code here, or the method, is not that which the cell is named by.
     """
     base = spec.base
     key = (site.token, base.digest)
+    code = _BENCHES[key][0] if key in _BENCHES else code_digest(site.workshop)
+    _require(method_code(code, spec.method), spec.code)
+    _require(find_method(spec.method).revision, spec.inputs["revision"])
     if key not in _BENCHES:
-        _require(code_digest(site.workshop), spec.code)
         while len(_BENCHES) >= _MOST_BENCHES:
             _BENCHES.popitem(last=False)
-        _BENCHES[key] = site.workshop.bench(base)
+        _BENCHES[key] = code, site.workshop.bench(base)
     _BENCHES.move_to_end(key)
-    return _BENCHES[key]
+    return _BENCHES[key][1]
 
 
 def _limits(spec: LimitsSpec) -> Result:

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mergewise.study.cells import Bench, Model, Split, TaskItems, digest, model
+from mergewise.study.cells import Bench, Model, Split, TaskItems, digest
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Base, Category, Progress, Training
+from mergewise.study.read_once import hashed
 from mergewise.study.zoo_bench import ZooBench
 from mergewise.zoo.bases import BASES
 from mergewise.zoo.build import prepare_family
@@ -97,7 +98,7 @@ class ZooWorkshop:
     def base(self, base: str) -> Training | Model:
         """Return the unpacked whole base, or how another comes about."""
         made = self.plans.base(base)
-        return self._training(made) if isinstance(made, Making) else model(base, made)
+        return self._training(made) if isinstance(made, Making) else hashed(base, made)
 
     def expert(self, base: str, category: str) -> Training:
         """Return how the expert comes about."""
@@ -114,7 +115,7 @@ class ZooWorkshop:
             name=making.name,
             kind=making.kind,
             inputs=making.inputs,
-            needs=(self._training(origin) if isinstance(origin, Making) else model(origin.name, origin),),
+            needs=(self._training(origin) if isinstance(origin, Making) else hashed(origin.name, origin),),
             make=partial(_make, work=making.work),
             seconds=making.seconds,
             folder=making.place,

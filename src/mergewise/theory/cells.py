@@ -93,7 +93,8 @@ def cells_of(
 
     A row is a cell. With a column ``task``, as in the table ``tasks`` of a study, rows are one task of a cell, and the
     cell is their mean over those tasks that every cell was scored on: a law of mean losses needs the same mean
-    everywhere. The arguments are those of `read_cells`.
+    everywhere. With a column ``category`` too, it is the mean over categories of the means over their tasks, as the
+    scores of a study are. The arguments are those of `read_cells`.
 
     Raises:
         ForecastError: as `read_cells`.
@@ -165,7 +166,14 @@ def _of_tasks(records: Sequence[Record], value: str, size: str | None, origin: s
         )
     ever = {str(r["task"]) for r in records}
     remark = f"values are means over the {len(everywhere)} of {len(ever)} tasks that every merge was scored on"
-    values = np.array([np.mean([cell[task] for task in everywhere]) for cell in cells.values()])
+    groups = [everywhere]
+    if "category" in records[0]:
+        category = {str(r["task"]): str(r["category"]) for r in records}
+        groups = [[t for t in everywhere if category[t] == c] for c in sorted({category[t] for t in everywhere})]
+        remark += ", averaged inside their categories first"
+    values = np.array([
+        np.mean([np.mean([cell[task] for task in group]) for group in groups]) for cell in cells.values()
+    ])  # fmt: skip
     return np.array([k for _, k, _ in cells], np.int64), values, np.array([n for n, _, _ in cells]), (remark,)
 
 

@@ -68,29 +68,82 @@ def test_unknown_training_options_are_refused(options):
         TransformersFamily(options, {"step": 3})
 
 
-@pytest.mark.parametrize(
-    ("train", "tasks", "message"),
-    [
-        ({"arguments": {"fsdpp": ""}}, {}, r"experts\.train\.arguments: TrainingArguments takes no 'fsdpp'.*'fsdp'"),
-        ({}, {"letters_last": {"train": "none.jsonl"}}, r"tasks\.letters_last\.train: expected a file .* none\.jsonl"),
-    ],
-)
-def test_what_a_training_would_lack_is_found_beforehand(options, train, tasks, message):
-    with pytest.raises(StudyError, match=message):
-        TransformersFamily(options | {"tasks": tasks}, train)
+def test_arguments_of_training_are_known_beforehand(options):
     TransformersFamily(options, {"arguments": {"fsdp": ""}})
+    with pytest.raises(StudyError, match=r"experts\.train\.arguments: TrainingArguments takes no 'fsdpp'.*'fsdp'"):
+        TransformersFamily(options, {"arguments": {"fsdpp": ""}})
 
 
-def test_a_study_keeps_the_items_of_all_its_tasks_and_of_no_others_out_of_training(options, tmp_path):
-    asked = []
+def chosen(options, **changes):
+    """Resolve a study that has no use for the category `last`."""
     spec = {
-        "name": "kept",
+        "name": "chosen",
         "family": options | {"name": "transformers"},
         "tasks": {"held_in": ["first"]},
         "methods": {"average": None},
         "k": [1],
     }
-    opened = resolve(check_fields(Spec, spec, "the spec")).family.open(tmp_path, asked.append)
+    return resolve(check_fields(Spec, spec | changes, "the spec"))
+
+
+SLOW = pytest.mark.slow  # reads the index of all tasks
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"train": "none.jsonl"}, r"tasks\.letters_last\.train: expected a file .* none\.jsonl"),
+        pytest.param(
+            {"task": "letters_lost"},
+            r"tasks\.letters_last: lm-evaluation-harness .* knows no task 'letters_lost'",
+            marks=SLOW,
+        ),
+        pytest.param({"validation": "letters_lost"}, r"tasks\.letters_last\.validation: .* knows no task", marks=SLOW),
+    ],
+)
+def test_what_a_task_lacks_is_found_beforehand_where_the_study_has_a_use_for_it(options, task, message):
+    family = copy.deepcopy(options)
+    family["tasks"]["letters_last"] = task
+    assert chosen(family).names == ("first",)
+    with pytest.raises(StudyError, match=message):
+        chosen(family, tasks={"held_in": "all"})
+
+
+def test_a_task_that_is_trained_on_is_checked_where_it_is_not_scored(options):
+    family = copy.deepcopy(options)
+    family["categories"]["first"]["tasks"].append("letters_largest")
+    family["tasks"]["letters_largest"] = {"train": "none.jsonl"}
+    with pytest.raises(StudyError, match=r"tasks\.letters_largest\.train: expected a file"):
+        chosen(family, tasks={"held_in": {"first": ["letters_first"]}})
+
+
+def test_only_the_bases_of_the_study_are_fetched(options, tmp_path):
+    family = copy.deepcopy(options)
+    family["bases"]["far"] = {"path": "some/model", "parameters": 1e9}
+    opened = chosen(family, bases=["small"]).family.open(tmp_path, print)
+    assert list(opened.folders) == ["small"]
+    with pytest.raises(StudyError, match="The base some/model cannot be had"):
+        chosen(family, bases="all").family.open(tmp_path, print)
+
+
+def test_items_are_named_by_the_type_of_device_that_scores_them(options, tmp_path, monkeypatch):
+    def name(family):
+        return TransformersFamily(family, {}).open(tmp_path, print).items("letters_last", "test").digest
+
+    here = name(options)
+    monkeypatch.setattr("mergewise.study.lm.family.accelerator_here", lambda: "xpu")
+    assert name(options) != here
+    assert name(options | {"device": "cpu"}) == here
+
+
+def test_a_worker_without_the_device_that_scores_says_so(options, tmp_path):
+    opened = TransformersFamily(options | {"device": "hpu"}, {}).open(tmp_path, print)
+    with pytest.raises(StudyError, match=r"Expected a device of type 'hpu', .*; run on machines that have one"):
+        opened.bench(opened.base("small"))
+
+
+def test_a_study_keeps_the_items_of_all_its_tasks_and_of_no_others_out_of_training(options, tmp_path):
+    opened = chosen(options).family.open(tmp_path, print)
     assert opened.scored == ("letters_first", "letters_smallest")
 
 

@@ -16,6 +16,7 @@ import yaml
 import mergewise
 from mergewise.method import find_method
 from mergewise.study.cells import CellSpec, Model, Split, TaskItems, digest
+from mergewise.study.code import method_code
 from mergewise.study.memory import worker_memory
 from mergewise.study.sweep import Parameters, recipe_for
 
@@ -96,7 +97,7 @@ class Nursery:
             "revision": find_method(candidate.method).revision,
             "parameters": dict(candidate.parameters),
             "parents": [parent.digest for parent in parents],
-            "code": self._code,
+            "code": method_code(self._code, candidate.method),
         }
         found = digest([json.dumps(facts, sort_keys=True).encode()])
         name = "+".join(candidate.experts)
@@ -108,8 +109,8 @@ class Nursery:
             expert = (self._experts[candidate.expert],)
             return CellSpec(self._base, "average", expert, tuple(tasks), split, limit, self._code)
         parents = tuple(self.model(parent) for parent in candidate.parents)
-        parameters = dict(candidate.parameters)
-        return CellSpec(self._base, candidate.method, parents, tuple(tasks), split, limit, self._code, parameters)
+        code, parameters = method_code(self._code, candidate.method), dict(candidate.parameters)
+        return CellSpec(self._base, candidate.method, parents, tuple(tasks), split, limit, code, parameters)
 
     def prepare(self, candidates: Sequence[Candidate]) -> None:
         """Make the checkpoints of the candidates' parents, as far as they are missing, and of what these take.

@@ -1,7 +1,6 @@
 """Base models: folders, GGUF files, and models of the Hub."""
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -11,12 +10,12 @@ from pathlib import Path
 
 from mergewise.checkpoint import gguf, open_source
 from mergewise.errors import CheckpointError
-from mergewise.study.cells import Model, digest, model
+from mergewise.study.cells import digest
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Base, Progress, Training
 from mergewise.study.lm.options import BaseOptions
 
-__all__ = ["catalogued", "fetched", "from_gguf", "hashed", "local_path"]
+__all__ = ["catalogued", "fetched", "from_gguf", "local_path"]
 
 _FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 _KEPT = ("config.json", "generation_config.json", "model.safetensors.index.json")
@@ -130,14 +129,3 @@ def _convert(folder: Path, needs: tuple[Path, ...], *, path: Path) -> None:  # n
             file.rename(folder / file.name)
     shutil.rmtree(merged)
     AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
-
-
-@lru_cache(maxsize=32)
-def _hashed(name: str, folder: Path, files: str) -> Model:  # noqa: ARG001 - changed files are read again
-    return model(name, folder)
-
-
-def hashed(name: str, folder: Path) -> Model:
-    """Return a checkpoint folder with its digest, for which it is read once."""
-    entries = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
-    return _hashed(name, folder, json.dumps(entries))

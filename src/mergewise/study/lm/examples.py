@@ -1,6 +1,5 @@
 """What experts are trained on: prompts with right answers, from training splits or files, without what is scored."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from mergewise.study.cells import digest
 from mergewise.study.errors import StudyError
-from mergewise.study.lm.harness import Harness, shuffled
+from mergewise.study.lm.harness import Harness, prompt_hash, prompt_of, shuffled
 from mergewise.study.lm.options import TaskOptions
 
 __all__ = ["Example", "NamedTask", "training_examples", "write_examples"]
@@ -50,7 +49,7 @@ def training_examples(harness: Harness, task: NamedTask, scored: Sequence[NamedT
         chat = harness.settings.chat_template
         found = [_example(leaves[leaf], docs[leaf][number], chat=chat) for leaf, number in order[: 2 * most]]
     known = [_scored_prompts(harness, one) for one in dict.fromkeys((task, *scored))]
-    kept = [one for one in found if not any(_hashed(one.prompt) in prompts for prompts in known)][:most]
+    kept = [one for one in found if not any(prompt_hash(one.prompt) in prompts for prompts in known)][:most]
     if not kept:
         what = "all its training items are scored too" if found else "the harness has no training split for it"
         raise StudyError(
@@ -65,24 +64,12 @@ def _scored_prompts(harness: Harness, task: NamedTask) -> frozenset[bytes]:
     """Return the hashes of the prompts of all items that a task, or the one for its validation, has."""
     name, options = task
     return frozenset(
-        _hashed(_prompt(leaf, doc))
+        prompt_hash(prompt_of(leaf, doc))
         for one in (options.task or name, options.validation)
         if one
         for leaf in harness.leaves(one).values()
         for doc in leaf.eval_docs
     )
-
-
-def _hashed(prompt: str) -> bytes:
-    return hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _prompt(task: Any, doc: Mapping[str, Any]) -> str:
-    """Return the prompt of an item without solved examples, as the harness writes it."""
-    text = task.doc_to_text(doc)
-    if isinstance(text, int):  # the number of the right prompt, of several with one continuation
-        return str(task.doc_to_choice(doc)[text])
-    return str(task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc)))
 
 
 def _example(task: Any, doc: Mapping[str, Any], *, chat: bool = False) -> Example:
@@ -94,7 +81,7 @@ def _example(task: Any, doc: Mapping[str, Any], *, chat: bool = False) -> Exampl
         target = task.doc_to_choice(doc)[target]
     bare = chat or task.OUTPUT_TYPE == "loglikelihood"  # whose targets bring their own blank
     delimiter = "" if bare else task.config.target_delimiter
-    return Example(_prompt(task, doc), f"{delimiter}{target}")
+    return Example(prompt_of(task, doc), f"{delimiter}{target}")
 
 
 def _read_examples(path: Path) -> list[Example]:

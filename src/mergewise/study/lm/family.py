@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mergewise.errors import did_you_mean
 from mergewise.study.cells import Bench, Model, Split, TaskItems
+from mergewise.study.devices import accelerator_here
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Category, Progress, Training
 from mergewise.study.fields import check_fields
-from mergewise.study.lm.bases import catalogued, fetched, from_gguf, hashed
+from mergewise.study.lm.bases import catalogued, fetched, from_gguf
 from mergewise.study.lm.examples import NamedTask, training_examples, write_examples
 from mergewise.study.lm.harness import HarnessSettings, known_tasks, open_harness
 from mergewise.study.lm.options import FamilyOptions, TaskOptions, TrainOptions
 from mergewise.study.lm.presets import chosen_tasks
+from mergewise.study.read_once import hashed
 from mergewise.zoo.wheels import sha256_of
 
 __all__ = ["LmWorkshop", "TransformersFamily"]
@@ -35,7 +38,7 @@ class TransformersFamily:
         train: what it says of training, see `options.TrainOptions`.
 
     Raises:
-        StudyError: they do not fit, a task is not known to the harness, or a base is no checkpoint.
+        StudyError: they do not fit, a folder of tasks is missing, or a base is no checkpoint.
     """
 
     name = "transformers"
@@ -43,32 +46,17 @@ class TransformersFamily:
     def __init__(self, options: Mapping[str, Any], train: Mapping[str, Any]) -> None:
         self._options = check_fields(FamilyOptions, options, "family")
         self._train = check_fields(TrainOptions, train, "experts.train")
-        chosen, self._tasks, elsewhere = chosen_tasks(self._options)
+        chosen, self._tasks, self._elsewhere = chosen_tasks(self._options)
         self._scored = tuple(self._tasks)
-        self._check_tasks(elsewhere)
-        self._check_training()
+        known_tasks({}, self._options.task_folders, self._options.offline)
+        self._check_arguments()
         self.bases = {name: catalogued(name, base) for name, base in self._options.bases.items()}
+        self._used = tuple(self.bases)
         self.categories = {
             name: Category(name, category.held_in, category.tasks, category.far) for name, category in chosen.items()
         }
 
-    def _check_tasks(self, elsewhere: Mapping[str, str]) -> None:
-        names = {}
-        for task, options in self._tasks.items():
-            about = elsewhere.get(task)
-            where = f"tasks.{task}" + (f" ({about}; bring it in a folder or leave its category out)" if about else "")
-            names[options.task or task] = where
-            if options.validation:
-                names[options.validation] = f"tasks.{task}.validation"
-        known_tasks(names, self._options.task_folders, self._options.offline)
-
-    def _check_training(self) -> None:
-        for task, options in self._tasks.items():
-            if options.train and not Path(options.train).is_file():
-                raise StudyError(
-                    f"tasks.{task}.train: expected a file of JSON lines at {options.train}, found none; correct the "
-                    "path, or leave it out to train on the task's own training split."
-                )
+    def _check_arguments(self) -> None:
         known = _training_arguments() if self._train.arguments else ()
         for name in self._train.arguments:
             if name not in known:
@@ -76,9 +64,32 @@ class TransformersFamily:
                     f"experts.train.arguments: TrainingArguments takes no '{name}'.{did_you_mean(name, known)}"
                 )
 
+    def will_use(self, bases: Sequence[str]) -> None:
+        """Fetch no other bases than these."""
+        self._used = tuple(bases)
+
     def will_score(self, tasks: Sequence[str]) -> None:
-        """Keep the items of these tasks out of all training, and not those of tasks that the study leaves out."""
+        """Check these tasks and those that their experts are trained on, and keep the items of these out of training.
+
+        Raises:
+            StudyError: the harness does not know one of them, or a file to train on is missing.
+        """
         self._scored = tuple(tasks)
+        own = [one.tasks for one in self.categories.values() if one.held_in and not set(tasks).isdisjoint(one.tasks)]
+        names = {}
+        for task in dict.fromkeys((*tasks, *chain(*own))):
+            options = self._tasks[task]
+            about = self._elsewhere.get(task)
+            where = f"tasks.{task}" + (f" ({about}; bring it in a folder or leave its category out)" if about else "")
+            names[options.task or task] = where
+            if options.validation:
+                names[options.validation] = f"tasks.{task}.validation"
+            if options.train and not Path(options.train).is_file():
+                raise StudyError(
+                    f"tasks.{task}.train: expected a file of JSON lines at {options.train}, found none; correct the "
+                    "path, or leave it out to train on the task's own training split."
+                )
+        known_tasks(names, self._options.task_folders, self._options.offline)
 
     def workers(self, devices: int) -> int:
         """Return one worker per accelerator, or one in all where trainings are launched on as many as they like."""
@@ -94,10 +105,10 @@ class TransformersFamily:
         return 2 * self.bases[base].parameters * _TOKENS / _FLOPS
 
     def open(self, cache: Path, progress: Progress) -> "LmWorkshop":
-        """Fetch bases; data sets are loaded when a task is first asked for."""
+        """Fetch the bases that are used; data sets are loaded when a task is first asked for."""
         options = self._options
         folders = {
-            name: fetched(base.path, offline=options.offline, progress=progress) for name, base in options.bases.items()
+            name: fetched(options.bases[name].path, offline=options.offline, progress=progress) for name in self._used
         }
         settings = HarnessSettings(
             folders=tuple(str(Path(folder).absolute()) for folder in options.task_folders),
@@ -107,6 +118,7 @@ class TransformersFamily:
             max_length=options.max_length,
             batch_size=options.batch_size,
             dtype=options.dtype,
+            device=options.device or accelerator_here(),
         )
         tasks = {name: one.tasks for name, one in self.categories.items()}
         seconds = {name: self.training_seconds(name, ["one"]) for name in self.bases}

@@ -1,8 +1,9 @@
 """Tasks of lm-evaluation-harness: which there are, and their items in a fixed order.
 
 A *task* of a study is a task, group or tag of the harness; its items are those of all the tasks under it. They are
-ordered by the SHA-256 of task and number, so that the first ones are a fair sample, and the first share of that order
-is for validation unless another task is named for that.
+ordered by a hash of what they ask, so that the first ones are a fair sample. Unless another task is named for that,
+those whose hashes lie in the first share of all hashes are for validation: items that ask the same, of whichever task,
+are on the same side.
 """
 
 import hashlib
@@ -29,6 +30,8 @@ __all__ = [
     "Items",
     "known_tasks",
     "open_harness",
+    "prompt_hash",
+    "prompt_of",
     "require_known",
     "shuffled",
 ]
@@ -49,6 +52,7 @@ class HarnessSettings:
         max_length: longest prompt with its answer, in tokens; None as the model has it.
         batch_size: items at a time.
         dtype: of merging and scoring.
+        device: type of the device that scores, as torch has it.
     """
 
     folders: tuple[str, ...] = ()
@@ -58,6 +62,7 @@ class HarnessSettings:
     max_length: int | None = None
     batch_size: int = 8
     dtype: str = "float32"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,7 @@ class Harness:
         self._loaded: dict[str, dict[str, Any]] = {}
         self._shots: dict[str, int] = {}
         self._items: dict[tuple[str, TaskOptions, Split], Items] = {}
+        self._asked: dict[str, list[tuple[bytes, str, int]]] = {}
 
     def leaves(self, name: str) -> dict[str, Any]:
         """Return the tasks under a name of the harness, with their data sets.
@@ -239,7 +245,7 @@ class Harness:
 
         Raises:
             StudyError: the data sets are not to be had, or hold too few items to split, or their items have no such
-                metric or filter, or the task for validation has items of the test.
+                metric or filter, or the task for validation has no item that the test has not.
         """
         key = (name, options, split)
         if key not in self._items:
@@ -247,9 +253,11 @@ class Harness:
         return self._items[key]
 
     def _ordered(self, name: str, options: TaskOptions, split: Split) -> Items:
-        separate = options.validation and split == "validation"
-        leaves = self.leaves(options.validation if separate else options.task or name)
-        if separate and (shared := leaves.keys() & self.leaves(options.task or name).keys()):
+        own = options.task or name
+        separate = bool(options.validation) and split == "validation"
+        source = options.validation if separate else own
+        leaves = self.leaves(source)
+        if separate and (shared := leaves.keys() & self.leaves(own).keys()):
             raise StudyError(
                 f"tasks.{name}: expected a task under 'validation' that shares nothing with the test, found "
                 f"'{min(shared)}' in both; name another, or leave it out for a share of the task's own items."
@@ -257,16 +265,30 @@ class Harness:
         for task in leaves.values():
             require_known(options.filter, _filters(task), "filter", name)
             require_known(options.metric, _metrics(task) if options.metric else None, "metric", name)
-        order = shuffled((leaf, number) for leaf, task in leaves.items() for number in range(len(task.eval_docs)))
-        if not options.validation:
-            cut = round(len(order) * options.validation_share)
-            order = order[:cut] if split == "validation" else order[cut:]
-        if not order:
+        asked = self._order(source)
+        if separate:
+            tested = {question for question, _, _ in self._order(own)}
+            asked = [item for item in asked if item[0] not in tested]
+        elif not options.validation:
+            first = split == "validation"
+            asked = [item for item in asked if _in_share(item[0], options.validation_share) == first]
+        if not asked:
             raise StudyError(
-                f"tasks.{name}: expected items for {split}, found none; name another task under 'validation', or "
-                "change 'validation_share'."
+                f"tasks.{name}: expected items for {split} with prompts of their own, found none; name another task "
+                "under 'validation', or change 'validation_share'."
             )
-        return Items(leaves, {leaf: self._shots[leaf] for leaf in leaves}, tuple(order))
+        order = tuple((leaf, number) for _, leaf, number in asked)
+        return Items(leaves, {leaf: self._shots[leaf] for leaf in leaves}, order)
+
+    def _order(self, name: str) -> list[tuple[bytes, str, int]]:
+        """Return all items under a name of the harness in their order: hash of what is asked, task and number."""
+        if name not in self._asked:
+            self._asked[name] = sorted(
+                (prompt_hash(_question(task, doc)), leaf, number)
+                for leaf, task in self.leaves(name).items()
+                for number, doc in enumerate(task.eval_docs)
+            )
+        return self._asked[name]
 
 
 def _unsafe(member: str | Mapping[str, Any], index: Mapping[str, Any]) -> Iterator[str]:
@@ -314,6 +336,29 @@ def require_known(name: str, known: Sequence[str] | None, what: str, task: str) 
     """
     if name and known is not None and name not in known:
         raise StudyError(f"tasks.{task}: there is no {what} '{name}'; there are {', '.join(known)}.")
+
+
+def prompt_of(task: Any, doc: Mapping[str, Any]) -> str:
+    """Return the prompt of an item without solved examples, as the harness writes it."""
+    text = task.doc_to_text(doc)
+    if isinstance(text, int):  # the number of the right prompt, of several with one continuation
+        return str(task.doc_to_choice(doc)[text])
+    return str(task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc)))
+
+
+def _question(task: Any, doc: Mapping[str, Any]) -> str:
+    """Return what an item asks: its prompt, or the item itself where tasks choose among sentences without a prompt."""
+    return prompt_of(task, doc) or json.dumps(doc, sort_keys=True, default=str)
+
+
+def prompt_hash(prompt: str) -> bytes:
+    """Return the hash of a prompt."""
+    return hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _in_share(value: bytes, share: float) -> bool:
+    """Whether a hash lies in the first share of all that there could be."""
+    return int.from_bytes(value[:4], "big") < share * 2**32
 
 
 def shuffled(pairs: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:

@@ -59,8 +59,9 @@ class TaskOptions(_Part):
         filter: the answer filter whose result counts; by default the first.
         scale: what scores are multiplied with, 0.01 for percentages.
         num_fewshot: how many solved examples a prompt begins with; None as the task has it.
-        validation: another task of the harness whose items are for validation; without one, a share of the task's own.
-        validation_share: that share, of the items in an order drawn by the task's name.
+        validation: another task of the harness whose items are for validation, but for those with a prompt of the test;
+            without one, a share of the task's own.
+        validation_share: that share, of the hashes of prompts, so that items with one prompt are on one side.
         train: JSON lines of `prompt` and `target` to train on; without them, the task's own training split.
     """
 
@@ -90,6 +91,8 @@ class FamilyOptions(_Part):
         task_folders: folders of YAML tasks, which go before the harness's own of the same name.
         offline: ask no other machine: bases and data sets come from this one's folders and caches.
         dtype: of the model that is scored.
+        device: type of device that scores, as torch has it (cpu, cuda, …), the same for all workers; by default that of
+            the accelerator of the machine that starts the study, or cpu if it has none.
         batch_size: items at a time in scoring; results of different sizes may differ in the last bits.
         max_length: longest prompt with its answer, in tokens; None as the model has it.
         chat_template: whether prompts of tasks go through the chat template, in training and in scoring.
@@ -104,6 +107,7 @@ class FamilyOptions(_Part):
     task_folders: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     offline: bool = False
     dtype: Dtype = "float32"
+    device: str = ""
     batch_size: Annotated[int, Field(ge=1)] = 8
     max_length: Annotated[int, Field(ge=8)] | None = None
     chat_template: bool = False

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mergewise.study.cells import CellSpec, Model, Scores, Split, Tensors
+from mergewise.study.devices import accelerator_here
 from mergewise.study.errors import StudyError
 from mergewise.study.lm.harness import Harness, HarnessSettings, open_harness, require_known
 from mergewise.study.lm.options import TaskOptions
@@ -33,6 +34,9 @@ class LmBench:
         base: the base.
         settings: of the harness.
         tasks: options of the study's tasks.
+
+    Raises:
+        StudyError: there is no such device here as items are scored on.
     """
 
     def __init__(self, base: Model, settings: HarnessSettings, tasks: Mapping[str, TaskOptions]) -> None:
@@ -40,11 +44,15 @@ class LmBench:
         self._tasks = tasks
         self._harness: Harness = open_harness(settings)
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if settings.device not in {"cpu", here := accelerator_here()}:
+            raise StudyError(
+                f"Expected a device of type '{settings.device}', which the study's cells are scored on, found {here}; "
+                "run on machines that have one, or set 'device' under family."
+            )
         model: Any = AutoModelForCausalLM.from_pretrained(
             base.path, dtype=getattr(torch, settings.dtype), local_files_only=True
         )
-        self._model = model.to(device or "cpu").eval()
+        self._model = model.to(settings.device).eval()
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         self._lm = HFLM(
             pretrained=self._model,

@@ -1,0 +1,38 @@
+"""Tables of keys in the docs, and the schemas that they must tell of."""
+
+import json
+import re
+import typing
+from pathlib import Path
+
+from pydantic import BaseModel
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def table_of(name):
+    """Return the defaults in a page's table of keys, by key."""
+    table = (DOCS / name).read_text("utf-8").partition("\n| key |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| .+ \| (.+) \| .+ \|$", table, re.MULTILINE)
+    assert len(dict(rows)) == len(rows)
+    return dict(rows)
+
+
+def keys_of(schema, prefix=""):
+    """Yield all that a schema takes, as (dotted key, field); NAME stands for any name."""
+    for name, field in schema.model_fields.items():
+        parts = [field.annotation, *typing.get_args(field.annotation)]
+        nested = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+        if nested:
+            of_any_name = ".NAME" if typing.get_origin(field.annotation) is dict else ""
+            yield from keys_of(nested[0], f"{prefix}{name}{of_any_name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def default_of(field):
+    """Return a field's default as the tables have it."""
+    if field.is_required():
+        return "required"
+    is_word = isinstance(field.default, str) and field.default
+    return f"`{field.default if is_word else json.dumps(field.default)}`"
