@@ -80,6 +80,8 @@ class RayEngine:
     def wait(self, seconds: float) -> list[tuple[int, Outcome | Lost]]:
         """Wait for any actor; what an actor itself raises is raised here, as with workers of this machine."""
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        if not done and len(self._running) + len(self._free) > self.slots:
+            self._end_idle()  # a machine went: they may hold the place that a new actor waits for
         found: list[tuple[int, Outcome | Lost]] = []
         for reference in done:
             ticket, actor = self._running.pop(reference)
@@ -91,22 +93,25 @@ class RayEngine:
                 raise fault.cause from fault
             except self._ray.exceptions.RayError as fault:
                 # the actor died, or its machine went, with others that were idle there
-                for lost in (actor, *self._free):
-                    with suppress(Exception):
-                        self._ray.kill(lost)
-                self._free.clear()
+                self._free.append(actor)
+                self._end_idle()
                 found.append((ticket, _lost(fault)))
         return found
 
     def close(self) -> None:
         """End all actors, and the cluster if it was started here."""
-        for actor in [*self._free, *(actor for _, actor in self._running.values())]:
+        self._free.extend(actor for _, actor in self._running.values())
+        self._running.clear()
+        self._end_idle()
+        if self._mine:
+            self._ray.shutdown()
+
+    def _end_idle(self) -> None:
+        """End the actors that have no work."""
+        for actor in self._free:
             with suppress(Exception):
                 self._ray.kill(actor)
         self._free.clear()
-        self._running.clear()
-        if self._mine:
-            self._ray.shutdown()
 
 
 def _lost(fault: Exception) -> Lost:
