@@ -50,8 +50,7 @@ def row(name: str, values: NDArray[np.float64], seeds: int) -> list[str]:
     found, errors = np.empty((seeds, 3)), np.empty((seeds, 3))
 
     def apply(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        turned: NDArray[np.float32] = rows @ basis
-        return (turned * scales) @ basis.T
+        return (((rows @ basis) * scales) @ basis.T).astype(np.float32, copy=False)
 
     for seed in range(seeds):
         probes = np.random.default_rng([1, seed]).choice([-1.0, 1.0], (PROBES, side)).astype(np.float32)
