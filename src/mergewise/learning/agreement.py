@@ -34,9 +34,10 @@ Said = list[list[Answers]]
 
 CAVEAT = (
     "Agreement is a hint, not a score. On the zoo, agreement as foreseen for sums went with the gains that merges of "
-    "as many experts retained, with rank correlations of .32 to .58 (docs/validation.md). Merges of the same experts "
-    "of one base by ten methods and λ it ranked as their gains do, at .88; without choices to answer with, at -.11, "
-    "which is to say not at all (docs/agreement.md). Evaluate what you choose."
+    "as many experts retained, with rank correlations of -.08 to .69 over eight bases and two λ, .51 and .47 in the "
+    "middle (docs/validation.md). Merges of the same experts of one base by ten methods and λ it ranked as their gains "
+    "do, at .88; without choices to answer with, at -.11, which is to say not at all (docs/agreement.md). Evaluate "
+    "what you choose."
 )
 
 _SCALES = tuple(n / 10 for n in range(1, 11))
