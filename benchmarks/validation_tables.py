@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+import results
 from quantities import BASELINES, DIRECTIONS
 
 __all__ = ["Estimate", "details", "in_words", "named", "over_bases", "span", "spread", "table"]
@@ -13,8 +14,8 @@ Estimate = tuple[float, float, float]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+    """Return a table in Markdown, without the end of its last line."""
+    return results.table(head, rows).rstrip("\n")
 
 
 def named(name: str) -> str:

@@ -151,9 +151,8 @@ def _sketched_side(matrix: "_Matrix", side: int, seed: int) -> Side:
     # tr M_i M_j is the mean of (M_i z)(M_j z) over random signs z
     each = np.einsum("ipd,jpd->pij", own, own, dtype=np.float64)
     overlaps, spread = each.mean(0), each.std(0) / np.sqrt(PROBES - 1)
-    changed_ones, alone = matrix.changed, ranks[matrix.changed, 1]  # tr M_i² is known better than so
-    overlaps[changed_ones, changed_ones] = 1.0 / alone
-    spread[changed_ones, changed_ones] = rank_errors[changed_ones, 1] / alone**2
+    some, alone = matrix.changed, ranks[matrix.changed, 1]  # whose tr M_i² is known better than so
+    overlaps[some, some], spread[some, some] = 1.0 / alone, rank_errors[some, 1] / alone**2
     return (
         (ranks[:experts], rank_errors[:experts]),
         (ranks[chain, 2], rank_errors[chain, 2]),
