@@ -524,7 +524,7 @@ try:
 except SystemExit as end:
     assert not end.code
 """
-HEAVY = {"torch", "transformers", "numba", "llvmlite", "scipy", "pandas", "sklearn", "plotly", "safetensors"}
+HEAVY = {"torch", "transformers", "numba", "llvmlite", "scipy", "pandas", "sklearn", "jinja2", "safetensors"}
 
 
 class TestWhatIsLoaded:
@@ -544,7 +544,7 @@ class TestWhatIsLoaded:
 
     def test_a_merge_loads_no_torch(self, world):
         arguments = ["merge", world.recipe(), "out"]
-        assert not loaded_by(COMMAND.format(arguments=arguments)) & {"torch", "transformers", "pandas", "plotly"}
+        assert not loaded_by(COMMAND.format(arguments=arguments)) & {"torch", "transformers", "pandas", "jinja2"}
 
     def test_a_merge_loads_no_numba_once_its_kernels_are_compiled(self, world):
         recipe = world.recipe()

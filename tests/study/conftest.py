@@ -1,6 +1,5 @@
 """Results of a run on fakes, for all that is written from results."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -18,18 +17,6 @@ def run(tmp_path):
         return run_study(study, tmp_path / name, tmp_path / cache, engine or local_engine(jobs), progress)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def results(tmp_path_factory):
-    """The document of the demo on fakes, as read back from its file."""
-    from study_fakes import study
-
-    from mergewise.study.demo import run_demo
-
-    folder = tmp_path_factory.mktemp("demo")
-    done = run_demo(folder / "out", folder / "cache", 1, study=study())
-    return json.loads(done.json.read_text("utf-8"))
 
 
 @pytest.fixture(scope="session")

@@ -1,42 +1,34 @@
-"""The demo: a preset that is run like any other spec, and its first report."""
+"""The demo: a preset that is run like any other spec, and its page."""
 
 import json
 from dataclasses import replace
 
 import pytest
+from page import Page
 from study_fakes import study
 
-from mergewise.study.demo import demo_study, run_demo
+from mergewise.cli.app import app
+from mergewise.study import demo
+from mergewise.study.demo import demo_study
+from mergewise.study.paper_figures import grid_of
+from mergewise.study.task_tables import headline
 
 
-def test_the_demo_writes_report_json_csv_and_tables(tmp_path):
-    done = run_demo(tmp_path / "out", tmp_path / "cache", 1, study=study())
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names >= {"report.html", "results.json", "table.csv", "scores.csv", "verdicts.csv", "scores.parquet"}
-    assert json.loads(done.json.read_text("utf-8")) == json.loads(json.dumps(done.results))
-    assert done.results["headline"] in done.report.read_text("utf-8")
-    assert done.csv.read_text("utf-8").startswith("method,experts,draws,held_in_normalised")
-    assert "Task Arithmetic" in done.table
-
-
-def test_progress_tells_every_step(tmp_path):
-    lines = []
-    run_demo(tmp_path / "out", tmp_path / "cache", 1, progress=lines.append, study=study(k=[2], draws=1))
-    assert lines[-1].startswith("43 of 43 cells in ")
-
-
-def test_tasks_say_where_they_come_from(results):
-    task = results["tasks"][-1]
-    assert (task["name"], task["far"], task["held_in"], task["licence"]) == ("far_one", True, False, "MIT")
-    assert task["source"] == "package==1.0, data/<file>.csv"
-
-
-def test_both_documents_tell_the_same_scores(results):
-    of_table = {(row["method"], row["experts"]): row["held_in"]["normalised"] for row in results["table"]}
-    for row in results["tables"]["scores"]:
-        if row["method"] != "base":
-            assert of_table[row["method"], row["k"]]["estimate"] == row["held_in_normalised"]
-            assert of_table[row["method"], row["k"]]["low"] == row["held_in_normalised_low"]
+def test_the_demo_runs_like_any_study_and_writes_the_same_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "demo_study", lambda: study(k=[2, 4], draws=2))
+    out = tmp_path / "out"
+    app(["demo", str(out), "--cache", str(tmp_path / "cache"), "--jobs", "1"], standalone_mode=False)
+    printed = capsys.readouterr().out
+    document = json.loads((out / "results.json").read_text("utf-8"))
+    told = headline(grid_of(document))
+    assert told.startswith("4 experts merged into one keep ")
+    assert told in printed
+    assert told in Page((out / "report.html").read_text("utf-8")).text
+    assert f"report: {out / 'report.html'}" in printed
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"report.html", "figures", "scores.csv", "verdicts.csv", "scores.parquet"}
+    app(["demo", str(out), "--cache", str(tmp_path / "cache"), "--jobs", "1", "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["tables"] == document["tables"]
 
 
 def test_the_preset_is_a_study_of_the_zoo():

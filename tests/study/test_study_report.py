@@ -152,8 +152,8 @@ def test_results_from_before_there_were_forecasts_still_give_a_page(grids):
     assert "measured knee of TIES: missing" in render_study(document)
 
 
-def test_one_kind_of_base_leaves_the_comparison_of_kinds_empty(results):
-    page = Page(render_study(results))
+def test_one_kind_of_base_leaves_the_comparison_of_kinds_empty(run):
+    page = Page(render_study(run(study(TINY)).document))
     assert "Nothing to show: It takes bases of two kinds." in page.text
 
 

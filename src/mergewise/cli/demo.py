@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from mergewise.cli.output import JsonOption, print_json
-from mergewise.cli.zoo import CacheOption, JobsOption, say
+from mergewise.cli.output import JsonOption
+from mergewise.cli.study import run_and_tell
+from mergewise.cli.zoo import CacheOption, JobsOption
 
 __all__ = ["demo"]
 
@@ -21,11 +22,8 @@ def demo(
 
     The first run downloads 200 MB and trains eight experts of a small encoder: some minutes on two processors.
     """
-    from mergewise.study.demo import run_demo
+    from mergewise.study.demo import demo_study
+    from mergewise.study.run import default_jobs, local_engine
 
-    result = run_demo(out, cache, jobs, progress=say)
-    if json:
-        print_json(result.results)
-        return
-    print(result.table)
-    print(f"\nreport: {result.report}")
+    study = demo_study()
+    run_and_tell(study, out, cache, local_engine(jobs or default_jobs(study.family)), json=json)

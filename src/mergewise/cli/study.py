@@ -10,11 +10,12 @@ from mergewise.cli.output import JsonOption, print_json, print_pairs, print_tabl
 from mergewise.cli.zoo import CacheOption, JobsOption, say
 
 if TYPE_CHECKING:
+    from mergewise.study.engines import EngineMaker
     from mergewise.study.execute import Progress
     from mergewise.study.run import Estimate, StudyResult
     from mergewise.study.spec import Study
 
-__all__ = ["study_app"]
+__all__ = ["run_and_tell", "study_app"]
 
 study_app = typer.Typer(
     name="study",
@@ -44,9 +45,8 @@ def run(
 
     It can be stopped at any time: run it again, and only what is missing is computed.
     """
-    from mergewise.study.run import default_jobs, estimate, local_engine, run_study
+    from mergewise.study.run import default_jobs, estimate, local_engine
     from mergewise.study.spec import load_spec, resolve
-    from mergewise.study.study_report import write_report
 
     if address is not None and engine != "ray":
         raise typer.BadParameter(f"--address goes with --engine ray, found --engine {engine}")
@@ -60,15 +60,7 @@ def run(
         maker = ray_engine(address, jobs)
     else:
         maker = local_engine(jobs or default_jobs(study.family))
-    done = run_study(study, out or Path(f"study-{study.spec.name}"), cache, maker, say)
-    page = write_report(done.document, done.out, say)
-    if json:
-        print_json(done.document)
-    else:
-        _print_result(done)
-        print(f"report: {page}")
-    if done.progress.failures:
-        raise typer.Exit(1)
+    run_and_tell(study, out or Path(f"study-{study.spec.name}"), cache, maker, json=json)
 
 
 @study_app.command("status")
@@ -114,6 +106,22 @@ def report(
         print(f"report: {page}")
 
 
+def run_and_tell(study: "Study", out: Path, cache: Path | None, engine: "EngineMaker", *, json: bool) -> None:
+    """Run a study, write its report, and print what it found; ends with status 1 if cells failed."""
+    from mergewise.study.run import run_study
+    from mergewise.study.study_report import write_report
+
+    done = run_study(study, out, cache, engine, say)
+    page = write_report(done.document, done.out, say)
+    if json:
+        print_json(done.document)
+    else:
+        _print_result(done)
+        print(f"report: {page}")
+    if done.progress.failures:
+        raise typer.Exit(1)
+
+
 def _print_estimate(study: "Study", found: "Estimate", jobs: int, *, json: bool) -> None:
     from mergewise.study.execute import duration
 
@@ -153,6 +161,8 @@ def _print_failures(progress: "Progress") -> None:
 
 def _print_result(done: "StudyResult") -> None:
     from mergewise.study.page_tables import rests_on
+    from mergewise.study.paper_figures import grid_of
+    from mergewise.study.task_tables import headline
 
     tables = done.document["tables"]
     rows = [
@@ -165,7 +175,7 @@ def _print_result(done: "StudyResult") -> None:
     ]  # fmt: skip
     columns = ("base", "method", "k", "held-in [95%]", "raw", "held-out [95%]", "raw", "n in", "n out")
     print_table(columns, rows, numeric=columns[2:])
-    print()
+    print(f"\n{headline(grid_of(done.document))}\n")
     labels = {row["method"]: row["label"] for row in tables["scores"]}
     for verdict in tables["verdicts"]:
         print(

@@ -4,15 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mergewise.study.demo import DemoResult, run_demo
+    from mergewise.study.demo import demo_study
     from mergewise.study.errors import StudyError
     from mergewise.study.run import StudyResult, run_study
     from mergewise.study.spec import Study, load_spec, resolve
 
-__all__ = ["DemoResult", "Study", "StudyError", "StudyResult", "load_spec", "resolve", "run_demo", "run_study"]
+__all__ = ["Study", "StudyError", "StudyResult", "demo_study", "load_spec", "resolve", "run_study"]
 
 _HOME = {
-    "DemoResult": "demo", "run_demo": "demo", "StudyError": "errors", "StudyResult": "run", "run_study": "run",
+    "demo_study": "demo", "StudyError": "errors", "StudyResult": "run", "run_study": "run",
     "Study": "spec", "load_spec": "spec", "resolve": "spec",
 }  # fmt: skip
 

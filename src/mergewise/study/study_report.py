@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mergewise.study.asked import parameter_text
 from mergewise.study.chart import Figure
-from mergewise.study.figures import PALETTE
 from mergewise.study.files import make_folder, put, put_text
 from mergewise.study.forecast_figures import forecast_figures
 from mergewise.study.page_tables import (
@@ -31,9 +31,9 @@ from mergewise.study.page_tables import (
 )
 from mergewise.study.paper_figures import PAPER_FIGURES, QUALITIES, SIDES, Grid, grid_of, paper_figures, shown_first
 from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE, arrow, published_evidence
-from mergewise.study.svg import figure_svg, key_svg, panel_svg, style
+from mergewise.study.svg import PALETTE, figure_svg, key_svg, panel_svg, style
 from mergewise.study.tables import csv_of
-from mergewise.study.template import page_environment
+from mergewise.study.task_tables import headline, run_facts, sources, task_tables
 
 __all__ = [
     "QUESTIONS",
@@ -122,10 +122,16 @@ def render_study(document: Record) -> str:
     """Return the report as one HTML document."""
     grid = grid_of(document)
     shown = shown_first(grid)
-    environment = page_environment()
+    environment = Environment(
+        loader=PackageLoader("mergewise.study", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
         "score": _score, "signed": _signed, "share": _share, "stacked": _stacked, "seconds": _seconds,
-        "arrows": _arrows,
+        "arrows": _arrows, "percent": _percent,
         "rests_on": lambda verdict: rests_on(verdict, grid.methods),
     }  # fmt: skip
     tables = document["tables"]
@@ -138,12 +144,14 @@ def render_study(document: Record) -> str:
     links["published"] = ("published values beside ours", _csv_link(_published_csv(published)), len(published))
     return environment.get_template("study.html.j2").render(
         name=document["study"]["name"],
+        lead=headline(grid),
         grid=grid,
         qualities=QUALITIES,
         shown=shown,
         questions=[(QUESTIONS[verdict["question"][0]], verdict) for verdict in tables["verdicts"]],
         figures=[_drawn(figure, number, grid, shown) for number, figure in enumerate(study_figures(grid), 1)],
         scores=score_tables(grid),
+        tasks=task_tables(grid, tables["tasks"]),
         costs=cost_tables(grid),
         settings=chosen_settings(tables["tuning"]),
         settings_note=CHOSEN,
@@ -163,6 +171,9 @@ def render_study(document: Record) -> str:
         merges=sum(row["draws"] for row in tables["scores"] if row["method"] in grid.methods),
         merges_wanted=len(grid.bases) * len(grid.methods) * len(grid.counts) * document["study"]["draws"],
         scoring=document["study"]["scoring"],
+        run=run_facts(document["run"]),
+        draws=document["draws"],
+        sources=sources(document["categories"]),
         code=document["code"],
     )
 
@@ -295,6 +306,10 @@ def _arrows(text: str) -> Markup:
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}"
 
 
 def _seconds(value: float | None) -> str:

@@ -123,21 +123,12 @@ class Outcomes:
         categories: held-in and held-out ones by name.
         measured: the scores of the base.
         resamples: of items and draws.
-        held_out: names of the held-out categories that count; None for all.
     """
 
-    def __init__(
-        self,
-        categories: Mapping[str, Category],
-        measured: Measured,
-        resamples: Resamples,
-        held_out: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, categories: Mapping[str, Category], measured: Measured, resamples: Resamples) -> None:
         self._categories = categories
         self._category = {task: one.name for one in categories.values() for task in one.tasks}
-        self._held_out = tuple(
-            name for name, one in categories.items() if not one.held_in and (held_out is None or name in held_out)
-        )
+        self._held_out = tuple(name for name, one in categories.items() if not one.held_in)
         self._resamples = resamples
         self._items = {task: len(scores) for task, scores in measured.base.items()}
         self.base = self._accuracies(measured.base)

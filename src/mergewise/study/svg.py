@@ -10,12 +10,22 @@ from html import escape
 from itertools import pairwise
 
 from mergewise.study.chart import Axis, Figure, Panel, Point, Series, Tags
-from mergewise.study.figures import PALETTE
 
-__all__ = ["figure_svg", "key_svg", "panel_svg", "style"]
+__all__ = ["PALETTE", "figure_svg", "key_svg", "panel_svg", "style"]
 
 Shown = Mapping[str, str]
 
+# Okabe and Ito's colours, apart for all common kinds of colour blindness; brighter where they are too dim on black.
+PALETTE = {
+    "light": {
+        "ink": "#1c2126", "faint": "#6b747d", "grid": "#e3e7ea", "page": "#ffffff",
+        "m0": "#e69f00", "m1": "#0072b2", "m2": "#009e73", "m3": "#cc79a7", "m4": "#d55e00", "m5": "#56b4e9",
+    },
+    "dark": {
+        "ink": "#e8eaed", "faint": "#9aa3ab", "grid": "#343a40", "page": "#16191c",
+        "m0": "#e69f00", "m1": "#56b4e9", "m2": "#2fbf94", "m3": "#e08fbd", "m4": "#f2711c", "m5": "#f0e442",
+    },
+}  # fmt: skip
 WIDTH, HEIGHT = 340.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 28.0, 42.0
 COLOURS = 6
