@@ -33,3 +33,19 @@ def grids(tmp_path_factory):
         one = study(bases="all", multitask=True, name=name, family=family, options=options)
         found[name] = run_study(one, folder / "out", folder / "cache", local_engine(1)).document
     return found
+
+
+@pytest.fixture
+def zoo_apart(tmp_path):
+    """Return caches with the models and data of the user's, which are made there if missing, but cells of their own."""
+    from mergewise.cache import cache_folder
+
+    def zoo_apart(name):
+        cache = tmp_path / name
+        cache.mkdir()
+        for kind in ("base", "corpus", "experts", "tasks", "wheels"):
+            (cache_folder() / kind).mkdir(parents=True, exist_ok=True)
+            (cache / kind).symlink_to(cache_folder() / kind)
+        return cache
+
+    return zoo_apart

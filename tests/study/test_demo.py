@@ -11,6 +11,7 @@ from mergewise.cli.app import app
 from mergewise.study import demo
 from mergewise.study.demo import demo_study
 from mergewise.study.paper_figures import grid_of
+from mergewise.study.run import local_engine, run_study
 from mergewise.study.task_tables import headline
 
 
@@ -41,20 +42,12 @@ def test_the_preset_is_a_study_of_the_zoo():
 
 @pytest.mark.slow
 @pytest.mark.zoo
-def test_real_merges_do_not_depend_on_the_number_of_processes(tmp_path):
-    from mergewise.cache import cache_folder
-    from mergewise.study.run import local_engine, run_study
-
+def test_real_merges_do_not_depend_on_the_number_of_processes(tmp_path, zoo_apart):
     whole = demo_study()
     small = replace(whole, protocol=replace(whole.protocol, counts=(2,), draws=1, validation_items=20, test_items=20))
     found = []
     for jobs in (1, 2):
-        cache = tmp_path / f"cache{jobs}"
-        cache.mkdir()
-        for name in ("base", "tasks", "wheels", "experts"):  # all but the cells
-            (cache_folder() / name).mkdir(parents=True, exist_ok=True)
-            (cache / name).symlink_to(cache_folder() / name)
-        done = run_study(small, tmp_path / f"out{jobs}", cache, local_engine(jobs))
+        done = run_study(small, tmp_path / f"out{jobs}", zoo_apart(f"cache{jobs}"), local_engine(jobs))
         assert done.progress.failures == ()
         found.append({name: table for name, table in done.document["tables"].items() if name != "costs"})
     assert found[0] == found[1]

@@ -15,6 +15,7 @@ from test_run import cells, lasting
 
 from mergewise.study.run import study_status
 
+SMALL = Path(__file__).parents[2] / "examples" / "zoo-small.yaml"
 RUN = [sys.executable, "-m", "mergewise", "study", "run"]
 
 
@@ -46,6 +47,49 @@ def test_a_study_whose_driver_is_killed_goes_on_and_equals_an_undisturbed_one(ru
     assert sum(tally.computed for tally in finished.progress.tallies) == before.cells - before.done - 3
     assert lasting(finished) == lasting(undisturbed)
     assert cells(tmp_path / "cache") == cells(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.zoo
+def test_the_small_study_of_the_zoo_survives_kills_of_a_worker_and_of_its_driver(tmp_path, zoo_apart):
+    def start(name, cache):
+        with (tmp_path / f"{name}.log").open("w") as log:
+            line = [*RUN, SMALL, tmp_path / name, "--cache", cache, "--jobs", "2"]
+            return subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+
+    def wait_for(number, driver, cache):
+        while len(cells(cache)) < number:
+            assert driver.poll() is None, (tmp_path / "killed.log").read_text()
+            time.sleep(0.2)
+
+    whole, cache = zoo_apart("whole"), zoo_apart("disturbed")
+    assert start("undisturbed", whole).wait() == 0, (tmp_path / "undisturbed.log").read_text()
+    expected = cells(whole)
+    driver = start("killed", cache)
+    wait_for(len(expected) // 3, driver, cache)
+    worker = next(pid for pid in _children(driver.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(worker, signal.SIGKILL)
+    wait_for(2 * len(expected) // 3, driver, cache)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert len(cells(cache)) < len(expected)
+    assert start("finished", cache).wait() == 0, (tmp_path / "finished.log").read_text()
+    assert cells(cache) == expected
+    tables = [
+        json.loads((tmp_path / name / "results.json").read_text())["tables"] for name in ("undisturbed", "finished")
+    ]
+    for found in tables:
+        del found["costs"]
+    assert tables[0] == tables[1]
+    assert len({(row["base"], row["method"]) for row in tables[0]["scores"]}) == 4 * 5
+
+
+def _children(parent: int) -> list[int]:
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if path.exists() and int(path.read_text().rpartition(")")[2].split()[1]) == parent
+    ]
 
 
 def _group_lives(group: int) -> bool:
