@@ -149,7 +149,9 @@ class Family(Protocol):
 
     A family may have a method `will_score(tasks)`: it is called with all tasks of a study, before the family is opened,
     so that none of their items is trained on. Likewise `will_use(bases)` is called with the names of the bases that a
-    study chose, so that no others are fetched. If its work runs on accelerators, `workers(devices)` returns how many
+    study chose, so that no others are fetched, and `will_fetch(model)`
+    with what a spec gives as an expert that is no folder: it says whether that will be fetched on opening, after which
+    the workshop's `fetched[model]` is its folder. If its work runs on accelerators, `workers(devices)` returns how many
     workers a machine with so many of them has room for.
 
     Attributes:

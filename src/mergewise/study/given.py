@@ -1,4 +1,4 @@
-"""Experts that are given: whether they fit their base, as far as headers tell."""
+"""Experts that are given: where they are, and whether they fit their base, as far as headers tell."""
 
 from pathlib import Path
 
@@ -10,7 +10,13 @@ from mergewise.study.family import Workshop
 from mergewise.study.spec import Study
 from mergewise.study.sweep import recipe_for
 
-__all__ = ["check_given"]
+__all__ = ["check_given", "given_folder"]
+
+
+def given_folder(place: str, workshop: Workshop) -> Path:
+    """Return the folder of an expert that is given by a path, or by a name that its family has fetched."""
+    path = Path(place).expanduser()
+    return path.absolute() if path.is_dir() else Path(workshop.fetched[place])  # type: ignore[attr-defined]
 
 
 def check_given(study: Study, workshop: Workshop, cache: Path) -> None:
@@ -31,6 +37,6 @@ def check_given(study: Study, workshop: Workshop, cache: Path) -> None:
             continue
         for category, expert in given.items():
             try:
-                plan(recipe_for("task_arithmetic", str(folder), [str(expert.expanduser())], {}))
+                plan(recipe_for("task_arithmetic", str(folder), [str(given_folder(expert, workshop))], {}))
             except MergewiseError as fault:
                 raise StudyError(f"experts.given.{name}.{category}: {fault}") from fault

@@ -16,6 +16,7 @@ from mergewise.method import find_method
 from mergewise.study.cells import CellSpec, Model, Result, Split, TaskItems, model, scores_of
 from mergewise.study.code import method_code
 from mergewise.study.family import Base, Training, Workshop
+from mergewise.study.given import given_folder
 from mergewise.study.limits_cell import LimitsSpec
 from mergewise.study.protocol import Method, Pick, Value
 from mergewise.study.spec import Study
@@ -194,8 +195,8 @@ class _BaseGrid:
         self._add("base", None if shop is None else shop.base(name), ())
         for category in self._study.names:
             if category in given:
-                there = given[category].expanduser().absolute()  # workers may stand elsewhere
-                self._add(category, None if shop is None else model(category, there), None)
+                place = given[category]
+                self._add(category, None if shop is None else model(category, given_folder(place, shop)), None)
             else:
                 self._add(category, None if shop is None else shop.expert(name, category), (category,))
         if self._study.spec.multitask:

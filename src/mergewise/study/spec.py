@@ -79,7 +79,7 @@ class ExpertChoice(_Part):
     """Where experts come from: trained as `train` says, but for those that are given, by base and category."""
 
     train: dict[str, Any] = {}
-    given: dict[str, dict[str, Path]] = {}
+    given: dict[str, dict[str, str]] = {}
 
 
 class TaskChoice(_Part):
@@ -205,11 +205,12 @@ def resolve(spec: Spec) -> Study:
         family.will_use([base.name for base in bases])
     for base, given in spec.experts.given.items():
         _known(base, [one.name for one in bases], "base", "experts.given")
-        for category, path in given.items():
+        for category, place in given.items():
             _known(category, [one.name for one in held_in], "held-in category", f"experts.given.{base}")
-            if not path.expanduser().is_dir():
+            fetchable = hasattr(family, "will_fetch") and not Path(place).expanduser().exists()
+            if not Path(place).expanduser().is_dir() and not (fetchable and family.will_fetch(place)):
                 raise StudyError(
-                    f"experts.given.{base}.{category}: expected the folder of a checkpoint at {path}, found none; "
+                    f"experts.given.{base}.{category}: expected the folder of a checkpoint at {place}, found none; "
                     "correct the path, or leave the expert out to have it trained."
                 )
     if max(spec.k) > len(held_in):

@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +14,12 @@ from safetensors.numpy import load_file
 
 from mergewise.study.cells import CellSpec, Model, model, run_sweep
 from mergewise.study.errors import StudyError
-from mergewise.study.lm.bases import _reader_code, from_gguf
+from mergewise.study.grid import Opened, build_grid
+from mergewise.study.lm.bases import _reader_code, fetched, from_gguf
 from mergewise.study.lm.family import TransformersFamily
 from mergewise.study.lm.options import TrainOptions
 from mergewise.study.lm.training import _batch_size_here, _drawn, _keep_to_one_device, _row, make_expert
-from mergewise.study.run import local_engine, run_study
+from mergewise.study.run import local_engine, open_workshop, run_study
 from mergewise.study.spec import Spec, check_fields, resolve
 
 pytest.importorskip("lm_eval")
@@ -122,8 +124,46 @@ def test_only_the_bases_of_the_study_are_fetched(options, tmp_path):
     family["bases"]["far"] = {"path": "some/model", "parameters": 1e9}
     opened = chosen(family, bases=["small"]).family.open(tmp_path, print)
     assert list(opened.folders) == ["small"]
-    with pytest.raises(StudyError, match="The base some/model cannot be had"):
+    with pytest.raises(StudyError, match="The model some/model cannot be had"):
         chosen(family, bases="all").family.open(tmp_path, print)
+
+
+def test_an_expert_that_is_given_by_its_name_on_the_hub_is_fetched_on_opening(options, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(path, *, offline, progress):
+        asked.append(path)
+        return fetched(path, offline=offline, progress=progress) if path == options["bases"]["small"]["path"] else there
+
+    there = Path(options["bases"]["small"]["path"])
+    monkeypatch.setattr("mergewise.study.lm.family.fetched", fetch)
+    whole = chosen(options, experts={"given": {"small": {"first": "some/expert@main"}}})
+    assert asked == []
+    opened = open_workshop(whole, tmp_path, print, [])
+    assert asked == [str(there), "some/expert@main"]
+    source = build_grid(whole, Opened(opened, "code", "limits"))["model/small/first"].source
+    assert source.path == there
+    assert pickle.loads(pickle.dumps(opened)).fetched == {"some/expert@main": there}
+
+
+def test_an_expert_that_cannot_be_had_is_told_of_before_anything_is_trained(options, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    whole = chosen(options, experts={"given": {"small": {"first": "some/expert"}}})
+    with pytest.raises(StudyError, match=r"The model some/expert cannot be had .* or name a folder"):
+        open_workshop(whole, tmp_path, print, [])
+
+
+@pytest.mark.parametrize("place", ["nowhere", "/no/where", "./some/expert", "~/some/expert", "a/b/c"])
+def test_a_folder_that_is_not_there_is_no_name_on_the_hub(options, place):
+    with pytest.raises(StudyError, match=r"experts\.given\.small\.first: expected the folder of a checkpoint at"):
+        chosen(options, experts={"given": {"small": {"first": place}}})
+
+
+def test_a_missing_folder_beside_others_is_no_name_on_the_hub(options, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError, match="expected the folder of a checkpoint at models/first"):
+        chosen(options, experts={"given": {"small": {"first": "models/first"}}})
 
 
 def test_items_are_named_by_the_type_of_device_that_scores_them(options, tmp_path, monkeypatch):
@@ -156,7 +196,7 @@ def test_a_task_is_in_one_category_only(options):
 
 def test_a_base_that_is_neither_here_nor_in_the_cache_of_the_hub_is_one_sentence(options, tmp_path):
     far = options | {"bases": {"far": {"path": "some/model", "parameters": 1e9}}}
-    with pytest.raises(StudyError, match=r"The base some/model cannot be had .* no other machine is asked"):
+    with pytest.raises(StudyError, match=r"The model some/model cannot be had .* no other machine is asked"):
         TransformersFamily(far, {}).open(tmp_path, print)
 
 

@@ -15,7 +15,7 @@ from mergewise.study.errors import StudyError
 from mergewise.study.family import Base, Progress, Training
 from mergewise.study.lm.options import BaseOptions
 
-__all__ = ["catalogued", "fetched", "from_gguf", "local_path"]
+__all__ = ["catalogued", "fetched", "from_gguf", "is_hub_name", "local_path"]
 
 _FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 _KEPT = ("config.json", "generation_config.json", "model.safetensors.index.json")
@@ -59,7 +59,7 @@ def _label(parameters: int) -> str:
 
 
 def fetched(path: str, *, offline: bool, progress: Progress) -> Path:
-    """Return the folder of a base, from the Hub or its cache if it is not a path.
+    """Return the folder of a model, from the Hub or its cache if it is not a path.
 
     Raises:
         StudyError: it is neither here nor to be had.
@@ -67,12 +67,12 @@ def fetched(path: str, *, offline: bool, progress: Progress) -> Path:
     found = local_path(path)
     if found is not None:
         return found
-    repository, _, revision = path.partition("@")
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+    if not is_hub_name(path):
         raise StudyError(f"Expected a checkpoint at {path}, or organisation/name of the Hub. Found neither.")
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import
 
     progress(f"looking for {path}")
+    repository, _, revision = path.partition("@")
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}
     try:
         return Path(
@@ -87,7 +87,17 @@ def fetched(path: str, *, offline: bool, progress: Progress) -> Path:
             if offline
             else "check the name and the network"
         )
-        raise StudyError(f"The base {path} cannot be had ({reason}); {advice}, or name a folder.") from fault
+        raise StudyError(f"The model {path} cannot be had ({reason}); {advice}, or name a folder.") from fault
+
+
+def is_hub_name(path: str) -> bool:
+    """Say whether a text can be organisation/name@revision of the Hub; not if it lies in a folder that is here."""
+    repository, _, _ = path.partition("@")
+    return (
+        repository.count("/") == 1
+        and not repository.startswith((".", "/", "~"))
+        and not Path(repository).parent.is_dir()
+    )
 
 
 def from_gguf(name: str, path: Path) -> Training:

@@ -3,7 +3,7 @@
 import ast
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from itertools import chain
@@ -16,7 +16,7 @@ from mergewise.study.devices import accelerator_here
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Category, Progress, Training
 from mergewise.study.fields import check_fields
-from mergewise.study.lm.bases import catalogued, fetched, from_gguf
+from mergewise.study.lm.bases import catalogued, fetched, from_gguf, is_hub_name
 from mergewise.study.lm.examples import NamedTask, training_examples, write_examples
 from mergewise.study.lm.harness import HarnessSettings, known_tasks, open_harness
 from mergewise.study.lm.options import FamilyOptions, TaskOptions, TrainOptions
@@ -52,6 +52,7 @@ class TransformersFamily:
         self._check_arguments()
         self.bases = {name: catalogued(name, base) for name, base in self._options.bases.items()}
         self._used = tuple(self.bases)
+        self._given: dict[str, None] = {}
         self.categories = {
             name: Category(name, category.held_in, category.tasks, category.far) for name, category in chosen.items()
         }
@@ -67,6 +68,12 @@ class TransformersFamily:
     def will_use(self, bases: Sequence[str]) -> None:
         """Fetch no other bases than these."""
         self._used = tuple(bases)
+
+    def will_fetch(self, model: str) -> bool:
+        """Fetch an expert of the Hub when the family is opened; False if it cannot be the name of one."""
+        if is_hub_name(model):
+            self._given[model] = None
+        return model in self._given
 
     def will_score(self, tasks: Sequence[str]) -> None:
         """Check these tasks and those that their experts are trained on, and keep the items of these out of training.
@@ -110,6 +117,7 @@ class TransformersFamily:
         folders = {
             name: fetched(options.bases[name].path, offline=options.offline, progress=progress) for name in self._used
         }
+        given = {name: fetched(name, offline=options.offline, progress=progress) for name in self._given}
         settings = HarnessSettings(
             folders=tuple(str(Path(folder).absolute()) for folder in options.task_folders),
             offline=options.offline,
@@ -123,7 +131,7 @@ class TransformersFamily:
         tasks = {name: one.tasks for name, one in self.categories.items()}
         seconds = {name: self.training_seconds(name, ["one"]) for name in self.bases}
         return LmWorkshop(
-            folders, tasks, self._tasks, self._scored, settings, self._train, seconds, cache.absolute() / "lm"
+            folders, tasks, self._tasks, self._scored, settings, self._train, seconds, cache.absolute() / "lm", given
         )
 
 
@@ -140,6 +148,7 @@ class LmWorkshop:
         train: how experts are trained.
         seconds: that an expert takes, by base.
         cache: folder for training examples.
+        fetched: folders of experts of the Hub, by their names.
     """
 
     bench_module: ClassVar[str] = "mergewise.study.lm.scoring"
@@ -153,6 +162,7 @@ class LmWorkshop:
     train: TrainOptions
     seconds: Mapping[str, float]
     cache: Path
+    fetched: Mapping[str, Path] = field(default_factory=dict)
 
     def base(self, base: str) -> Training | Model:
         """Return the folder of a base, or how a GGUF file becomes one."""
