@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +287,18 @@ def test_costs_are_medians_over_merges():
     results |= {f"merge/it-large/average/2/{draw}": result(draw, took) for draw, took in enumerate((1.0, 30.0, 2.0))}
     found = measure(one, one.bases[0], Known(results=results)).costs["average", 2]
     assert found == Cost(merges=3, merge=2.0, score=4.0, tuning=0.0)
+
+
+def test_progress_names_what_is_under_way_and_says_nothing_twice(run, monkeypatch):
+    monkeypatch.setattr("mergewise.study.execute.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("mergewise.study.execute.SECONDS_BETWEEN_LOOKS", 0.01)
+    lines = []
+    run(study(TINY, {"slow": 0.05}, draws=1), jobs=2, progress=lines.append)
+    found = [line for line in lines if " left; under way: " in line]
+    assert found
+    assert all(one != other for one, other in pairwise(found))
+    named = {name for line in found for name in line.partition("under way: ")[2].split(", ")}
+    assert all(name.partition("/")[0] in {"model", "limits", "test", "validation", "tuning", "merge"} for name in named)
 
 
 def test_a_worker_that_is_killed_loses_nothing(run, tmp_path):

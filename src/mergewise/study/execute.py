@@ -28,8 +28,10 @@ from mergewise.study.work import (
 __all__ = ["Execution", "Progress", "Tally", "duration", "line_of"]
 
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_SAME_LINES = 60.0
 SECONDS_BETWEEN_LOOKS = 1.0
 MOST_ATTEMPTS = 3
+NAMED = 2  # of what is under way, in a line
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Execution:
         running: dict[int, str] = {}
         attempts: Counter[str] = Counter()
         tickets = 0
-        last_line = time.monotonic()
+        last, last_line = "", time.monotonic()
         while True:
             self._resolve()
             while self._ready and len(running) < engine.slots:
@@ -161,8 +163,10 @@ class Execution:
                 else:
                     self._lost(id_, outcome)
             if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
-                last_line = time.monotonic()
-                self._report(line_of(self.progress(engine.slots)))
+                line = line_of(self.progress(engine.slots)) + _under_way(list(running.values()))
+                if line != last or time.monotonic() - last_line >= SECONDS_BETWEEN_SAME_LINES:
+                    last, last_line = line, time.monotonic()
+                    self._report(line)
         return self.progress(engine.slots)
 
     def progress(self, slots: int) -> Progress:
@@ -318,6 +322,12 @@ def _keys(work: Work) -> list[str]:
     if isinstance(work, TrainWork):
         return [work.training.key]
     return [work.spec.key] if isinstance(work, LimitsWork) else [spec.key for spec in work.specs]
+
+
+def _under_way(names: Sequence[str]) -> str:
+    """Name the first few of the nodes that are worked on."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"; under way: {', '.join(names[:NAMED])}{more}" if names else ""
 
 
 def line_of(progress: Progress) -> str:
