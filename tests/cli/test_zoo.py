@@ -28,7 +28,9 @@ def test_the_list_shows_bases_and_categories(run):
     assert any(line.split()[:2] == ["forum", "topic"] for line in lines)
 
 
-@pytest.mark.parametrize(("option", "value", "code"), [("--size", "3", 1), ("--base", "pretrained", 2)])
+@pytest.mark.parametrize(
+    ("option", "value", "code"), [("--size", "3", 1), ("--base", "pt-3", 1), ("--quality", "pretrained", 2)]
+)
 def test_unknown_bases_are_refused_before_anything_is_fetched(world, run, option, value, code):
     outcome = run("zoo", "build", "--cache", "empty", option, value)
     assert outcome.code == code

@@ -19,12 +19,16 @@ def forecast(
         Path, typer.Argument(help="Measured merges: a CSV, JSON or Parquet with columns k and loss, score or value, "
                                   "and maybe subset and size; or a study's results.json or table.")
     ],
-    stop: Annotated[float | None, typer.Option(metavar="η", help="Stop where one more brings no more.")] = None,
+    stop: Annotated[
+        float | None, typer.Option(metavar="LEAST", help="Stop once one more expert brings no more than this.")
+    ] = None,
     target: Annotated[float | None, typer.Option(help="The loss, or score, that is good enough.")] = None,
     budget: Annotated[float | None, typer.Option(help="What all experts together may cost.")] = None,
     cost: Annotated[float, typer.Option(help="What one expert costs.")] = 1.0,
     experts: Annotated[int | None, typer.Option(metavar="N", help="How many experts there are.")] = None,
-    size: Annotated[float | None, typer.Option(help="Size of the base to forecast for, given three others.")] = None,
+    size: Annotated[
+        float | None, typer.Option(help="Size of the base to forecast for, as in the column 'size'; needs three others.")
+    ] = None,
     value: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column to fit.")] = None,
     where: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value; repeat for more.")

@@ -65,7 +65,10 @@ def run(
 
 @study_app.command("status")
 def status(spec: SpecArgument, cache: CacheOption = None, json: JsonOption = False) -> None:
-    """Say how far a study is: cells that are done, failures, and the time that is left; computes nothing."""
+    """Say how far a study is: cells that are done, failures, and the time that is left; computes nothing.
+
+    Cells are named by models and data, so those that are not here yet are fetched.
+    """
     from mergewise.study.execute import duration
     from mergewise.study.run import study_status
     from mergewise.study.spec import load_spec, resolve
@@ -93,7 +96,8 @@ def report(
 ) -> None:
     """Write one page, its figures and its tables from what is there of a study; computes nothing.
 
-    The page loads nothing from anywhere. Figures are also written as SVG and PNG, tables as CSV and Parquet.
+    Cells are named by models and data, so those that are not here yet are fetched. The page loads nothing from
+    anywhere. Figures are also written as SVG and PNG, tables as CSV and Parquet.
     """
     from mergewise.study.run import study_report
     from mergewise.study.spec import load_spec, resolve

@@ -31,9 +31,17 @@ if TYPE_CHECKING:
 
 __all__ = ["DensityOption", "SpectraOption", "survey"]
 
-DensityOption = Annotated[float, typer.Option(help="Share of each tensor's changes that an expert claims.")]
+DensityOption = Annotated[
+    float,
+    typer.Option(
+        help="Share of each tensor's largest changes that count as claimed by an expert, for coverage and conflict."
+    ),
+]
 SpectraOption = Annotated[
-    bool, typer.Option("--spectra/--no-spectra", help="Look at matrices as matrices, which takes longest.")
+    bool,
+    typer.Option(
+        "--spectra/--no-spectra", help="Also singular values, for k*, collisions and limits --suggest; takes longest."
+    ),
 ]
 
 

@@ -12,9 +12,19 @@ from mergewise.cli.output import JsonOption, print_json, print_pairs, print_tabl
 
 __all__ = ["CacheOption", "JobsOption", "say", "zoo_app"]
 
-CacheOption = Annotated[Path | None, typer.Option(help="Where the zoo is kept; by default the user's cache folder.")]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of models, data and finished cells, which all workers see; by default $MERGEWISE_CACHE or "
+        "~/.cache/mergewise."
+    ),
+]
 JobsOption = Annotated[
-    int | None, typer.Option(min=1, help="Processes at a time; by default one per available processor.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes at a time; by default one per processor, at most eight, or per GPU where those do the work.",
+    ),
 ]
 
 
@@ -82,13 +92,17 @@ def _mark(cached: bool) -> str:
 
 @zoo_app.command("build")
 def build(
-    base: Annotated[list[Quality] | None, typer.Option(help="Qualities to build; by default both.")] = None,
+    base: Annotated[list[str] | None, typer.Option(help="Bases to build, such as pt-1; by default all.")] = None,
+    quality: Annotated[list[Quality] | None, typer.Option(help="Only bases of this quality; by default both.")] = None,
     layers: Annotated[list[int] | None, typer.Option("--size", help="Sizes in layers; by default all.")] = None,
     cache: CacheOption = None,
     jobs: JobsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Fetch base and tasks, and make the bases, experts and multitask models that are not cached yet."""
+    """Fetch base and tasks, and make the bases, experts and multitask models that are not cached yet.
+
+    mergewise zoo build --base pt-1 --base it-1
+    """
     from mergewise.zoo.bases import BASES, SIZES
     from mergewise.zoo.build import build_family
     from mergewise.zoo.errors import ZooError
@@ -96,9 +110,18 @@ def build(
     for size_ in layers or ():
         if size_ not in SIZES:
             raise ZooError(f"--size should be one of {', '.join(map(str, SIZES))} layers, but is {size_}")
+    for name in base or ():
+        if name not in BASES:
+            raise ZooError(f"--base should be one of {', '.join(BASES)}, but is {name}")
     wanted = [
-        name for name, b in BASES.items() if (not base or b.quality in base) and (not layers or b.layers in layers)
+        name
+        for name, one in BASES.items()
+        if (not base or name in base)
+        and (not quality or one.quality in quality)
+        and (not layers or one.layers in layers)
     ]
+    if not wanted:
+        raise ZooError("--base, --quality and --size together name no base; leave one out")
     models = build_family(wanted, cache, jobs=jobs, progress=say)
     if json:
         print_json({name: str(path) for name, path in models.items()})

@@ -19,6 +19,11 @@ __all__ = ["Selected", "select", "select_stages"]
 
 Progress = Callable[[int, int], None]
 
+MEASURED = (
+    "The order was measured for sums of whole changes (task arithmetic at λ = 1) on one base; where changes are "
+    "averaged or scaled down it may choose worse than chance (docs/limits.md)."
+)
+
 
 @dataclass(frozen=True)
 class Selected:
@@ -107,6 +112,7 @@ def select(
     notes = (
         _taken([short[i] for i in chosen], len(names), wanted, recommended.reason),
         *_left([(short[i], reason) for i, reason in rest]),
+        *([MEASURED] if rest else []),
         *(finding.sentence for finding in known.findings if finding.kind == "common"),
     )
     left_out = tuple((names[i], reason) for i, reason in rest)
