@@ -1,4 +1,4 @@
-"""What pages say of tasks one by one, of where they come from, and of the run."""
+"""What pages say of tasks one by one, of where they come from, and of what made them."""
 
 from copy import deepcopy
 from statistics import mean
@@ -8,7 +8,7 @@ from page import Page
 
 from mergewise.study.paper_figures import grid_of
 from mergewise.study.study_report import render_study
-from mergewise.study.task_tables import headline, run_facts, sources, task_tables
+from mergewise.study.task_tables import headline, made_by, sources, task_tables
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +88,8 @@ def test_facts_of_another_kind_are_no_sources(about):
     assert sources([{"tasks": ["a"], "about": about}]) == []
 
 
-def test_the_run_is_told_where_there_was_one(document):
-    page = Page(render_study(document)).text
-    run = document["run"]
-    assert f"Run until {run['finished']}, {run['seconds'] / 60:.1f} minutes with {run['workers']} workers" in page
-    only = {name: run[name] for name in ("cells", "machine", "versions")}
-    assert run_facts(only).startswith(run["machine"])
+def test_machine_and_versions_are_told(document):
+    told = made_by(document["run"])
+    assert told.startswith(document["run"]["machine"])
+    assert f"numpy {document['run']['versions']['numpy']}" in told
+    assert told in Page(render_study(document)).text

@@ -27,7 +27,7 @@ def forecast(
     cost: Annotated[float, typer.Option(help="What one expert costs.")] = 1.0,
     experts: Annotated[int | None, typer.Option(metavar="N", help="How many experts there are.")] = None,
     size: Annotated[
-        float | None, typer.Option(help="Size of the base to forecast for, as in the column 'size'; needs three others.")
+        float | None, typer.Option(help="Size of the base to forecast for, as in the column size; needs three others.")
     ] = None,
     value: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column to fit.")] = None,
     where: Annotated[

@@ -144,27 +144,25 @@ def _print(found: "Limits") -> None:
     import numpy as np
 
     from mergewise.theory.groups import short_names
-    from mergewise.theory.tables import COLLISIONS, KINDS, collision_rows, kind_rows, sketching
+    from mergewise.theory.tables import (
+        COLLISIONS,
+        KINDS,
+        ORDER,
+        TAILS,
+        collision_rows,
+        kind_rows,
+        order_rows,
+        sketching,
+        tail_rows,
+    )
 
-    chosen, model = found.recommendation, found.model
-    print(chosen.sentence)
+    model = found.model
+    print(found.recommendation.sentence)
     for finding in found.findings:
         print(f"- {finding.sentence}")
     print()
     names = short_names(found.experts)
-    rows = []
-    for k, expert in enumerate(chosen.order):
-        before = chosen.order[: k + 1]
-        reached, error = found.width_of(before)
-        covered, conflict = found.coverage_of(before)
-        rows.append(
-            (
-                k + 1, names[expert], f"{chosen.gains[k]:.1%}", f"{reached:.3f} ± {error:.3f}",
-                f"{model.width.mean[k]:.3f}", f"{covered:.1%}", f"{conflict:.1%}", f"{model.norms[expert]:.3g}",
-            )
-        )  # fmt: skip
-    columns = ("k", "expert added", "gain of first", "width", "mean width", "coverage", "conflict", "norm")
-    print_table(columns, rows, numeric=[c for c in columns if c != "expert added"])
+    print_table(ORDER, order_rows(found, names), numeric=[c for c in ORDER if c != "expert added"])
     print()
     room = [("room", _room(model))]
     if off := sketching(found):
@@ -181,20 +179,7 @@ def _print(found: "Limits") -> None:
         print(concentration(found.collisions))
         print_table(COLLISIONS, collision_rows(found), numeric=COLLISIONS[1:])
         print()
-    of_tails = ("tail of", "excess kurtosis", "Hill index", "not zero")
-    print_table(
-        of_tails,
-        [
-            (
-                name,
-                f"{t.kurtosis[1]:.2f} ± {t.kurtosis_error:.2f}",
-                f"{t.hill[1]:.2f} ± {t.hill_error:.2f}",
-                f"{t.nonzero:.1%}",
-            )
-            for name, t in zip((*names, *(t.name for t in found.tails[len(names) :])), found.tails, strict=True)
-        ],
-        numeric=of_tails[1:],
-    )
+    print_table(TAILS, tail_rows(found, names), numeric=TAILS[1:])
 
 
 def _suggestion(found: "Limits", recipe: "Recipe | None") -> str:

@@ -45,6 +45,7 @@ def run(
 
     It can be stopped at any time: run it again, and only what is missing is computed.
     """
+    import mergewise.study.study_report  # noqa: F401 - a package that pages lack is missed before a run, not after
     from mergewise.study.run import default_jobs, estimate, local_engine
     from mergewise.study.spec import load_spec, resolve
 

@@ -17,9 +17,11 @@ def segment_totals(parts: "dict[int, NDArray[np.float64]]") -> "NDArray[np.float
         parts: (segments, …) float64 by the first element of the piece that they belong to. No cut into pieces moves
             the bounds of a segment, so none changes a bit of the total.
     """
-    ordered = np.concatenate([parts[start] for start in sorted(parts)])
-    total: NDArray[np.float64] = np.cumsum(ordered, axis=0)[-1]  # one after the other; a plain sum goes by halves
-    return total
+    first, *others = sorted(parts)
+    total: NDArray[np.float64] = np.cumsum(parts[first], axis=0)[-1]  # one by one; a plain sum goes by halves
+    for start in others:
+        total = np.cumsum(np.concatenate([total[None], parts[start]]), axis=0)[-1]
+    return total.copy()  # and not a view of all sums on the way
 
 
 def power_sums(values: "NDArray[np.float64]") -> "NDArray[np.float64]":

@@ -33,7 +33,7 @@ from mergewise.study.paper_figures import PAPER_FIGURES, QUALITIES, SIDES, Grid,
 from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE, arrow, published_evidence
 from mergewise.study.svg import PALETTE, figure_svg, key_svg, panel_svg, style
 from mergewise.study.tables import csv_of
-from mergewise.study.task_tables import headline, run_facts, sources, task_tables
+from mergewise.study.task_tables import headline, made_by, sources, task_tables
 
 __all__ = [
     "QUESTIONS",
@@ -171,7 +171,7 @@ def render_study(document: Record) -> str:
         merges=sum(row["draws"] for row in tables["scores"] if row["method"] in grid.methods),
         merges_wanted=len(grid.bases) * len(grid.methods) * len(grid.counts) * document["study"]["draws"],
         scoring=document["study"]["scoring"],
-        run=run_facts(document["run"]),
+        made_by=made_by(document["run"]),
         draws=document["draws"],
         sources=sources(document["categories"]),
         code=document["code"],

@@ -1,4 +1,4 @@
-"""What a study's page says of tasks one by one, of where they come from, and of the run that made it."""
+"""What a study's page says of tasks one by one, of where they come from, and of what made it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from mergewise.study.paper_figures import Grid
 
-__all__ = ["TaskLine", "TaskTable", "headline", "run_facts", "sources", "task_tables"]
+__all__ = ["TaskLine", "TaskTable", "headline", "made_by", "sources", "task_tables"]
 
 Record = Mapping[str, Any]
 
@@ -105,14 +105,6 @@ def sources(categories: Sequence[Record]) -> list[tuple[str, str, str]]:
     ]
 
 
-def run_facts(run: Record) -> str:
-    """Say when, where and by what a study was run; of a study that is only reported on, where and by what."""
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    where = f"{run['machine']}; {versions}."
-    if "finished" not in run:
-        return where
-    cells, computed = (sum(one[name] for one in run["cells"]) for name in ("cells", "computed"))
-    return (
-        f"Run until {run['finished']}, {run['seconds'] / 60:.1f} minutes with {run['workers']} workers, "
-        f"of {cells:,} cells {computed:,} computed. {where}"
-    )
+def made_by(run: Record) -> str:
+    """Say on which machine and with which versions a study was summed up."""
+    return f"{run['machine']}; " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()) + "."

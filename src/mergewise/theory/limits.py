@@ -200,7 +200,7 @@ def _as_listed(
     return (
         tuple(replace(finding, experts=tuple(listed[place] for place in finding.experts)) for finding in found),
         Ranking(
-            tuple(listed[place] for place in ranked.order), ranked.gains,
+            tuple(listed[place] for place in ranked.order), ranked.gains, ranked.gain_errors,
             tuple(sorted((listed[place], why) for place, why in ranked.left_out)),
         ),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Which experts to merge, and in which order: one sentence that can be acted on, and why."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,11 +26,13 @@ class Ranking:
         order: All experts that are worth a thought, as numbers from zero, the first first: each widens the hull of the
             task vectors before it most, lengths kept; those whose directions add next to nothing come last.
         gains: By how much each widens the hull of the *directions* before it, as shares of what the first did.
+        gain_errors: Standard errors of these, over the random directions that widths are averaged over.
         left_out: Experts that are not to be merged at all, with the reason.
     """
 
     order: tuple[int, ...]
     gains: tuple[float, ...]
+    gain_errors: tuple[float, ...]
     left_out: tuple[tuple[int, str], ...]
 
 
@@ -61,9 +64,9 @@ def ranking(names: Sequence[str], gram: NDArray[np.float64], found: Sequence[Fin
     out = {expert for expert, _ in left_out}
     kept = [expert for expert in range(len(names)) if expert not in out]
     if not kept:
-        return Ranking((), (), left_out)
-    places, gains = _ordered(gram[np.ix_(kept, kept)], seed)
-    return Ranking(tuple(kept[place] for place in places), gains, left_out)
+        return Ranking((), (), (), left_out)
+    places, gains, errors = _ordered(gram[np.ix_(kept, kept)], seed)
+    return Ranking(tuple(kept[place] for place in places), gains, errors, left_out)
 
 
 def recommend(names: Sequence[str], base: str, ranked: Ranking, room: NDArray[np.float64] | None) -> Recommendation:
@@ -76,12 +79,13 @@ def recommend(names: Sequence[str], base: str, ranked: Ranking, room: NDArray[np
         room: k_safe, k*, k_full of the model, for the experts in that order, or ``None`` without spectra.
     """
     order, gains, left_out = ranked.order, ranked.gains, ranked.left_out
+    known = order, gains, ranked.gain_errors, left_out
     if not order:
-        return Recommendation(order, gains, left_out, 0, _none(names, base, left_out), "")
+        return Recommendation(*known, 0, _none(names, base, left_out), "")
     if len(order) == 1:
         why = "it is the only expert" if len(names) == 1 else "all others are left out"
         sentence = f"There is nothing to merge {names[order[0]]} with: {why}."
-        return Recommendation(order, gains, left_out, 1, sentence, "there is nothing to merge it with")
+        return Recommendation(*known, 1, sentence, "there is nothing to merge it with")
     worth = max(1, next((k for k, share in enumerate(gains) if share < LEAST_GAIN), len(order)))
     fitting = len(order) if room is None else max(1, int(room[1]))
     number = min(worth, fitting, len(order))
@@ -89,11 +93,11 @@ def recommend(names: Sequence[str], base: str, ranked: Ranking, room: NDArray[np
     chosen = ", ".join(names[expert] for expert in order[:number])
     several = f"{'all of them' if number == len(names) else f'these {number}'}, in this order: {chosen}"
     sentence = f"Merge {several if number > 1 else f'only {chosen}'}; {reason}."
-    return Recommendation(order, gains, left_out, number, sentence, reason)
+    return Recommendation(*known, number, sentence, reason)
 
 
-def _ordered(gram: NDArray[np.float64], seed: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return the order of experts with a given Gram matrix, and what each adds, as a share of what the first does.
+def _ordered(gram: NDArray[np.float64], seed: int) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return the order of experts with a given Gram matrix, and what each adds, as shares with standard errors.
 
     Lengths decide who comes first, as those that moved further have more to give; directions alone decide what is
     still worth a place. Over the longest, a single long expert would make all others look like nothing.
@@ -109,8 +113,12 @@ def _ordered(gram: NDArray[np.float64], seed: int) -> tuple[tuple[int, ...], tup
             worth.append(expert)
             reached = wider
     order = (*worth, *(expert for expert in by_length if expert not in worth))
-    gains = np.diff(np.maximum.accumulate(directions[:, list(order)], axis=1).mean(axis=0), prepend=0.0)
-    return order, tuple(map(float, gains / gains[0]))
+    reached_by = np.maximum.accumulate(directions[:, list(order)], axis=1)
+    gains = np.diff(reached_by.mean(axis=0), prepend=0.0)
+    shares = gains / gains[0]
+    deviations = np.diff(reached_by, axis=1, prepend=0.0) - shares * reached_by[:, :1]  # of a ratio, to first order
+    errors = deviations.std(axis=0) / math.sqrt(len(deviations)) / gains[0]
+    return order, tuple(map(float, shares)), tuple(map(float, errors))
 
 
 def _left_out(names: Sequence[str], found: Sequence[Finding]) -> tuple[tuple[int, str], ...]:

@@ -19,12 +19,16 @@ from mergewise.theory.groups import OUTSIDE, Place, kind_of, place_names, place_
 from mergewise.theory.tables import (
     COLLISIONS,
     KINDS,
+    ORDER,
+    TAILS,
     collision_rows,
     counted,
     kind_rows,
     largest,
     number,
+    order_rows,
     sketching,
+    tail_rows,
 )
 from mergewise.theory.threshold import weighted_quartiles
 
@@ -118,23 +122,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _order(found: "Limits", names: Sequence[str]) -> str:
-    chosen = found.recommendation
-    rows = []
-    for k, expert in enumerate(chosen.order):
-        before = chosen.order[: k + 1]
-        reached, error = found.width_of(before)
-        covered, conflict = found.coverage_of(before)
-        rows.append(
-            (
-                f"{k + 1}", names[expert], f"{chosen.gains[k]:.1%}", f"{reached:.3f} ± {error:.3f}",
-                f"{covered:.1%}", f"{conflict:.1%}",
-                f"{found.model.norms[expert]:.3g}",
-            )
-        )  # fmt: skip
-    columns = ("k", "expert added", "gain, of the first", "width", "coverage", "conflict", "norm of its change")
-    return (
-        f"<h2>The experts, in the order in which they widen the set most, lengths counted</h2>{_table(columns, rows)}"
-    )
+    title = "The experts, in the order in which they widen the set most, lengths counted"
+    return f"<h2>{title}</h2>{_table(ORDER, order_rows(found, names))}"
 
 
 def _width(found: "Limits") -> str:
@@ -265,20 +254,11 @@ def _occupancy(found: "Limits") -> str:
 
 
 def _tails(found: "Limits", names: Sequence[str]) -> str:
-    labels = (*names, *(f"merged: {tail.name}" for tail in found.tails[len(names) :]))
-    rows = [
-        (
-            label, f"{tail.kurtosis[1]:.2f} ± {tail.kurtosis_error:.2f}", f"{tail.hill[1]:.2f} ± {tail.hill_error:.2f}",
-            f"{tail.nonzero:.1%}",
-        )
-        for label, tail in zip(labels, found.tails, strict=True)
-    ]  # fmt: skip
     note = (
         f"Medians over tensors. A small Hill index is a heavy tail. Merged deltas: all experts at equal weights and "
         f"density {found.density:g}; from samples of coordinates, with standard errors of one tensor's figure."
     )
-    columns = ("of", "excess kurtosis", "Hill index", "not zero")
-    return f'<h2>Tails</h2>{_table(columns, rows)}<p class="note">{note}</p>'
+    return f'<h2>Tails</h2>{_table(TAILS, tail_rows(found, names))}<p class="note">{note}</p>'
 
 
 def _cosines(found: "Limits", names: Sequence[str]) -> str:

@@ -7,16 +7,66 @@ import numpy as np
 from mergewise.theory.threshold import NEVER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mergewise.theory.limits import GroupLimits, Limits
 
-__all__ = ["COLLISIONS", "KINDS", "collision_rows", "counted", "kind_rows", "largest", "number", "sketching"]
+__all__ = [
+    "COLLISIONS",
+    "KINDS",
+    "ORDER",
+    "TAILS",
+    "collision_rows",
+    "counted",
+    "kind_rows",
+    "largest",
+    "number",
+    "order_rows",
+    "sketching",
+    "tail_rows",
+]
+
+ORDER = ("k", "expert added", "gain of first", "width", "mean width", "coverage", "conflict", "norm")
+"""Of the experts in order: what each adds, and what it and those before it reach; the mean is over all orders."""
 
 KINDS = (
     "kind", "energy", "stable rank", "participation", "entropy rank", "occupied", "k_safe", "k*", "k_full", "conflict",
 )  # fmt: skip
 """Of kinds of tensor: ranks are those of one change alone, all shares are of the smaller side."""
 
+TAILS = ("tail of", "excess kurtosis", "Hill index", "not zero")
+
 COLLISIONS = ("collisions in", "share", "of changes", "crosstalk", "best λ")
+
+
+def order_rows(found: "Limits", names: "Sequence[str]") -> list[tuple[str, ...]]:
+    """Return the rows of ``ORDER``, with the names of all experts."""
+    chosen = found.recommendation
+    rows = []
+    for k, expert in enumerate(chosen.order):
+        before = chosen.order[: k + 1]
+        reached, error = found.width_of(before)
+        covered, conflict = found.coverage_of(before)
+        gain = f"{chosen.gains[k]:.1%}" + (f" ± {100 * chosen.gain_errors[k]:.1f}" if k else "")
+        rows.append(
+            (
+                f"{k + 1}", names[expert], gain, f"{reached:.3f} ± {error:.3f}", f"{found.model.width.mean[k]:.3f}",
+                f"{covered:.1%}", f"{conflict:.1%}", f"{found.model.norms[expert]:.3g}",
+            )
+        )  # fmt: skip
+    return rows
+
+
+def tail_rows(found: "Limits", names: "Sequence[str]") -> list[tuple[str, ...]]:
+    """Return the rows of ``TAILS``: of the experts, which have these names, and of merged deltas."""
+    merged = (f"merged: {tail.name}" for tail in found.tails[len(names) :])
+    return [
+        (
+            name, f"{tail.kurtosis[1]:.2f} ± {tail.kurtosis_error:.2f}", f"{tail.hill[1]:.2f} ± {tail.hill_error:.2f}",
+            f"{tail.nonzero:.1%}",
+        )
+        for name, tail in zip((*names, *merged), found.tails, strict=True)
+    ]  # fmt: skip
 
 
 def largest(found: "Limits") -> "list[GroupLimits]":

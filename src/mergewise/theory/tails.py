@@ -21,7 +21,8 @@ class Tail:
         kurtosis: (3,) float64, excess kurtosis.
         hill: (3,) float64, Hill's tail index: small is heavy.
         nonzero: Share of elements that are not zero, over all tensors.
-        kurtosis_error: Median standard error of a tensor's kurtosis; 0 where all elements were seen.
+        kurtosis_error: Standard error of a tensor's kurtosis, the median over tensors by their elements; 0 where all
+            elements were seen.
         hill_error: The same of Hill's index.
     """
 
@@ -49,12 +50,12 @@ def tails(records: Sequence[TensorRecord], names: Sequence[str]) -> tuple[Tail, 
                 weighted_quartiles(np.where(shown, figures[:, at["kurtosis"]], np.nan), sizes),
                 weighted_quartiles(figures[:, at["hill"]], sizes),
                 float(figures[:, at["nonzero"]] @ sizes / sizes.sum()),
-                _median(figures[shown, at["kurtosis_error"]]),
-                _median(figures[known, at["hill_error"]]),
+                _median(np.where(shown, figures[:, at["kurtosis_error"]], np.nan), sizes),
+                _median(np.where(known, figures[:, at["hill_error"]], np.nan), sizes),
             )
         )
     return tuple(found)
 
 
-def _median(values: NDArray[np.float64]) -> float:
-    return float(np.median(values)) if values.size else 0.0
+def _median(values: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
+    return 0.0 if np.isnan(values).all() else float(weighted_quartiles(values, sizes)[1])

@@ -3,9 +3,9 @@
 import copy
 import json
 import pickle
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,12 +135,13 @@ def test_an_expert_that_is_given_by_its_name_on_the_hub_is_fetched_on_opening(op
         asked.append(path)
         return fetched(path, offline=offline, progress=progress) if path == options["bases"]["small"]["path"] else there
 
-    there = Path(options["bases"]["small"]["path"])
+    there = tmp_path / "expert"
+    shutil.copytree(options["bases"]["small"]["path"], there)
     monkeypatch.setattr("mergewise.study.lm.family.fetched", fetch)
     whole = chosen(options, experts={"given": {"small": {"first": "some/expert@main"}}})
     assert asked == []
     opened = open_workshop(whole, tmp_path, print, [])
-    assert asked == [str(there), "some/expert@main"]
+    assert asked == [options["bases"]["small"]["path"], "some/expert@main"]
     source = build_grid(whole, Opened(opened, "code", "limits"))["model/small/first"].source
     assert source.path == there
     assert pickle.loads(pickle.dumps(opened)).fetched == {"some/expert@main": there}

@@ -85,7 +85,8 @@ def survey_plan(
             "Expected floating tensors to survey, found none" + (" of these names." * bool(wanted.tensors))
         )
     matrices = [job for job in jobs if wanted.spectra and is_matrix(job)]
-    layout = lay_out(planned, threads, memory, beside_the_rows(len(begun.experts)), "survey")
+    beside = beside_the_rows(len(begun.experts), max(job.numel for job in jobs))
+    layout = lay_out(planned, threads, memory, beside, "survey")
     room = _spectral_room(planned, matrices, memory)
     allow_open_files(planned.sources)
     pass_over = _Pass(planned, begun, wanted, extend, jobs, matrices, progress)

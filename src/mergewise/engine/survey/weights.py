@@ -33,9 +33,15 @@ from mergewise.statistics.moments import segment_totals
 __all__ = ["beside_the_rows", "survey_tensor"]
 
 
-def beside_the_rows(experts: int) -> int:
-    """Return the bytes that a worker needs beside a piece in hand: for counts of masks, and for the sample."""
-    return math.prod(_counters(experts)) * 4 + experts * (SAMPLE_BYTES + ASIDE_BYTES)
+def beside_the_rows(experts: int, elements: int) -> int:
+    """Return the bytes that a worker needs beside a piece in hand: for counts of masks, the sample, and sums.
+
+    Args:
+        experts: How many there are.
+        elements: Of the largest tensor, whose sums over segments are kept until all of it was looked at.
+    """
+    sums = -(-elements // BLOCK) * ((1 + experts) ** 2 + 3 * experts) * 8
+    return math.prod(_counters(experts)) * 4 + experts * (SAMPLE_BYTES + ASIDE_BYTES) + sums
 
 
 def survey_tensor(
