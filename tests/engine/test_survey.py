@@ -55,6 +55,12 @@ def test_products_and_moments_are_within_a_millionth_of_float64_numpy(surveyed):
         np.testing.assert_array_equal(record.changed, np.count_nonzero(tau, axis=1))
 
 
+def test_what_is_kept_of_a_tensor_is_no_view_of_anything_larger(surveyed):
+    for record in surveyed[2].tensors:
+        for array in (record.products, record.sums, record.changed, record.tails):
+            assert array.base is None or array.base.nbytes <= 2 * array.nbytes
+
+
 def test_thresholds_are_the_exact_kth_magnitudes_and_claims_follow_from_them(surveyed):
     _, models, survey = surveyed
     for record in survey.tensors:
@@ -161,8 +167,10 @@ def test_operators_that_take_their_steps_one_by_one_give_the_same_figures(survey
     monkeypatch.setattr(spectral, "_ROUND", 1)
     one_by_one = mw.survey(paths[0], paths[1:], tensors=["wide", "embed"])
     for record, other in zip(at_once.tensors, one_by_one.tensors, strict=True):
-        for name, figure in vars(record.spectra).items():
-            np.testing.assert_allclose(getattr(other.spectra, name), figure, rtol=1e-3, atol=1e-5, err_msg=name)
+        # products in other groups are rounded otherwise, of which steps beyond what a matrix has may make much
+        for name in ("ranks", "occupancy", "dimension", "overlaps"):
+            figure, errors = (getattr(record.spectra, one) for one in (name, f"{name.removesuffix('s')}_errors"))
+            assert (np.abs(getattr(other.spectra, name) - figure) <= errors + 1e-3 * figure + 1e-5).all(), name
 
 
 @pytest.mark.parametrize("shape", [(128256, 4096), (151936, 896), (262144, 3840), (4096, 14336)])

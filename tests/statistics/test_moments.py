@@ -24,6 +24,11 @@ def test_totals_do_not_depend_on_how_segments_were_handed_over():
     whole = segment_totals({0: parts})
     for cut in range(1, 7):
         assert np.array_equal(segment_totals({cut: parts[cut:], 0: parts[:cut]}), whole)
+    assert np.array_equal(whole, np.cumsum(parts, axis=0)[-1])
+
+
+def test_totals_do_not_keep_the_sums_on_the_way_in_memory():
+    assert segment_totals({0: np.ones((1000, 4, 4))}).base is None
 
 
 def test_hill_index_of_a_pareto_sample_is_its_exponent_within_three_errors():

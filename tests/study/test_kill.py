@@ -73,6 +73,7 @@ def test_the_small_study_of_the_zoo_survives_kills_of_a_worker_and_of_its_driver
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     assert len(cells(cache)) < len(expected)
+    assert "a worker was lost at " in (tmp_path / "killed.log").read_text()
     assert start("finished", cache).wait() == 0, (tmp_path / "finished.log").read_text()
     assert cells(cache) == expected
     tables = [

@@ -286,7 +286,14 @@ def test_costs_are_medians_over_merges():
     results = {f"test/it-large/{name}": result(name) for name in ("base", *one.names)}
     results |= {f"merge/it-large/average/2/{draw}": result(draw, took) for draw, took in enumerate((1.0, 30.0, 2.0))}
     found = measure(one, one.bases[0], Known(results=results)).costs["average", 2]
-    assert found == Cost(merges=3, merge=2.0, score=4.0, tuning=0.0)
+    assert found == Cost(merges=3, merge=2.0, score=4.0, tuning=0.0, nbytes=0)
+
+
+def test_bytes_that_a_merge_reads_are_those_of_the_files(run, tmp_path):
+    rows = run(study(TINY)).document["tables"]["costs"]
+    (size,) = {path.stat().st_size for path in tmp_path.glob("cache/**/*.safetensors")}
+    assert size > 512
+    assert [row["bytes_in"] for row in rows] == [size * (row["k"] + 1) for row in rows]
 
 
 def test_progress_names_what_is_under_way_and_says_nothing_twice(run, monkeypatch):

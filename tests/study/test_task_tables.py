@@ -16,6 +16,13 @@ def document(grids):
     return grids["whole"]
 
 
+def only(document, count):
+    """Leave merges of so many experts alone."""
+    document["study"]["k"] = [count]
+    scores = document["tables"]["scores"]
+    document["tables"]["scores"] = [row for row in scores if row["k"] == count]
+
+
 def test_the_headline_names_the_worst_and_the_best_of_the_largest_strong_base(document):
     grid = grid_of(document)
     rows = [grid.scores["it-large", method, 8] for method in grid.methods]
@@ -36,7 +43,10 @@ def test_without_merges_of_most_experts_the_headline_is_of_fewer_and_without_any
     document["tables"]["scores"] = [row for row in scores if row["k"] != 8]
     assert headline(grid_of(document)).startswith("4 experts of it-large")
     document["tables"]["scores"] = [row for row in scores if row["base"] != "it-large"]
+    assert headline(grid_of(document)).startswith("8 experts of it-small")
+    document["tables"]["scores"] = []
     assert headline(grid_of(document)) == ""
+    assert task_tables(grid_of(document), []) == []
 
 
 def test_a_headline_leaves_undefined_scores_out(document):
@@ -52,19 +62,33 @@ def test_a_headline_leaves_undefined_scores_out(document):
 
 def test_every_task_has_the_mean_of_the_draws_that_merged_its_expert(document):
     document = deepcopy(document)
-    document["study"]["k"] = [2]  # of two experts each, so that most tasks are of few draws
+    only(document, 2)  # so that most tasks are of few draws
     tables = task_tables(grid_of(document), document["tables"]["tasks"])
     assert [table.base["name"] for table in tables] == [base["name"] for base in grid_of(document).bases]
     rows = [row for row in document["tables"]["tasks"] if (row["base"], row["k"]) == ("pt-small", 2)]
     lines = next(table for table in tables if table.base["name"] == "pt-small").lines
+    assert [line.task for line in lines if line.far] == ["far_one"]
     assert [line.held_in for line in lines] == sorted((line.held_in for line in lines), reverse=True)
     drawn = {row["task"] for row in rows if row["merged"]}
-    assert {line.task.replace(" ", "_") for line in lines if line.held_in} == drawn
+    assert {line.task for line in lines if line.held_in} == drawn
     for line in lines:
         for method, value in line.merged.items():
-            of_task = [row for row in rows if (row["method"], row["task"].replace("_", " ")) == (method, line.task)]
+            of_task = [row for row in rows if (row["method"], row["task"]) == (method, line.task)]
             assert value == mean(row["score"] for row in of_task if row["merged"] or not line.held_in)
         assert (line.base, line.items) == (of_task[0]["base_score"], of_task[0]["items"])
+
+
+def test_draws_of_the_same_experts_count_once(document):
+    document = deepcopy(document)
+    only(document, 2)
+    rows = [row for row in document["tables"]["tasks"] if row["base"] == "pt-small" and row["k"] == 2]
+    own = [row for row in rows if row["method"] == "rht" and row["task"] == "near_one"]
+    own[0] |= {"score": 0.9, "experts": "a + b"}
+    own[1] |= {"score": 0.3, "experts": "a + b"}
+    own[2] |= {"score": 0.2, "experts": "b + c"}
+    (table,) = [one for one in task_tables(grid_of(document), rows) if one.base["name"] == "pt-small"]
+    (line,) = [one for one in table.lines if one.task == "near_one"]
+    assert line.merged["rht"] == pytest.approx(0.4)
 
 
 def test_what_no_merge_was_scored_on_is_a_dash(grids):
@@ -78,7 +102,7 @@ def test_what_no_merge_was_scored_on_is_a_dash(grids):
 
 def test_sources_and_licences_are_told_and_escaped(document):
     found = sources(document["categories"])
-    assert ("near one", "package==1.0, data/<file>.csv", "MIT") in found
+    assert ("near_one", "package==1.0, data/<file>.csv", "MIT") in found
     assert "data/&lt;file&gt;.csv" in render_study(document)
     assert [row[0] for row in Page(render_study(document)).tables["sources"][1:]] == [task for task, *_ in found]
 

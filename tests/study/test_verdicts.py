@@ -286,6 +286,23 @@ def test_what_is_not_computed_yet_is_not_called_failed():
     )
 
 
+def test_a_base_whose_multitask_model_failed_is_left_out_and_named():
+    without = {
+        key: replace(row, held_out=replace(row.held_out, multitask=None, multitask_normalised=None))
+        if key[0] == "it-small"
+        else row
+        for key, row in rows(held_out=lambda *_: 1.05, multitask=0.9).items()
+    }
+    failure = Failure("key", "model/it-small/multitask", "ValueError: broken", "")
+    held_up = replace(failure, name="test/it-small/multitask")
+    verdict = next(one for one in verdicts(STUDY, without, [failure, held_up]) if one.question == "3b")
+    assert verdict.basis.bases == ("it-large",)
+    assert (verdict.basis.merges, verdict.basis.wanted) == (12, 24)
+    assert verdict.basis.missing == (
+        "Cells of the multitask model are missing (1 failed of the models and references that they need)."
+    )
+
+
 def test_without_multitask_models_the_comparison_is_left_open():
     bare = {
         key: replace(row, held_out=replace(row.held_out, multitask=None, multitask_normalised=None))

@@ -87,6 +87,7 @@ def test_a_column_can_be_named_and_empty_values_are_left_out():
     cells = cells_of(rows, value="held_in_normalised")
     assert cells.k.tolist() == [1, 2]
     assert cells.losses.tolist() == [0.0, 0.5]
+    assert cells.remarks[-1] == "2 of 4 rows have no 'held_in_normalised' and are left out"
 
 
 def test_rows_of_tasks_are_averaged_over_the_tasks_that_all_merges_were_scored_on(tmp_path):

@@ -5,15 +5,18 @@ import re
 from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import mergewise as mw
+from mergewise.engine.survey.record import MERGES
 from mergewise.theory.crosstalk import concentration
 from mergewise.theory.groups import kind_of, layer_of, place_names, place_of
 from mergewise.theory.report import render, write_report
 from mergewise.theory.tables import COLLISIONS, KINDS, collision_rows, counted, kind_rows, sketching
+from mergewise.theory.tails import tails
 from mergewise.theory.threshold import Threshold, threshold
 from support import load_model, save_model
 
@@ -387,3 +390,13 @@ def test_layers_of_several_stacks_are_told_apart():
     ]  # fmt: skip
     assert list(place_names(map(place_of, names[1::2])).values()) == ["outside", "layer 10"]
     assert place_of("0.weight") == ("", 0)
+
+
+def test_errors_of_tails_are_weighed_by_elements_as_the_tails_are():
+    def record(numel, error):
+        figures = np.array([[3.0, error, 2.0, 2.0 * error, 1.0]] * (1 + len(MERGES)))
+        return SimpleNamespace(numel=numel, tails=figures)
+
+    few_large, many_small = [record(1_000_000, 0.5)], [record(384, 0.0)] * 10
+    for tail in tails([*few_large, *many_small], ["e"]):
+        assert (tail.kurtosis_error, tail.hill_error) == (0.5, 1.0)

@@ -31,6 +31,17 @@ def test_longer_experts_come_first_and_do_not_put_others_out(norms):
     np.testing.assert_allclose(found.gains, orthogonal(*np.ones(len(norms))).gains, atol=0.01)
 
 
+def test_standard_errors_of_gains_are_the_spread_over_seeds():
+    norms = 3.0 ** np.arange(5)  # so that no seed moves the order
+    gram = (0.7 * np.eye(5) + 0.3) * np.outer(norms, norms)
+    found = [ranking([f"e{i}" for i in range(5)], gram, (), seed) for seed in range(60)]
+    gains = np.array([one.gains for one in found])
+    assert (gains[:, 0] == 1.0).all()
+    assert found[0].gain_errors[0] == 0.0
+    for spread, error in zip(gains[:, 1:].std(axis=0, ddof=1), found[0].gain_errors[1:], strict=True):
+        assert 0.6 < spread / error < 1.5
+
+
 def test_one_expert_has_nothing_to_be_merged_with():
     assert orthogonal(2.0).sentence == "There is nothing to merge e0 with: it is the only expert."
     assert orthogonal(2.0).number == 1

@@ -146,6 +146,9 @@ def _print_estimate(study: "Study", found: "Estimate", jobs: int, *, json: bool)
     some = [category.name for category in study.held_in if category.tasks != offered[category.name].tasks]
     if some:
         print(f"\nonly some tasks are scored of {', '.join(some)}, whose experts are trained on all of theirs")
+    given = [place for of_base in study.spec.experts.given.values() for place in of_base.values()]
+    if fetched := [place for place in given if not Path(place).expanduser().is_dir()]:
+        print(f"\nexperts to be fetched from the Hub: {', '.join(fetched)}")
     print()
     rows = [(kind, cells, duration(found.seconds[kind])) for kind, cells in found.cells.items()]
     rows.append(("all", sum(found.cells.values()), duration(seconds)))
@@ -180,7 +183,9 @@ def _print_result(done: "StudyResult") -> None:
     ]  # fmt: skip
     columns = ("base", "method", "k", "held-in [95%]", "raw", "held-out [95%]", "raw", "n in", "n out")
     print_table(columns, rows, numeric=columns[2:])
-    print(f"\n{headline(grid_of(done.document))}\n")
+    if told := headline(grid_of(done.document)):
+        print(f"\n{told}")
+    print()
     labels = {row["method"]: row["label"] for row in tables["scores"]}
     for verdict in tables["verdicts"]:
         print(

@@ -90,7 +90,8 @@ class Quadrature:
     def ranks(self) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
         """Return effective ranks as ``effective_ranks`` does, and their standard errors, (matrices, 3) each.
 
-        What stands for the error of the stable rank is a bound.
+        What stands for the error of the stable rank is how far the nearest eigenvalue may be from the largest that was
+        found, by its residual; that none is larger is likely after so many steps, but not certain.
         """
         found, errors = self._with_errors(self._traces(_value, _square, _entropy), _participation_and_entropy)
         largest = np.where(self.largest > 0.0, self.largest, 1.0)

@@ -97,19 +97,34 @@ class Asked:
         return None if rows is None else mean([row.held_in.normalised for row in rows])
 
     def basis(
-        self, used: Iterable[Base], wanted: Iterable[Base], methods: Sequence[str], counts: Sequence[int]
+        self,
+        used: Iterable[Base],
+        wanted: Iterable[Base],
+        methods: Sequence[str],
+        counts: Sequence[int],
+        beside: Sequence[str] = (),
     ) -> Basis:
-        """Return what a verdict rests on that uses all rows of some bases."""
+        """Return what a verdict rests on that uses all rows of some bases.
+
+        Args:
+            used: bases with all that is needed.
+            wanted: bases that the question is of.
+            methods: whose merges it takes.
+            counts: numbers of merged experts.
+            beside: what else it takes scores of, such as the multitask model.
+        """
         found = self.whole(used, methods, counts)
         wanted = list(dict.fromkeys(wanted))
         places = [(base.name, method, count) for base in wanted for method in methods for count in counts]
+        unused = [base for base in wanted if base not in found]
+        others = [(base.name, one, count) for base in unused for one in beside for count in counts]
         return Basis(
             tuple(base.name for base in self.bases if base in found),
             tuple(methods),
             tuple(counts),
             sum(row.draws for rows in found.values() for row in rows),
             len(places) * self.draws,
-            self._lacking(places),
+            self._lacking([*places, *others]),
         )
 
     def lacks(

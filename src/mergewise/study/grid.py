@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mergewise.method import find_method
-from mergewise.study.cells import CellSpec, Model, Result, Split, TaskItems, model, scores_of
+from mergewise.study.cells import CellSpec, Model, Result, Split, TaskItems, scores_of
 from mergewise.study.code import method_code
 from mergewise.study.family import Base, Training, Workshop
 from mergewise.study.given import given_folder
 from mergewise.study.limits_cell import LimitsSpec
 from mergewise.study.protocol import Method, Pick, Value
+from mergewise.study.read_once import hashed
 from mergewise.study.spec import Study
 from mergewise.study.tuning import Trial, Tuned, choose, validation_score
 
@@ -196,7 +197,7 @@ class _BaseGrid:
         for category in self._study.names:
             if category in given:
                 place = given[category]
-                self._add(category, None if shop is None else model(category, given_folder(place, shop)), None)
+                self._add(category, None if shop is None else hashed(category, given_folder(place, shop)), None)
             else:
                 self._add(category, None if shop is None else shop.expert(name, category), (category,))
         if self._study.spec.multitask:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from mergewise.study.cells import Scores, scores_of
+from mergewise.study.cells import Model, Scores, scores_of
 from mergewise.study.family import Base
 from mergewise.study.grid import Known, tuned
 from mergewise.study.spec import Study
@@ -31,12 +31,14 @@ class Cost:
         merge: median for one merge, which a merge that was disturbed moves little.
         score: median for scoring one on its test items.
         tuning: sum for all that was tried beforehand.
+        nbytes: of the files of base and experts that one reads, median.
     """
 
     merges: int
     merge: float
     score: float
     tuning: float
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def measure(study: Study, base: Base, known: Known) -> Measured | None:
     if own is None:
         return None
     experts = {name: scores for name in study.names if (scores := reference(name)) is not None}
+    models = {name: known.models.get(f"model/{base.name}/{name}") for name in ("base", *study.names, "multitask")}
+    sizes = {name: _nbytes(model) for name, model in models.items() if model is not None}
     chosen: dict[tuple[str, int], Tuned] = {}
     merges: dict[tuple[str, int], tuple[Draw, ...]] = {}
     costs: dict[tuple[str, int], Cost] = {}
@@ -100,9 +104,14 @@ def measure(study: Study, base: Base, known: Known) -> Measured | None:
                 median(one["merge"] for one in seconds),
                 median(one["score"] for one in seconds),
                 tried,
+                int(median(sum(sizes.get(name, 0) for name in ("base", *pick.experts)) for pick in picks)),
             )
-    models = {name: known.models.get(f"model/{base.name}/{name}") for name in ("base", *study.names, "multitask")}
     digests = {name: model.digest for name, model in models.items() if model is not None}
     found_limits = known.results.get(f"limits/{base.name}")
     limits = found_limits[0]["limits"] if found_limits else None
     return Measured(own, experts, reference("multitask"), chosen, merges, costs, digests, limits)
+
+
+def _nbytes(model: Model) -> int:
+    """Return the bytes of a model's weights as they are stored."""
+    return sum(path.stat().st_size for path in model.path.iterdir() if path.suffix in {".safetensors", ".bin"})

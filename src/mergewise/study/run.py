@@ -137,7 +137,7 @@ def run_study(
         progress: called with a line of text now and then.
 
     Raises:
-        MergewiseError: data cannot be fetched, or nothing at all could be scored.
+        MergewiseError: data cannot be fetched, or results not be written.
     """
     say = progress or _silent
     started = time.monotonic()

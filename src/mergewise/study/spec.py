@@ -207,8 +207,8 @@ def resolve(spec: Spec) -> Study:
         _known(base, [one.name for one in bases], "base", "experts.given")
         for category, place in given.items():
             _known(category, [one.name for one in held_in], "held-in category", f"experts.given.{base}")
-            fetchable = hasattr(family, "will_fetch") and not Path(place).expanduser().exists()
-            if not Path(place).expanduser().is_dir() and not (fetchable and family.will_fetch(place)):
+            here, will_fetch = Path(place).expanduser(), getattr(family, "will_fetch", None)
+            if not here.is_dir() and (here.exists() or will_fetch is None or not will_fetch(place)):
                 raise StudyError(
                     f"experts.given.{base}.{category}: expected the folder of a checkpoint at {place}, found none; "
                     "correct the path, or leave the expert out to have it trained."

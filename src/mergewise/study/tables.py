@@ -69,7 +69,7 @@ def study_tables(
             for (method, count), cost in one.costs.items():
                 yield which(base, method, count) | {
                     "merges": cost.merges,
-                    "bytes_in": bases[base].nbytes * (count + 1),
+                    "bytes_in": cost.nbytes,
                     "merge_seconds": cost.merge,
                     "score_seconds": cost.score,
                     "tuning_seconds": cost.tuning,

@@ -193,7 +193,7 @@ def _against_multitask(asked: Asked) -> Verdict:
         ]
         if each:
             differences[base] = mean(each)
-    basis = asked.basis(differences, asked.strong if asked.multitask else (), asked.paper, most)
+    basis = asked.basis(differences, asked.strong if asked.multitask else (), asked.paper, most, ("multitask",))
     lacks = STRONG
     if asked.strong:
         takes = "It takes multitask models."

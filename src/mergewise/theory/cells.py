@@ -143,7 +143,9 @@ def _of_rows(records: Sequence[Record], value: str, size: str | None, origin: st
         raise ForecastError(f"Expected numbers in column '{value}' of {origin}. Got none.")
     k = np.array([_count(r, origin) for r in kept], np.int64)
     sizes = np.array([_number(r, size, origin) if size else 1.0 for r in kept])
-    return k, np.array([_number(r, value, origin) for r in kept]), sizes, ()
+    empty = len(records) - len(kept)
+    remarks = (f"{empty} of {len(records)} rows have no '{value}' and are left out",) if empty else ()
+    return k, np.array([_number(r, value, origin) for r in kept]), sizes, remarks
 
 
 def _of_tasks(records: Sequence[Record], value: str, size: str | None, origin: str) -> Columns:

@@ -42,7 +42,7 @@ COLLISIONS = ("collisions in", "share", "of changes", "crosstalk", "best λ")
 def order_rows(found: "Limits", names: "Sequence[str]") -> list[tuple[str, ...]]:
     """Return the rows of ``ORDER``, with the names of all experts."""
     chosen = found.recommendation
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for k, expert in enumerate(chosen.order):
         before = chosen.order[: k + 1]
         reached, error = found.width_of(before)
@@ -59,7 +59,7 @@ def order_rows(found: "Limits", names: "Sequence[str]") -> list[tuple[str, ...]]
 
 def tail_rows(found: "Limits", names: "Sequence[str]") -> list[tuple[str, ...]]:
     """Return the rows of ``TAILS``: of the experts, which have these names, and of merged deltas."""
-    merged = (f"merged: {tail.name}" for tail in found.tails[len(names) :])
+    merged = [f"merged: {tail.name}" for tail in found.tails[len(names) :]]
     return [
         (
             name, f"{tail.kurtosis[1]:.2f} ± {tail.kurtosis_error:.2f}", f"{tail.hill[1]:.2f} ± {tail.hill_error:.2f}",

@@ -47,10 +47,3 @@ def test_a_path_is_no_name(path):
     assert not is_hub_name(path)
     with pytest.raises(StudyError, match="Found neither"):
         fetched(path, offline=False, progress=print)
-
-
-def test_what_lies_beside_a_folder_that_is_here_is_no_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert is_hub_name("models/first")
-    (tmp_path / "models").mkdir()
-    assert not is_hub_name("models/first")

@@ -165,6 +165,7 @@ def test_a_missing_folder_beside_others_is_no_name_on_the_hub(options, tmp_path,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StudyError, match="expected the folder of a checkpoint at models/first"):
         chosen(options, experts={"given": {"small": {"first": "models/first"}}})
+    assert chosen(options, experts={"given": {"small": {"first": "models/first@main"}}})
 
 
 def test_items_are_named_by_the_type_of_device_that_scores_them(options, tmp_path, monkeypatch):

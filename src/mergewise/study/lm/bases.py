@@ -91,13 +91,9 @@ def fetched(path: str, *, offline: bool, progress: Progress) -> Path:
 
 
 def is_hub_name(path: str) -> bool:
-    """Say whether a text can be organisation/name@revision of the Hub; not if it lies in a folder that is here."""
+    """Say whether a text can be organisation/name@revision of the Hub."""
     repository, _, _ = path.partition("@")
-    return (
-        repository.count("/") == 1
-        and not repository.startswith((".", "/", "~"))
-        and not Path(repository).parent.is_dir()
-    )
+    return repository.count("/") == 1 and not repository.startswith((".", "/", "~"))
 
 
 def from_gguf(name: str, path: Path) -> Training:

@@ -70,8 +70,11 @@ class TransformersFamily:
         self._used = tuple(bases)
 
     def will_fetch(self, model: str) -> bool:
-        """Fetch an expert of the Hub when the family is opened; False if it cannot be the name of one."""
-        if is_hub_name(model):
+        """Fetch an expert of the Hub when the family is opened; False if it cannot be the name of one.
+
+        What has no revision and would lie in a folder that is here is taken for a path with a slip in it.
+        """
+        if is_hub_name(model) and ("@" in model or not Path(model).parent.is_dir()):
             self._given[model] = None
         return model in self._given
 
@@ -253,6 +256,6 @@ def _training_code() -> str:
 
     from mergewise.study.cells import digest  # noqa: PLC0415
 
-    libraries = ("torch", "transformers", "peft", "accelerate")
+    libraries = ("torch", "transformers", "tokenizers", "peft", "accelerate")
     parts = [f"{library} {version(library)}".encode() for library in libraries]
     return digest([*parts, (Path(__file__).parent / "training.py").read_bytes()])

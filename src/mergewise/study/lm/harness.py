@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 OWN_TASKS = Path(__file__).parent / "presets" / "tasks"
-_LIBRARIES = ("lm_eval", "datasets", "transformers", "tokenizers")  # what prompts and answers go through
+_LIBRARIES = ("lm_eval", "datasets", "transformers", "tokenizers", "sacrebleu")  # what prompts and answers go through
 
 
 @dataclass(frozen=True)
