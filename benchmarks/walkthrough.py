@@ -1,9 +1,10 @@
-"""Eight experts, and the way from a survey to a merge: runs every command of docs/walkthrough.md, and writes that page.
+"""Eight models, and the way from a survey to a merge: runs every command of docs/walkthrough.md, and writes that page.
 
     python benchmarks/walkthrough.py --from FOLDER [--base pt-1] [--write docs/walkthrough.md]
 
-FOLDER is where `benchmarks/selection.py measure` left its answers: the measured merges, small ones to forecast from (on
-validation items), and large ones to compare with (on test items).
+FOLDER is where `benchmarks/selection.py measure` left its answers: small merges to forecast from (on validation items),
+and large ones to compare with (on test items). Five of the models are experts of the zoo, three are some of these once
+more, as LoRA adapters, of which merges are made and scored here.
 """
 
 import argparse
@@ -14,24 +15,26 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
-from mergewise import forecast, limits, subset_plan
+from mergewise import Recipe, forecast, limits, merge_to_arrays, subset_plan
 from mergewise.engine.survey.record import Survey
 from mergewise.theory.cells import read_cells
 from mergewise.theory.forecast import Point
 from mergewise.zoo.build import default_cache
 from mergewise.zoo.family import HELD_IN
-from selection import LAMBDAS, Set, Store, open_family, right, tuned
+from selection import ITEMS, LAMBDAS, REPLICATES, Answers, Family, Set, Store, open_family, right, tuned
 
-NAMES = tuple(name.replace(" ", "-") for name in HELD_IN)
+EXPERTS = ("question type", "spam", "newswire topic", "forum topic", "geography")
+AGAIN = ("question type", "spam", "geography")
+ENERGY = 0.97  # of an expert's change that its adapter has: what one takes who publishes both
 COUNTS = (1, 2, 4)
-TARGET = 0.95
-LINES = 14
+LINES = 16
 
 
 def main() -> None:
@@ -44,26 +47,37 @@ def main() -> None:
     options = parser.parse_args()
     family = open_family(options.base, (options.cache or default_cache()).absolute())
     store = Store(options.source.absolute() / f"{family.name}.jsonl")
-    place = None if options.write is None else options.write.absolute()
+    place_of_page = None if options.write is None else options.write.absolute()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("base").symlink_to(family.base)
-        for name, expert in zip(NAMES, family.experts, strict=True):
-            Path(name).symlink_to(expert)
-        text = page(options.base, store)
-    if place:
-        place.write_text(text, "utf-8")
+        for name, place in zip(map(slug, HELD_IN), family.experts, strict=True):
+            Path(name).symlink_to(place)
+        text = page(options.base, family, store)
+    if place_of_page:
+        place_of_page.write_text(text, "utf-8")
     else:
         print(text)
 
 
-PAGE = """# From eight experts to one model
+def slug(category: str) -> str:
+    """Return a category as the name of a folder."""
+    return category.replace(" ", "-")
 
-Made by `python benchmarks/walkthrough.py --from FOLDER`, of what `benchmarks/selection.py` measured, which ran every
-command here on the zoo's *{base}* and its eight experts.
-Scores are accuracies divided by those of each task's own expert, averaged over the tasks of the experts that are
-merged: what a merge *keeps*. λ is the best on validation items of the values that were tried, {least:g} to {most:g}:
-{weights}.
+
+PAGE = """# From eight models to one
+
+Made by `python benchmarks/walkthrough.py --from FOLDER`, which ran every command here, of what
+`benchmarks/selection.py` measured on the zoo's *{base}*. Scores are accuracies divided by those of each task's own
+expert, averaged over the tasks of the experts that are merged: what a merge *keeps*. λ is the best on validation items
+of the values that were tried, {least:g} to {most:g}.
+
+Eight models of one base lie here. Five are experts of different tasks. Three are some of these once more, as a hub has
+them: published as LoRA adapters too, under names that need not say so. These were made by
+
+{extracted}
+
+and what follows knows nothing of that.
 
 ## 1. Read the weights once
 
@@ -77,8 +91,8 @@ Order and number come from the weights alone. What they are worth was measured: 
 
 ## 3. Measure a few small merges, and forecast
 
-`measured.csv` holds what merges of {counts} experts keep on validation items. A merge of more keeps less, so the
-question is how many still keep enough.
+`measured.csv` holds what merges of {counts} of the recommended experts keep on validation items. A merge of more keeps
+less, so the question is how much all {number} still keep.
 
 {law}
 
@@ -90,57 +104,148 @@ question is how many still keep enough.
 
 ## 5. What came out
 
-Expected were {expected}, and on test items the merge keeps {outcome}.
-The table has the means over all sets of k experts on test items, beside what the forecast makes of validation items;
-the last column is over all eight tasks, also those whose expert is not merged.
+Expected were {expected}. On test items ({items} a task, 95 % intervals over these), with λ tuned on validation items
+for each merge by itself:
 
-| k | kept, all sets: mean (least to largest) | forecast | on all eight tasks |
+| merged | λ | keeps | on the tasks of the three that are there twice | on the two others |
+|---|---|---|---|---|
+{outcome}
+
+{verdict}
+
+What all sets of k of the five keep, λ tuned for every k ({weights}), beside the forecast:
+
+| k | sets | kept, mean (least to largest) | forecast |
 |---|---|---|---|
 {rows}
-
-The forecast is furthest from the mean at k = {furthest}, by {miss:+.3f}; how far off it is elsewhere stands in
-[forecast.md](forecast.md).
 """
 
 
-def page(base: str, store: Store) -> str:
+def page(base: str, family: Family, store: Store) -> str:
     """Return the page."""
-    experts = len(NAMES)
-    names = " ".join(f"--expert {name}" for name in NAMES)
+    models = [*map(slug, EXPERTS), *(f"{slug(category)}-lora" for category in AGAIN)]
+    extracted = "\n\n".join(
+        run(f"mergewise extract-lora {slug(name)} {slug(name)}-lora --base base --energy {ENERGY:g}") for name in AGAIN
+    )
+    names = " ".join(f"--expert {name}" for name in models)
     survey = run(f"mergewise survey --base base {names} -o eight.survey")
     advice = run("mergewise limits eight.survey", LINES)
-    write_cells(store, Path("measured.csv"))
-    law = run(f"mergewise forecast measured.csv --scores --experts {experts} --target {TARGET}")
-    found = forecast(read_cells("measured.csv", scores=True), target=TARGET, experts=experts)
+    chosen = [models[i] for i in recommended(Path("eight.survey"))]
+    own = tuple(sorted(HELD_IN.index(category) for category in EXPERTS if slug(category) in chosen))
+    if len(own) < len(chosen):
+        raise SystemExit(f"expected experts of different tasks to be chosen, found {', '.join(chosen)}")
+    write_cells(store, own, Path("measured.csv"))
+    law = run(f"mergewise forecast measured.csv --scores --experts {len(own)}")
+    found = forecast(read_cells("measured.csv", scores=True), experts=len(own))
     lines = {point.k: found.value(point.loss) for point in found.curve}
-    weight = tuned(store, experts, limits(Survey.load(Path("eight.survey"))).recommendation.number)
-    method = "task_arithmetic" if weight == 1 else f"task_arithmetic -p lambda={weight:g}"
-    merged = run(f"mergewise merge --method {method} --base base {names} --select auto --survey eight.survey merged")
-    recipe = Path("merged/mergewise_recipe.yaml").read_text("utf-8")
-    chosen = [entry["model"] for entry in yaml.safe_load(recipe)["models"]]
+    five, eight = (best_merge(family, own, given) for given in (chosen, models))
+    parameters = "" if five.weight == 1 else f" -p lambda={five.weight:g}"
+    merged = run(
+        f"mergewise merge --method task_arithmetic{parameters} --base base {names} --select auto --survey eight.survey "
+        "merged"
+    )
     rows = [
-        f"| {k} | {in_words(kept_by_all(store, k))} | {lines[k]:.3f} | {in_words(scores_of_all(store, k))} |"
-        for k in range(1, experts + 1)
+        f"| {k} | {len(list(sets(own, k)))} | {in_words([kept(store, one, 'test') for one in sets(own, k)])} | "
+        f"{lines[k]:.3f} |"
+        for k in range(1, len(own) + 1)
     ]
-    misses = {k: lines[k] - float(np.mean(kept_by_all(store, k))) for k in range(1, experts + 1)}
-    furthest = max(misses, key=lambda k: abs(misses[k]))
+    twice = tuple(HELD_IN.index(category) for category in AGAIN)
+    once = tuple(one for one in own if one not in twice)
     return PAGE.format(
         base=base,
         least=min(LAMBDAS),
         most=max(LAMBDAS),
-        weights=weights_in_words(store),
+        extracted=extracted,
         survey=survey,
         advice=advice,
         counts=", ".join(map(str, COUNTS)),
+        number=len(own),
         law=law,
         merged=merged,
         checked=run("mergewise verify merged"),
-        expected=expected(found.curve[len(chosen) - 1]),
-        outcome=outcome(store, tuple(sorted(NAMES.index(name) for name in chosen))),
+        expected=expected(found.curve[len(own) - 1]),
+        items=ITEMS["test"],
+        outcome="\n".join(
+            f"| {what} | {one.weight:g} | {one.kept(own)} | {one.kept(twice)} | {one.kept(once)} |"
+            for what, one in ((f"the {len(own)} that were chosen", five), (f"all {len(models)}", eight))
+        ),
+        verdict=verdict(five, eight, own, expected_of(found.curve[len(own) - 1])),
+        weights=weights_in_words(store, len(own)),
         rows="\n".join(rows),
-        furthest=furthest,
-        miss=misses[furthest],
     )
+
+
+def recommended(survey: Path) -> tuple[int, ...]:
+    """Return which experts of a survey are recommended."""
+    found = limits(Survey.load(survey)).recommendation
+    return found.order[: found.number]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A merge with the best λ.
+
+    Attributes:
+        weight: λ.
+        shares: (replicates + 1, tasks) float64, normalised scores on test items; row 0 is the estimate.
+    """
+
+    weight: float
+    shares: NDArray[np.float64]
+
+    def of(self, tasks: Set) -> NDArray[np.float64]:
+        """Return the replicates of the mean over some tasks."""
+        return np.asarray(self.shares[:, list(tasks)].mean(axis=1), np.float64)
+
+    def kept(self, tasks: Set) -> str:
+        """Return it in words."""
+        return with_interval(self.of(tasks))
+
+
+def best_merge(family: Family, tasks: Set, models: Sequence[str]) -> Merge:
+    """Merge models with the λ that keeps most on validation items of some tasks, and score that on test items."""
+    answers: dict[float, Answers] = {}
+    for weight in LAMBDAS:
+        recipe = Recipe(
+            method="task_arithmetic", base="base", experts=list(models), parameters={"lambda": weight}, dtype="float32"
+        )
+        answers[weight] = family.answers(merge_to_arrays(recipe, threads=1))
+    alone = [family.answers(load_file(Path(place) / "model.safetensors")) for place in family.experts]
+
+    def validation(weight: float) -> float:
+        every = right(answers[weight]["validation"]).mean(axis=1)
+        return float(np.mean([every[i] / right(alone[i]["validation"]).mean(axis=1)[i] for i in tasks]))
+
+    best = max(LAMBDAS, key=validation)
+    size = ITEMS["test"]
+    draws = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), REPLICATES)
+    counts = np.concatenate([np.ones((1, size), np.int64), draws])
+    own = np.stack([right(alone[i]["test"])[i] for i in range(len(alone))])
+    return Merge(best, (counts @ right(answers[best]["test"]).T) / (counts @ own.T))
+
+
+def verdict(five: Merge, eight: Merge, tasks: Set, foreseen: tuple[float, float] | None) -> str:
+    """Say whether choosing helped, and whether the forecast held, whatever came out."""
+    difference = five.of(tasks) - eight.of(tasks)
+    low, high = np.quantile(difference[1:], (0.025, 0.975))
+    said = (
+        "so choosing helped"
+        if low > 0
+        else "so choosing did harm"
+        if high < 0
+        else "so that nothing is shown either way"
+    )
+    text = f"The chosen keep {difference[0]:+.3f} [{low:+.3f}, {high:+.3f}] more than all together, {said}."
+    if foreseen is not None:
+        inside = foreseen[0] <= five.of(tasks)[0] <= foreseen[1]
+        text += f" What they keep lies {'inside' if inside else 'outside'} what was expected."
+    return text
+
+
+def with_interval(replicates: NDArray[np.float64]) -> str:
+    """Return an estimate with its interval."""
+    low, high = np.quantile(replicates[1:], (0.025, 0.975))
+    return f"{replicates[0]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def run(command: str, lines: int | None = None) -> str:
@@ -154,53 +259,37 @@ def run(command: str, lines: int | None = None) -> str:
     return "\n".join(["```", f"$ {command}", *notes, *said[:lines], *cut, "```"])
 
 
-def write_cells(store: Store, path: Path) -> None:
-    """Write the small merges of the planned subsets with their scores on validation items."""
-    experts = len(NAMES)
+def write_cells(store: Store, experts: Set, path: Path) -> None:
+    """Write the small merges of the planned subsets of some experts with their scores on validation items."""
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["k", "subset", "score"])
-        for k, planned in subset_plan(experts, COUNTS).items():
-            for chosen in planned:
-                rows.writerow([k, "+".join(NAMES[i] for i in chosen), f"{kept(store, chosen, 'validation'):.6f}"])
-
-
-def shares(store: Store, chosen: Set, split: str) -> NDArray[np.float64]:
-    """Return a measured merge's normalised scores, task by task."""
-    experts = len(NAMES)
-    alone = np.array([right(store.known[(i,), 1.0][split]).mean(axis=1)[i] for i in range(experts)])
-    answers = store.known[chosen, tuned(store, experts, len(chosen))][split]
-    return np.asarray(right(answers).mean(axis=1) / alone, np.float64)
+        for k, planned in subset_plan(len(experts), COUNTS).items():
+            for places in planned:
+                chosen = tuple(sorted(experts[place] for place in places))
+                name = "+".join(slug(HELD_IN[i]) for i in chosen)
+                rows.writerow([k, name, f"{kept(store, chosen, 'validation'):.6f}"])
 
 
 def kept(store: Store, chosen: Set, split: str) -> float:
     """Return what a measured merge keeps on the tasks of its experts."""
-    return float(shares(store, chosen, split)[list(chosen)].mean())
+    experts = len(HELD_IN)
+    alone = np.array([right(store.known[(i,), 1.0][split]).mean(axis=1)[i] for i in range(experts)])
+    answers = store.known[chosen, tuned(store, experts, len(chosen))][split]
+    return float((right(answers).mean(axis=1) / alone)[list(chosen)].mean())
 
 
-def sets(k: int) -> Iterator[Set]:
-    """Return all sets of k experts."""
-    return itertools.combinations(range(len(NAMES)), k)
+def sets(experts: Set, k: int) -> Iterator[Set]:
+    """Return all sets of k of some experts."""
+    return itertools.combinations(experts, k)
 
 
-def kept_by_all(store: Store, k: int) -> list[float]:
-    """Return what the merges of all sets of k experts keep on test items."""
-    return [kept(store, chosen, "test") for chosen in sets(k)]
-
-
-def scores_of_all(store: Store, k: int) -> list[float]:
-    """Return their scores on all tasks."""
-    return [float(shares(store, chosen, "test").mean()) for chosen in sets(k)]
-
-
-def weights_in_words(store: Store) -> str:
+def weights_in_words(store: Store, most: int) -> str:
     """Say with which λ how many experts were merged."""
     counts: dict[float, list[int]] = {}
-    for k in range(2, len(NAMES) + 1):
-        counts.setdefault(tuned(store, len(NAMES), k), []).append(k)
-    if len(counts) == 1:
-        return f"{next(iter(counts)):g}, for every number of experts"
-    return ", ".join(f"{weight:g} for {', '.join(map(str, those))} experts" for weight, those in counts.items())
+    for k in range(2, most + 1):
+        counts.setdefault(tuned(store, len(HELD_IN), k), []).append(k)
+    return ", ".join(f"{weight:g} for {', '.join(map(str, those))}" for weight, those in counts.items())
 
 
 def in_words(found: Sequence[float]) -> str:
@@ -210,14 +299,13 @@ def in_words(found: Sequence[float]) -> str:
 
 def expected(point: Point) -> str:
     """Return what the forecast says of a number of experts, in words."""
-    ends = "" if point.low is None or point.high is None else f" ({1 - point.high:.3f} to {1 - point.low:.3f})"
-    return f"{1 - point.loss:.3f}{ends}"
+    ends = expected_of(point)
+    return f"{1 - point.loss:.3f}" + ("" if ends is None else f" ({ends[0]:.3f} to {ends[1]:.3f})")
 
 
-def outcome(store: Store, chosen: Set) -> str:
-    """Return what the chosen experts' merge keeps, in words."""
-    whole = shares(store, chosen, "test").mean()
-    return f"{kept(store, chosen, 'test'):.3f} of its {len(chosen)} experts ({whole:.3f} on all eight tasks)"
+def expected_of(point: Point) -> tuple[float, float] | None:
+    """Return the ends of what the forecast says of a number of experts, if it has any."""
+    return None if point.low is None or point.high is None else (1 - point.high, 1 - point.low)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def pattern(template):
 def test_a_page_has_the_words_of_its_script(name, parts):
     text = (DOCS / f"{name}.md").read_text("utf-8")
     for part in parts:
-        assert re.search(part, text), part
+        assert re.search(part, text, re.DOTALL), part
 
 
 def rows_of(text, corner):
