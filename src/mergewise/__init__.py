@@ -10,27 +10,30 @@ from mergewise._version import __version__
 from mergewise.errors import CheckpointError, MergeError, MergewiseError, MethodError, RecipeError, SurveyError
 
 if TYPE_CHECKING:
+    from mergewise.checkpoint import Access
     from mergewise.engine.adapters.extract import ExtractReport, extract_lora
     from mergewise.engine.arrays import merge_arrays, merge_to_arrays
-    from mergewise.engine.diff import diff
+    from mergewise.engine.diff import TensorDifference, diff
     from mergewise.engine.explain import Explanation, explain
     from mergewise.engine.jobs import Plan
     from mergewise.engine.merge import MergeReport, merge
     from mergewise.engine.plan import plan
     from mergewise.engine.survey.record import Survey
     from mergewise.engine.survey.run import survey
-    from mergewise.engine.verify import verify
+    from mergewise.engine.verify import Verification, verify
     from mergewise.learning.adamerging import AdaMergingReport, adamerging
     from mergewise.learning.agreement import AgreementReport, agreement
     from mergewise.learning.collect import StatisticsReport, collect_statistics
-    from mergewise.method import Array, Choices, Masks, PerModel, Range, merge_method, methods
+    from mergewise.method import Array, Choices, Masks, Method, PerModel, Range, merge_method, methods
     from mergewise.recipe import Expert, Recipe
+    from mergewise.theory.errors import ForecastError
     from mergewise.theory.forecast import Forecast, forecast
     from mergewise.theory.limits import Limits, limits
     from mergewise.theory.selection import Selected, select
     from mergewise.theory.subsets import subset_plan
 
 __all__ = [
+    "Access",
     "AdaMergingReport",
     "AgreementReport",
     "Array",
@@ -40,11 +43,13 @@ __all__ = [
     "Explanation",
     "ExtractReport",
     "Forecast",
+    "ForecastError",
     "Limits",
     "Masks",
     "MergeError",
     "MergeReport",
     "MergewiseError",
+    "Method",
     "MethodError",
     "PerModel",
     "Plan",
@@ -55,6 +60,8 @@ __all__ = [
     "StatisticsReport",
     "Survey",
     "SurveyError",
+    "TensorDifference",
+    "Verification",
     "__version__",
     "adamerging",
     "agreement",
@@ -77,6 +84,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Access": "mergewise.checkpoint",
     "AdaMergingReport": "mergewise.learning.adamerging",
     "AgreementReport": "mergewise.learning.agreement",
     "Array": "mergewise.method",
@@ -85,9 +93,11 @@ _HOMES = {
     "Explanation": "mergewise.engine.explain",
     "ExtractReport": "mergewise.engine.adapters.extract",
     "Forecast": "mergewise.theory.forecast",
+    "ForecastError": "mergewise.theory.errors",
     "Limits": "mergewise.theory.limits",
     "Masks": "mergewise.method",
     "MergeReport": "mergewise.engine.merge",
+    "Method": "mergewise.method",
     "PerModel": "mergewise.method",
     "Plan": "mergewise.engine.jobs",
     "Range": "mergewise.method",
@@ -98,6 +108,8 @@ _HOMES = {
     "agreement": "mergewise.learning.agreement",
     "collect_statistics": "mergewise.learning.collect",
     "Survey": "mergewise.engine.survey.record",
+    "TensorDifference": "mergewise.engine.diff",
+    "Verification": "mergewise.engine.verify",
     "diff": "mergewise.engine.diff",
     "explain": "mergewise.engine.explain",
     "extract_lora": "mergewise.engine.adapters.extract",

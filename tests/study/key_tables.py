@@ -10,9 +10,10 @@ from pydantic import BaseModel
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def table_of(name):
-    """Return the defaults in a page's table of keys, by key."""
-    table = (DOCS / name).read_text("utf-8").partition("\n| key |")[2].partition("\n\n")[0]
+def table_of(name, section=""):
+    """Return the defaults in a page's table of keys, the first after the heading of a section, by key."""
+    text = (DOCS / name).read_text("utf-8").partition(section)[2] if section else (DOCS / name).read_text("utf-8")
+    table = text.partition("\n| key |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| `([^`]+)` \| .+ \| (.+) \| .+ \|$", table, re.MULTILINE)
     assert len(dict(rows)) == len(rows)
     return dict(rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evolve_fakes import BEST, NAMES, LineBench, LineFamily, search
+from key_tables import default_of, keys_of, table_of
 from safetensors.numpy import load_file
 
 import mergewise as mw
@@ -14,7 +15,7 @@ from mergewise.study.cells import Model
 from mergewise.study.errors import StudyError
 from mergewise.study.evolve import estimate, run_evolve
 from mergewise.study.evolve.candidates import Candidate, Nursery
-from mergewise.study.evolve.spec import EvolveSpec, load_evolve_spec
+from mergewise.study.evolve.spec import CmaChoice, EvolveSpec, PairsChoice, load_evolve_spec
 from mergewise.study.evolve.strategies import CmaSettings, PairSettings, Range, cma_es, pairs
 from mergewise.study.run import local_engine
 from mergewise.study.spec import check_fields
@@ -244,6 +245,21 @@ def test_a_file_that_is_no_spec(tmp_path):
         load_evolve_spec(path)
     with pytest.raises(StudyError, match=r"missing\.yaml: cannot be read"):
         load_evolve_spec(tmp_path / "missing.yaml")
+
+
+def test_the_docs_have_every_key_of_a_search_with_its_default():
+    told = table_of("studies.md", "\n## Searching\n")
+    assert {key for key in told if key in EvolveSpec.model_fields} == {"base", "budget", "strategies"}
+    found = {}
+    for choice in (PairsChoice, CmaChoice):
+        for key, field in keys_of(choice):
+            found.setdefault(key.replace("search.NAME.", "search.NAME").partition("NAME")[0], []).append(
+                default_of(field)
+            )
+    told = {key.partition("NAME")[0]: default for key, default in told.items()}
+    assert set(told) == {"base", "budget", "strategies", *found}
+    for key in ("method", "population", "crossover", "mutation", "elites", "spread", "parameters"):
+        assert told[key] == ", ".join(dict.fromkeys(found[key])), key
 
 
 def test_the_example_is_a_valid_spec():

@@ -81,6 +81,9 @@ def adamerging(
 ) -> AdaMergingReport:
     """Find the coefficients of a recipe of task arithmetic by entropy minimisation, and write the recipe with them.
 
+    θ = θ_base + Σ_i λ_i,l τ_i,l for expert i and layer l, with λ in [0, 1] that make the Shannon entropy of predictions
+    least (AdaMerging, arXiv 2310.02575); without weights in the recipe they begin at 0.3.
+
     The base and all experts are in memory in float32, and the merged model with its gradient.
 
     Args:
@@ -96,6 +99,9 @@ def adamerging(
         max_length: Longer examples are cut to so many tokens.
         seed: Of the order in which examples are taken.
         progress: Told how far it is.
+
+    Returns:
+        The coefficients, and the entropies before and after.
 
     Raises:
         MergewiseError: The recipe, a model or the examples do not allow it.

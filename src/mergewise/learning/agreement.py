@@ -161,6 +161,9 @@ def agreement(
         memory: Budget for outputs beside the model, where nothing is merged; with less, models are opened more often.
         progress: Told how far it is.
 
+    Returns:
+        Agreement and changes kept of every merge and expert: shares from 0 to 1, with standard errors over inputs.
+
     Raises:
         MergewiseError: The models, the inputs or the choices do not allow it.
     """

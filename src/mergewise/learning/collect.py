@@ -76,6 +76,10 @@ def collect_statistics(
 ) -> StatisticsReport:
     """Run a model on examples, and write the statistics that a merge needs of it.
 
+    Fisher information F_i = E[(∂ log p(y|x)/∂θ_i)²] (Fisher merging, arXiv 2111.09832), one float32 of
+    every weight; or Gram matrices XᵀX/n of the inputs of linear layers (RegMean, arXiv 2212.09849), float32 of (inputs,
+    inputs) each.
+
     Args:
         model: A model of transformers: a folder, or any other reference that a recipe takes.
         examples: A file of one JSON object a line (``text``, ``prompt`` and ``target``, or ``tokens``; ``label``), or a
@@ -90,6 +94,9 @@ def collect_statistics(
         seed: Of labels that are drawn, and of tokens that are masked.
         memory: Budget for sums, beside the model; with less, the examples are gone through more often.
         progress: Told how far it is.
+
+    Returns:
+        What was written, of which model and how many examples.
 
     Raises:
         MergewiseError: The model, the examples or the file do not allow it.

@@ -123,6 +123,9 @@ def forecast(
 ) -> Forecast:
     """Fit the floor and tail law to measured merges, and say how many experts are worth it.
 
+    L(k) = L_∞ + A/(k + b), over sizes N also L* + B·N^(−β) + A₀·N^(−γ)/(k + b) (arXiv 2509.24244); of scores, 1 − score is
+    fitted. Where losses rise with k, a line in ln k stands in, which is ours.
+
     Args:
         cells: losses of merged subsets by k, cells, or a file for `read_cells`.
         stop: merge no more once one more expert lowers the loss by no more than this. Without ``stop`` and ``target``
@@ -135,6 +138,9 @@ def forecast(
         size: parameters of the base to forecast for; by default the largest measured. Needs three sizes.
         replicates: bootstrap resamples of the subsets of every k, from which intervals come; 0 for none.
         seed: of the resamples.
+
+    Returns:
+        The law or the line, its curve over k with intervals, the recommended number, and warnings.
 
     Raises:
         ForecastError: if there are too few different k or sizes to fit, or a rule makes no sense.

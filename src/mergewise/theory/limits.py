@@ -152,6 +152,10 @@ def limits(
             were surveyed. The recommendation depends on this order where experts are as good as alike: the first of
             near copies is kept, and random directions are drawn in it. It does not depend on that of the survey.
 
+    Returns:
+        Everything that follows from the weights; docs/limits.md says of each figure whether it is a theorem, our
+        construction or a measurement.
+
     Raises:
         SurveyError: There is no survey, or η is not a probability.
     """

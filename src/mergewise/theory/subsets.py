@@ -14,7 +14,7 @@ _SHUFFLES = 1000
 def subset_plan(
     experts: int, counts: Sequence[int], *, permutations: int = 15, seed: int = 0
 ) -> dict[int, list[tuple[int, ...]]]:
-    """Choose the subsets whose merges stand for all subsets of each size.
+    """Choose the subsets whose merges stand for all subsets of each size (arXiv 2509.24244).
 
     The permutations are the identity, its reverse, and then, one after the other, the one of 1,000 shuffles whose least
     Hamming distance to those already chosen is the largest. A subset is what a permutation begins with.
