@@ -2,6 +2,7 @@
 
 import subprocess
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from mergewise.zoo import making
 from mergewise.zoo.bases import HealingRecipe
 from mergewise.zoo.errors import ZooError
-from mergewise.zoo.experts import Recipe
+from mergewise.zoo.experts import TRAINING_VERSION, Recipe
+from mergewise.zoo.family import HEALING_VERSION
 from mergewise.zoo.making import Healing, Making, Tuning, carry_out, make_missing, work_from_json, work_to_json
 from mergewise.zoo.store import is_whole, save_tasks
 
@@ -34,6 +36,17 @@ def test_keys_stand_for_kind_base_and_inputs_and_not_for_places_or_names():
     assert first.key == replace(first, name="other", base=Path("there"), seconds=9.0, work=WORKS[1]).key
     changes = ({"kind": "multitask"}, {"base_key": "other"}, {"inputs": {"is": "two"}})
     assert len({first.key, *(replace(first, **change).key for change in changes)}) == 4
+
+
+def test_whoever_changes_what_trainings_compute_raises_their_versions():
+    """Trained models are kept by these numbers, not by code: change numbers and digests here together."""
+    folder = Path(making.__file__).parent
+    code = {
+        name: sha256((folder / f"{name}.py").read_bytes()).hexdigest()[:16]
+        for name in ("training", "healing", "encoder")
+    }
+    assert (TRAINING_VERSION, HEALING_VERSION) == (1, 1)
+    assert code == {"training": "4a3a80c1b3bef794", "healing": "826b21e3273fc70b", "encoder": "351c40b9dc96ff7d"}
 
 
 @pytest.fixture

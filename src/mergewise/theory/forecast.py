@@ -123,8 +123,8 @@ def forecast(
 ) -> Forecast:
     """Fit the floor and tail law to measured merges, and say how many experts are worth it.
 
-    L(k) = L_∞ + A/(k + b), over sizes N also L* + B·N^(−β) + A₀·N^(−γ)/(k + b) (arXiv 2509.24244); of scores, 1 − score is
-    fitted. Where losses rise with k, a line in ln k stands in, which is ours.
+    L(k) = L_∞ + A/(k + b), over sizes N also L* + B·N^(−β) + A₀·N^(−γ)/(k + b) (arXiv 2509.24244); of scores, 1 − score
+    is fitted. Where losses rise with k, a line in ln k stands in, which is ours.
 
     Args:
         cells: losses of merged subsets by k, cells, or a file for `read_cells`.
