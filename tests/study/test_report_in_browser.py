@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from copy import deepcopy
 
 import pytest
 
@@ -27,10 +28,21 @@ def browser():
         chromium.close()
 
 
+def with_four_more_methods(document):
+    """Return a study of nine methods, with multitask models: as wide as tables get in docs/study.md."""
+    document = deepcopy(document)
+    for number in range(4):
+        name = f"ties_{number}"
+        document["study"]["methods"][name] = {"method": "ties", "label": f"WUDI ridge {number}", "parameters": {}}
+        for rows in document["tables"].values():
+            rows += [row | {"method": name} for row in rows if row.get("method") == "ties"]
+    return document
+
+
 @pytest.fixture(scope="module")
 def files(grids, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    for name, document in grids.items():
+    for name, document in {**grids, "nine": with_four_more_methods(grids["whole"])}.items():
         (folder / f"{name}.html").write_text(render_study(document), "utf-8")
     return folder
 
@@ -147,6 +159,25 @@ def test_tables_fit_and_can_be_read(opened, width):
         "nodes => Math.min(...nodes.map(node => parseFloat(getComputedStyle(node).fontSize)))",
     )
     assert smallest >= 11
+
+
+@pytest.mark.parametrize("width", [1200, 800, 360])
+def test_tasks_can_be_read_beside_nine_methods(opened, width):
+    page = opened("nine", width=width)
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert shown(page, "details.tasks thead tr:first-child th") == 4 * (1 + 2 + 9 + 2)
+    lines = page.eval_on_selector_all(
+        "details.tasks td.text",
+        """nodes => Math.max(...nodes.map(
+        node => node.getBoundingClientRect().height / parseFloat(getComputedStyle(node).lineHeight)))""",
+    )
+    assert lines < 2.0
+    cut = page.eval_on_selector_all(
+        "details.tasks td:not(.text)",
+        "nodes => nodes.filter(node => node.scrollWidth > node.clientWidth + 1).length",
+    )
+    assert cut == 0
 
 
 def test_values_are_told_on_hover_and_by_keys(opened):
