@@ -17,8 +17,9 @@ from quantities import DIRECTIONS, know
 from support import save_model
 from validate_linear_ranks import FORMS, SCALES
 from validate_synthetic import EXPERTS, Found, cases, expected_interference
-from validate_zoo import Evidence, correlations, expert_correlations, knees, summed_gains
+from validate_zoo import Evidence, Knee, correlations, expert_correlations, knees, summed_gains
 from validation_page import page
+from validation_zoo_page import _errors_of_k_star
 from zoo_cells import FIXED_SCALE, ZooBase
 from zoo_merges import Merge, merges_of
 
@@ -176,7 +177,11 @@ def test_the_page_tells_of_many_bases_at_a_glance_and_of_each_at_length(known, s
         "overlap",
         "occupancy",
     }
-    assert re.search(r"k\* lies inside the interval of the knee in \d of 6 rows", text)
+    assert re.search(
+        r"Of the \d rows that have a knee, k\* lies inside its interval in \d\. It is off by [-+, \d]+ experts:\n\d\.\d on "
+        r"average, where the same number for all, \d, known only afterwards, is off by \d\.\d\.",
+        text,
+    )
     assert text.count("**Against k alone**") == 2
     assert set(re.findall(r"validation/([\w-]+\.svg)", text)) == set(figures)
     assert all(figure.count("λ = ") < 6 for figure in figures.values())
@@ -202,3 +207,17 @@ def test_the_page_is_made_before_any_base_is_there(synthetic, linear):
     assert set(figures) == {"linear.svg"}
     assert "k* is k₀ in 8 of them" in text
     assert "is off its closed form by at most 0.00" in text
+
+
+def test_rows_without_a_knee_do_not_count_for_k_star_and_a_constant_stands_beside_it():
+    def row(found, k_star):
+        return Knee("b", "s", found, [0.1] * 8, (1, k_star, 9), None)
+
+    inf = float("inf")
+    never = row((inf, inf, inf), 15)
+    assert _errors_of_k_star([never]) == "No row has a knee that k* could be off by."
+    rows = [never, row((2, 2, 6), 15), row((6, 5, 6), 6), row((2, 2, inf), 3)]
+    assert _errors_of_k_star(rows) == (
+        "Of the 3 rows that have a knee, k* lies inside its interval in 2. It is off by +13, +0, +1 experts:\n4.7 on "
+        "average, where the same number for all, 2, known only afterwards, is off by 1.3."
+    )
