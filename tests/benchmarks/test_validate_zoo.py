@@ -178,8 +178,8 @@ def test_the_page_tells_of_many_bases_at_a_glance_and_of_each_at_length(known, s
         "occupancy",
     }
     assert re.search(
-        r"Of the \d rows that have a knee, k\* lies inside its interval in \d\. It is off by [-+, \d]+ experts:\n\d\.\d on "
-        r"average, where the same number for all, \d, known only afterwards, is off by \d\.\d\.",
+        r"Of the \d rows that have a knee, k\* lies inside its interval in \d\. It is off by [-+, \d]+ experts:\n"
+        r"\d\.\d on average, where the same number for all, \d, known only afterwards, is off by \d\.\d\.",
         text,
     )
     assert text.count("**Against k alone**") == 2
