@@ -97,7 +97,7 @@ unlabelled inputs.
 
 {table}
 
-k itself is over all sets.
+k itself is over all sets. Intervals here are Student's over the families.
 
 ![rank correlations of the linear models](validation/linear.svg)
 """
