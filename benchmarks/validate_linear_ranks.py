@@ -40,8 +40,8 @@ Ranks = dict[str, tuple[float, float, float]]
 def linear_ranks(form: LinearForm) -> dict[str, Ranks]:
     """Return, by λ and quantity, the rank correlation with less excess loss within k: the mean over families.
 
-    With it come the ends of the 95 % interval of that mean by Student's distribution over families, within -1 and 1. The
-    rank correlation of k itself is over all sets.
+    With it come the ends of the 95 % interval of that mean by Student's distribution over families, cut at -1 and 1.
+    The rank correlation of k itself is over all sets.
     """
     each: dict[str, list[dict[str, float]]] = {name: [] for name in SCALES}
     for seed in range(FAMILIES):
