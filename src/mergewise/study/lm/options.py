@@ -89,8 +89,8 @@ class FamilyOptions(_Part):
         categories: more categories, or others under the names of the preset's.
         tasks: by the names that categories use.
         task_folders: folders of YAML tasks, which go before the harness's own of the same name.
-        offline: ask no other machine, for as long as the process lives: bases and data sets come from this one's folders and
-            caches.
+        offline: ask no other machine, for as long as the process lives: bases and data sets come from this one's
+            folders and caches.
         dtype: of the model that is scored.
         device: type of device that scores, as torch has it (cpu, cuda, …), the same for all workers; by default that of
             the accelerator of the machine that starts the study, or cpu if it has none.
