@@ -235,7 +235,7 @@ def verdict(five: Merge, eight: Merge, tasks: Set, foreseen: tuple[float, float]
         if high < 0
         else "so that nothing is shown either way"
     )
-    text = f"The chosen keep {difference[0]:+.3f} [{low:+.3f}, {high:+.3f}] more than all together, {said}."
+    text = f"What the chosen keep minus what all together do: {difference[0]:+.3f} [{low:+.3f}, {high:+.3f}], {said}."
     if foreseen is not None:
         inside = foreseen[0] <= five.of(tasks)[0] <= foreseen[1]
         text += f" What they keep lies {'inside' if inside else 'outside'} what was expected."
