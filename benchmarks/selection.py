@@ -231,6 +231,13 @@ def tuned(store: Store, experts: int, k: int) -> float:
     return max(LAMBDAS, key=score)
 
 
+def resamples() -> NDArray[np.int64]:
+    """Return (replicates + 1, items) how often each test item counts; row 0 is the estimate."""
+    size = ITEMS["test"]
+    draws = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), REPLICATES)
+    return np.concatenate([np.ones((1, size), np.int64), draws])
+
+
 def right(answers: Mapping[str, str]) -> NDArray[np.float64]:
     """Return (tasks, items) float64, 1 where an item is answered rightly."""
     return np.array([[float(mark) for mark in marks] for marks in answers.values()])
@@ -295,8 +302,7 @@ def tables(family: Family, source: Path) -> Iterator[str]:
         )
     store, found = Store(path.with_suffix(".jsonl")), limits(Survey.load(path))
     experts = len(found.experts)
-    draws = np.random.default_rng(0).multinomial(ITEMS["test"], np.full(ITEMS["test"], 1 / ITEMS["test"]), REPLICATES)
-    counts = np.concatenate([np.ones((1, ITEMS["test"]), np.int64), draws])
+    counts = resamples()
     yield from ("", f"## {family.name.rpartition('-')[0]}")
     for title, weights in (
         ("λ tuned", {k: tuned(store, experts, k) for k in range(2, experts)}),

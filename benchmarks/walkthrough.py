@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from mergewise import Recipe, forecast, limits, merge_to_arrays, subset_plan
 from mergewise.engine.survey.record import Survey
@@ -28,7 +27,7 @@ from mergewise.theory.cells import read_cells
 from mergewise.theory.forecast import Point
 from mergewise.zoo.build import default_cache
 from mergewise.zoo.family import HELD_IN
-from selection import ITEMS, LAMBDAS, REPLICATES, Answers, Family, Set, Store, open_family, right, tuned
+from selection import ITEMS, LAMBDAS, Answers, Family, Set, Store, open_family, resamples, right, tuned
 
 EXPERTS = ("question type", "spam", "newswire topic", "forum topic", "geography")
 AGAIN = ("question type", "spam", "geography")
@@ -138,7 +137,7 @@ def page(base: str, family: Family, store: Store) -> str:
     law = run(f"mergewise forecast measured.csv --scores --experts {len(own)}")
     found = forecast(read_cells("measured.csv", scores=True), experts=len(own))
     lines = {point.k: found.value(point.loss) for point in found.curve}
-    five, eight = (best_merge(family, own, given) for given in (chosen, models))
+    five, eight = (best_merge(family, store, own, given) for given in (chosen, models))
     parameters = "" if five.weight == 1 else f" -p lambda={five.weight:g}"
     merged = run(
         f"mergewise merge --method task_arithmetic{parameters} --base base {names} --select auto --survey eight.survey "
@@ -202,7 +201,7 @@ class Merge:
         return with_interval(self.of(tasks))
 
 
-def best_merge(family: Family, tasks: Set, models: Sequence[str]) -> Merge:
+def best_merge(family: Family, store: Store, tasks: Set, models: Sequence[str]) -> Merge:
     """Merge models with the λ that keeps most on validation items of some tasks, and score that on test items."""
     answers: dict[float, Answers] = {}
     for weight in LAMBDAS:
@@ -210,16 +209,14 @@ def best_merge(family: Family, tasks: Set, models: Sequence[str]) -> Merge:
             method="task_arithmetic", base="base", experts=list(models), parameters={"lambda": weight}, dtype="float32"
         )
         answers[weight] = family.answers(merge_to_arrays(recipe, threads=1))
-    alone = [family.answers(load_file(Path(place) / "model.safetensors")) for place in family.experts]
+    alone = [store.known[(i,), 1.0] for i in range(len(HELD_IN))]
 
     def validation(weight: float) -> float:
         every = right(answers[weight]["validation"]).mean(axis=1)
         return float(np.mean([every[i] / right(alone[i]["validation"]).mean(axis=1)[i] for i in tasks]))
 
     best = max(LAMBDAS, key=validation)
-    size = ITEMS["test"]
-    draws = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), REPLICATES)
-    counts = np.concatenate([np.ones((1, size), np.int64), draws])
+    counts = resamples()
     own = np.stack([right(alone[i]["test"])[i] for i in range(len(alone))])
     return Merge(best, (counts @ right(answers[best]["test"]).T) / (counts @ own.T))
 

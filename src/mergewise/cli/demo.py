@@ -22,7 +22,6 @@ def demo(
 
     The first run downloads 200 MB and trains eight experts of a small encoder: some minutes on two processors.
     """
-    import mergewise.study.study_report  # noqa: F401 - as for studies
     from mergewise.study.demo import demo_study
     from mergewise.study.run import default_jobs, local_engine
 

@@ -50,9 +50,7 @@ class TaskTable:
 
 def headline(grid: Grid) -> str:
     """Say what merges of most experts keep, and score on unseen tasks, at the largest base with any; else nothing."""
-    ordered = sorted(grid.strong, key=lambda base: -int(base["parameters"]))
-    ordered += sorted((one for one in grid.bases if one not in ordered), key=lambda base: -int(base["parameters"]))
-    for base in ordered:
+    for base in sorted(grid.bases, key=lambda base: (base not in grid.strong, -int(base["parameters"]))):
         found = [grid.scores.get((base["name"], method, _most(grid, base))) for method in grid.methods]
         rows = [row for row in found if row and row["held_in_normalised"] is not None]
         if rows:
