@@ -4,18 +4,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+from scipy.stats import rankdata
 
-__all__ = ["bootstrap", "ranks", "reliability", "spearman", "within_spearman"]
+__all__ = ["bootstrap", "ranks", "reliability", "spearman", "student", "within_ranks", "within_spearman"]
 
 Floats = NDArray[np.float64]
 
 
 def ranks(values: ArrayLike) -> Floats:
-    """Return ranks from one, equal values sharing the mean of theirs, (n,) float64."""
-    given = np.asarray(values, np.float64)
-    _, place, counts = np.unique(given, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    found: Floats = (last - (counts - 1) / 2.0)[place]
+    """Return ranks from one along the last axis, equal values sharing the mean of theirs; NaN where one is NaN."""
+    found: Floats = rankdata(np.asarray(values, np.float64), axis=-1)
     return found
 
 
@@ -24,15 +23,21 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
     return _correlation(_centred(ranks(x)), _centred(ranks(y)))
 
 
-def within_spearman(x: ArrayLike, y: ArrayLike, groups: Sequence[object]) -> float:
-    """Return the rank correlation within groups: what is left when every group keeps its own mean rank.
+def within_ranks(values: ArrayLike, groups: Sequence[object]) -> Floats:
+    """Return ranks inside each group along the last axis, less their mean there, over the size of the group.
 
-    Ranks are taken inside each group and divided by its size, so that a pair of a large group counts as much as one of
-    a small group; groups of one say nothing. NaN where nothing varies inside any group.
+    So a pair of a large group counts as much as one of a small group, and groups of one say nothing.
     """
-    left, right = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    pairs = [(_scaled(left[members]), _scaled(right[members])) for members in _members(groups)]
-    return _correlation(np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs]))
+    given = np.asarray(values, np.float64)
+    found = np.empty_like(given)
+    for members in _members(groups):
+        found[..., members] = _centred(ranks(given[..., members])) / members.size
+    return found
+
+
+def within_spearman(x: ArrayLike, y: ArrayLike, groups: Sequence[object]) -> float:
+    """Return the rank correlation within groups, of `within_ranks`; NaN where nothing varies inside any group."""
+    return _correlation(within_ranks(x, groups), within_ranks(y, groups))
 
 
 def bootstrap(
@@ -65,14 +70,30 @@ def bootstrap(
     return estimate, min(float(low), estimate), max(float(high), estimate)
 
 
-def reliability(first: ArrayLike, second: ArrayLike, groups: Sequence[object]) -> float:
+def student(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean of at least two values with the ends of its interval by Student's distribution."""
+    given = np.asarray(values, np.float64)
+    half = stdtrit(given.size - 1, (1.0 + level) / 2.0) * given.std(ddof=1) / np.sqrt(given.size)
+    return float(given.mean()), float(given.mean() - half), float(given.mean() + half)
+
+
+def reliability(splits: Sequence[tuple[ArrayLike, ArrayLike]], groups: Sequence[object]) -> tuple[float, float, float]:
     """Return the largest rank correlation that anything can be expected to have with a measurement, within groups.
 
     Two halves of the same measurement correlate by r; the whole then correlates with itself measured anew by
     2r/(1 + r) (Spearman and Brown), and with the truth by the root of that. 0 where the halves do not agree at all.
+
+    Args:
+        splits: Two halves of the measurement of all cases, for every way to halve it.
+        groups: The group of every case.
+
+    Returns:
+        That of the mean of r over the splits, of the least r, and of the largest.
     """
-    halves = within_spearman(first, second, groups)
-    return float(np.sqrt(2.0 * halves / (1.0 + halves))) if halves > 0.0 else 0.0
+    halves = np.array([within_spearman(first, second, groups) for first, second in splits])
+    mean, least, largest = (max(0.0, float(r)) for r in (halves.mean(), halves.min(), halves.max()))
+    allowed = [float(np.sqrt(2.0 * r / (1.0 + r))) for r in (mean, least, largest)]
+    return allowed[0], allowed[1], allowed[2]
 
 
 def _members(groups: Sequence[object]) -> list[NDArray[np.int64]]:
@@ -83,12 +104,7 @@ def _members(groups: Sequence[object]) -> list[NDArray[np.int64]]:
 
 
 def _centred(values: Floats) -> Floats:
-    found: Floats = values - values.mean()
-    return found
-
-
-def _scaled(values: Floats) -> Floats:
-    found: Floats = _centred(ranks(values)) / values.size
+    found: Floats = values - values.mean(axis=-1, keepdims=True)
     return found
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtrit
 
 from quantities import DIRECTIONS, Known, for_set, know
-from ranks import spearman, within_spearman
+from ranks import spearman, student, within_spearman
 from validate_linear import LinearFamily, input_metric, make_family, mean_excess, subsets, write_family
 
 __all__ = ["FORMS", "LinearForm", "linear_ranks"]
@@ -52,14 +51,12 @@ def linear_ranks(form: LinearForm) -> dict[str, Ranks]:
             known = know(paths[0], paths[1:], {"input distance": metric}, threads=1)
         for name, scale in SCALES.items():
             each[name].append(_ranks(known, family, scale))
-    quantile = float(stdtrit(FAMILIES - 1, 0.975))
     found: dict[str, Ranks] = {}
     for name, families in each.items():
         found[name] = {}
         for quantity in families[0]:
-            values = np.array([one[quantity] for one in families])
-            middle, half = float(values.mean()), quantile * float(values.std(ddof=1)) / np.sqrt(FAMILIES)
-            found[name][quantity] = middle, max(-1.0, middle - half), min(1.0, middle + half)
+            middle, low, high = student([one[quantity] for one in families])
+            found[name][quantity] = middle, max(-1.0, low), min(1.0, high)
     return found
 
 

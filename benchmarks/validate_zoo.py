@@ -14,8 +14,9 @@ from mergewise.study.store import CellStore
 from mergewise.study.zoo_family import ZooWorkshop
 from mergewise.theory.limits import limits
 from mergewise.theory.recommendation import LEAST_GAIN
-from quantities import DIRECTIONS, Known, for_expert, for_set, opposite_signs
-from ranks import bootstrap, reliability, spearman, within_spearman
+from quantities import BASELINES, DIRECTIONS, Known, for_expert, for_set, opposite_signs
+from ranks import reliability, spearman
+from relabelling import of_all_sets, relabelled, within_relabelled
 from validation_tables import Estimate
 from zoo_cells import FIXED_SCALE, ZooBase, key_of, measured_cells, open_zoo, ready_bases
 from zoo_merges import Merge, merges_of, study_merges, study_results
@@ -29,6 +30,7 @@ __all__ = [
     "expert_correlations",
     "gather",
     "knees",
+    "over_bases",
     "settings",
     "studied_correlations",
     "summed_gains",
@@ -36,6 +38,16 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 REPLICATES = 300
+
+BY_BASE = "base agreement"
+"""What is known of a set's tasks without any merge: the baseline of all that looks at inputs."""
+
+BY_INPUTS = ("input distance", "output distance", "agreement", "nearest", "changes kept")
+
+SETTINGS: Mapping[str, float | None] = {"λ = 1/k": None, f"λ = {FIXED_SCALE:g}": FIXED_SCALE}
+"""What experts are merged with, by name: λ, or None for one over their number."""
+
+_SAME = 1e-12
 
 MEASURING = ("answers", "quantities", "zoo_metrics")
 """The modules that look at models, beside the survey."""
@@ -65,16 +77,18 @@ class Correlations:
     """How quantities go with a value of merges: rank correlations times the direction that is expected.
 
     Attributes:
-        within: By quantity but k, within each k, with intervals over sets.
+        within: By quantity but k, within each k, under every relabelling of the experts.
+        beyond: The same of what is left when the plain baselines are taken out; of quantities that look at inputs,
+            also what the base alone answers. None of the baselines themselves.
         over: By quantity, over all k.
-        ahead: By quantity but k, how much larger than that of k it is over all k, with intervals over sets.
-        allowed: The largest within k that noise of the measurement lets one expect.
+        allowed: The largest within k that noise of the measurement lets one expect, with the least and the largest by
+            single ways to halve the items.
     """
 
-    within: Mapping[str, Estimate]
+    within: Mapping[str, Floats]
+    beyond: Mapping[str, Floats]
     over: Mapping[str, float]
-    ahead: Mapping[str, Estimate]
-    allowed: float
+    allowed: Estimate
 
 
 @dataclass(frozen=True)
@@ -150,108 +164,114 @@ def _kept(path: Path, make: Callable[[Path], None]) -> Path:
 
 def settings(merges: Sequence[Merge]) -> dict[str, list[Merge]]:
     """Return the merges of our own cells by what they were merged with."""
-    found: dict[str, list[Merge]] = {"λ = 1/k": [], f"λ = {FIXED_SCALE:g}": []}
-    averaged, fixed = found
-    for one in merges:
-        found[averaged if abs(one.scale * len(one.chosen) - 1.0) < 1e-12 else fixed].append(one)
+    return {
+        setting: [one for one in merges if abs(one.scale - _scale(setting, len(one.chosen))) < _SAME]
+        for setting in SETTINGS
+    }
+
+
+def _scale(setting: str, count: int) -> float:
+    """Return λ for so many experts."""
+    return SETTINGS[setting] or 1.0 / count
+
+
+def correlations(
+    known: Known, merges: Sequence[Merge], setting: str, values: Sequence[Callable[[Merge], float]]
+) -> list[Correlations]:
+    """Return how quantities go with one or several values of merges, all of one setting."""
+    sets = [one.chosen for one in merges]
+    counts = [len(one) for one in sets]
+    tables = of_all_sets(len(known.gram), lambda chosen: for_set(known, chosen, _scale(setting, len(chosen))))
+    columns = {name: tables[name] * direction for name, direction in DIRECTIONS.items() if name in tables}
+    masks = relabelled(sets, len(known.gram)).masks
+    found = []
+    for value in values:
+        target = np.array([value(one) for one in merges])
+        within = {n: within_relabelled(x[masks], target, counts) for n, x in columns.items() if n != "k"}
+        beyond = {
+            name: within_relabelled(columns[name][masks], target, counts, [columns[n][masks] for n in beside])
+            for name in within
+            if (beside := _beside(name, columns))
+        }
+        over = {name: spearman(column[masks[0]], target) for name, column in columns.items()}
+        splits = [
+            ([value(one.splits[s][0]) for one in merges], [value(one.splits[s][1]) for one in merges])
+            for s in range(len(merges[0].splits))
+        ]
+        found.append(Correlations(within, beyond, over, reliability(splits, counts)))
     return found
 
 
-def correlations(known: Known, merges: Sequence[Merge], value: Callable[[Merge], float]) -> Correlations:
-    """Return how quantities go with a value of merges."""
-    table = [for_set(known, one.chosen, one.scale) for one in merges]
-    values = np.array([value(one) for one in merges])
-    counts = [len(one.chosen) for one in merges]
-    columns = {
-        name: np.array([row[name] for row in table]) * direction
-        for name, direction in DIRECTIONS.items()
-        if all(name in row for row in table)
-    }
-    within: dict[str, Estimate] = {}
-    ahead: dict[str, Estimate] = {}
-    for name, column in columns.items():
-        if name != "k":
-            within[name] = bootstrap(_within(column, values, counts), counts, replicates=REPLICATES)
-            ahead[name] = bootstrap(_ahead(column, columns["k"], values), counts, replicates=REPLICATES)
-    over = {name: spearman(column, values) for name, column in columns.items()}
-    first, second = ([value(one.halves[h]) for one in merges] for h in (0, 1))
-    return Correlations(within, over, ahead, reliability(first, second, counts))
+def _beside(name: str, columns: Mapping[str, Floats]) -> list[str]:
+    """Return what a quantity is to say more than."""
+    plain = [one for one in BASELINES if one != "k"]
+    if name in (*plain, BY_BASE):
+        return []
+    return [*plain, *(one for one in (BY_BASE,) if name in BY_INPUTS and one in columns)]
 
 
-def expert_correlations(known: Known, merges: Sequence[Merge]) -> tuple[dict[str, Estimate], float]:
+def expert_correlations(known: Known, merges: Sequence[Merge], setting: str) -> tuple[dict[str, Floats], Estimate]:
     """Return how quantities of an expert's companions go with its normalised performance, for the same expert and k.
 
-    What an expert's task is like cannot matter here; what is left is which companions harm it. Intervals are over
-    merges, each with all of its experts, as what one of them suffers is not independent of what the others do.
+    What an expert's task is like cannot matter here; what is left is which companions harm it. All merges have the
+    setting. Beside the correlations under every relabelling stands what noise allows, as `Correlations` has it.
     """
-    rows: list[dict[str, float]] = []
-    values, groups, halves = [], [], []
-    members: list[NDArray[np.int64]] = []  # which rows are those of a merge
-    for one in merges:
-        members.append(np.arange(len(rows), len(rows) + len(one.chosen)))
-        for place, own in enumerate(one.chosen):
-            rows.append(for_expert(known, one.chosen, one.scale, own))
-            values.append(one.normalised[place])
-            groups.append((own, len(one.chosen)))
-            halves.append([half.normalised[place] for half in one.halves])
-    target, both = np.array(values), np.array(halves)
-    counts = [len(one.chosen) for one in merges]
-    found = {}
-    for name in rows[0]:
-        column = np.array([row[name] for row in rows]) * DIRECTIONS[name]
-        statistic = _of_members(_within(column, target, groups), members)
-        found[name] = bootstrap(statistic, counts, replicates=REPLICATES)
-    return found, reliability(both[:, 0], both[:, 1], groups)
+    experts = len(known.gram)
+    moved = relabelled([one.chosen for one in merges], experts)
+    tables: dict[str, Floats] = {}
+    for own in range(experts):
+        others = of_all_sets(
+            experts,
+            lambda chosen, own=own: (  # type: ignore[misc]
+                for_expert(known, chosen, _scale(setting, len(chosen)), own) if own in chosen else {}
+            ),
+        )
+        for name, table in others.items():
+            tables.setdefault(name, np.full((experts, 1 << experts), np.nan))[own] = table
+    places = [(at, place) for at, one in enumerate(merges) for place in range(len(one.chosen))]
+    owns = np.array([merges[at].chosen[place] for at, place in places])
+    groups = [(own, len(merges[at].chosen)) for own, (at, _) in zip(owns.tolist(), places, strict=True)]
+    target = np.array([merges[at].normalised[place] for at, place in places])
+    rows, masks = moved.places[:, owns], moved.masks[:, [at for at, _ in places]]
+    found = {
+        name: within_relabelled(table[rows, masks] * DIRECTIONS[name], target, groups) for name, table in tables.items()
+    }
+    splits = [
+        tuple([merges[at].splits[s][half].normalised[place] for at, place in places] for half in (0, 1))
+        for s in range(len(merges[0].splits))
+    ]
+    return found, reliability(splits, groups)  # type: ignore[arg-type]
 
 
-def studied_correlations(evidence: Sequence[Evidence]) -> dict[str, tuple[Estimate, Estimate]]:
+def studied_correlations(evidence: Sequence[Evidence]) -> dict[str, Floats]:
     """Return how quantities go with normalised performance in studies' merges of at least two experts.
 
-    A set counts once, with the mean over the methods that merged it. Ranks are taken among sets of one base and k, and
-    among those of one k of all bases.
+    A set counts once, with the mean over the methods that merged it, and distances are those of averaging. Ranks are
+    taken among sets of one base and k; correlations are means over bases, under every relabelling.
     """
-    rows, values, same, every = [], [], [], []
+    by_base: list[dict[str, Floats]] = []
     for one in evidence:
         by_set: dict[tuple[int, ...], list[float]] = {}
         for merge in one.studied:
             by_set.setdefault(tuple(sorted(merge.chosen)), []).append(merge.performance)
-        for chosen, found in by_set.items():
-            rows.append(for_set(one.known, chosen, 1.0 / len(chosen)))
-            values.append(float(np.mean(found)))
-            same.append((one.zoo.name, len(chosen)))
-            every.append(len(chosen))
-    if not rows:
-        return {}
-    target = np.array(values)
-    estimates = {}
-    for name, direction in DIRECTIONS.items():
-        if name == "k" or any(name not in row for row in rows):
+        if not by_set:
             continue
-        column = np.array([row[name] for row in rows]) * direction
-        estimates[name] = (
-            bootstrap(_within(column, target, same), same, replicates=REPLICATES),
-            bootstrap(_within(column, target, every), every, replicates=REPLICATES),
-        )
-    return estimates
+        experts = len(one.known.gram)
+        masks = relabelled(list(by_set), experts).masks
+        tables = of_all_sets(experts, lambda chosen, one=one: for_set(one.known, chosen, 1.0 / len(chosen)))  # type: ignore[misc]
+        target, counts = [float(np.mean(values)) for values in by_set.values()], [len(chosen) for chosen in by_set]
+        by_base.append({
+            name: within_relabelled(tables[name][masks] * direction, target, counts)
+            for name, direction in DIRECTIONS.items()
+            if name != "k" and name in tables
+        })  # fmt: skip
+    return over_bases(by_base)
 
 
-def _within(x: Floats, y: Floats, groups: Sequence[object]) -> Callable[[NDArray[np.int64]], float]:
-    def statistic(cases: NDArray[np.int64]) -> float:
-        return within_spearman(x[cases], y[cases], [groups[i] for i in cases])
-
-    return statistic
-
-
-def _ahead(x: Floats, other: Floats, y: Floats) -> Callable[[NDArray[np.int64]], float]:
-    """Return by how much x goes with y more than another does."""
-    return lambda cases: spearman(x[cases], y[cases]) - spearman(other[cases], y[cases])
-
-
-def _of_members(
-    statistic: Callable[[NDArray[np.int64]], float], members: Sequence[NDArray[np.int64]]
-) -> Callable[[NDArray[np.int64]], float]:
-    """Return a statistic of cases that stand for several each."""
-    return lambda cases: statistic(np.concatenate([members[i] for i in cases]))
+def over_bases(each: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
+    """Return the means over bases of what all of them have, under the same relabellings of the tasks."""
+    names = [name for name in each[0] if all(name in one for one in each)] if each else []
+    return {name: np.mean([one[name] for one in each], axis=0) for name in names}
 
 
 def knees(evidence: Evidence) -> list[Knee]:

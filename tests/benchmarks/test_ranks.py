@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranks import bootstrap, ranks, reliability, spearman, within_spearman
+from ranks import bootstrap, ranks, reliability, spearman, student, within_spearman
 
 
 def test_equal_values_share_their_mean_rank():
@@ -59,8 +59,15 @@ def test_resamples_stay_inside_their_groups():
 def test_halves_that_agree_are_reliable_and_halves_that_do_not_are_not():
     rng = np.random.default_rng(1)
     truth, groups = rng.standard_normal(3000), [0] * 3000
-    assert reliability(truth, truth, groups) == pytest.approx(1.0)
+    assert reliability([(truth, truth)], groups) == pytest.approx((1.0, 1.0, 1.0))
     noisy = [truth + rng.standard_normal(3000) for _ in range(2)]
     # halves correlate by 1/2, the whole with the truth by √(2/3)
-    assert reliability(*noisy, groups) == pytest.approx(np.sqrt(2 / 3), abs=0.03)
-    assert reliability(truth, -truth, groups) == 0.0
+    assert reliability([tuple(noisy)], groups)[0] == pytest.approx(np.sqrt(2 / 3), abs=0.03)
+    assert reliability([(truth, -truth)], groups) == (0.0, 0.0, 0.0)
+    mean, least, most = reliability([(truth, truth), (truth, -truth)], groups)
+    assert (mean, least, most) == pytest.approx((0.0, 0.0, 1.0), abs=1e-6)
+
+
+def test_student_s_interval_of_three_values_is_the_textbook_s():
+    # t of two degrees of freedom at 0.975 is 4.302653; the standard error of 1, 2, 3 is 1/√3
+    assert student([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.0 - 4.302653 / 3**0.5, 2.0 + 4.302653 / 3**0.5))
