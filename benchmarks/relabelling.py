@@ -5,8 +5,9 @@ quantity of sets says nothing of what merges are worth, it says as little when e
 it: for a permutation π of the experts the value of π(S) then stands for that of S. How often the correlation is as far
 from nought as the true one is the p of a test that holds whatever sets have in common (quadratic assignment: Hubert and
 Schultz 1976, British Journal of Mathematical and Statistical Psychology 29). What a quantity tells *beyond* others is
-what is left of its ranks, and of those of what it is to go with, when both are regressed on the others' (as Dekker,
-Krackhardt and Snijders 2007, Psychometrika 72, relabel residuals).
+its partial rank correlation: what is left when its ranks and those of what it is to go with are regressed on theirs.
+There the quantity alone is relabelled, and regressed anew on the others as they are. (Relabelling what is left of it
+once finds too much: with eight experts and three others, p below .05 in 19 % of the cases where nothing is.)
 """
 
 from collections.abc import Callable, Sequence
@@ -91,28 +92,23 @@ def of_all_sets(experts: int, find: Callable[[tuple[int, ...]], dict[str, float]
     return found
 
 
-def within_relabelled(x: Floats, y: ArrayLike, groups: Sequence[object], beside: Sequence[Floats] = ()) -> Floats:
+def within_relabelled(x: Floats, y: ArrayLike, groups: Sequence[object], beside: Sequence[ArrayLike] = ()) -> Floats:
     """Return the rank correlation within groups under every relabelling, (relabellings,) float64.
 
     Args:
         x: (relabellings, cases), the quantity of the cases that each one stands for; the true labels first.
         y: (cases,), what it is to go with.
         groups: The group of every case.
-        beside: (relabellings, cases) each, quantities beyond whose ranks x is to tell something.
+        beside: (cases,) each, quantities beyond which x is to tell something.
     """
     own, other = within_ranks(x, groups), within_ranks(np.asarray(y, np.float64), groups)
     if beside:
-        others = np.stack([within_ranks(one, groups) for one in beside], axis=-1)  # (relabellings, cases, quantities)
-        own, other = _left(own, others), _left(other, others[0])
+        others = np.stack([within_ranks(one, groups) for one in beside], axis=1)
+        weights = np.linalg.pinv(others)
+        own, other = (ranks - ranks @ weights.T @ others.T for ranks in (own, other))
     both = np.sqrt((own**2).sum(axis=-1) * (other**2).sum())
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         found: Floats = np.where(both > _NOTHING, own @ other / both, np.nan)
-    return found
-
-
-def _left(ranks: Floats, others: Floats) -> Floats:
-    """Return what is left of ranks (…, cases) when they are regressed on others, (…, cases, quantities)."""
-    found: Floats = ranks - (others @ (np.linalg.pinv(others) @ ranks[..., None]))[..., 0]
     return found
 
 

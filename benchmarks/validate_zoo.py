@@ -189,7 +189,7 @@ def correlations(
         target = np.array([value(one) for one in merges])
         within = {n: within_relabelled(x[masks], target, counts) for n, x in columns.items() if n != "k"}
         beyond = {
-            name: within_relabelled(columns[name][masks], target, counts, [columns[n][masks] for n in beside])
+            name: within_relabelled(columns[name][masks], target, counts, [columns[n][masks[0]] for n in beside])
             for name in within
             if (beside := _beside(name, columns))
         }

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 import svg
 from mergewise.study.forecasts import KNEE
-from ranks import student
 from relabelling import CLEAR, RELABELLINGS, chance
 from validate_zoo import (
     SETTINGS,
@@ -24,7 +23,6 @@ from validate_zoo import (
 from validation_tables import (
     Estimate,
     details,
-    in_words,
     named,
     p_in_words,
     spread,
@@ -74,10 +72,12 @@ where the base is good already, little can be lost.""",
 _BEYOND = """\
 **Beyond the baselines.** What is left of the ranks of a quantity and of merges when both are regressed on those of mean
 cosine, sign conflict and norm; for quantities that look at inputs, on that of base agreement too. Positive: it says
-more than they do."""
+more than they do. Three or four of these leave little to be told by eight experts, so only much can be clear."""
 
 _AGAINST_K = """\
-**Against k alone**, over all k. A difference is bold where Student's interval over bases excludes nought."""
+**Against k alone**, over all k. No interval: relabelled experts keep their number, and the bases are not independent
+(smaller ones are cut from larger ones, instruction-tuned ones made of pretrained ones, and all are scored on the same
+items)."""
 
 _COMPANIONS = """\
 ### Which companions harm an expert
@@ -224,7 +224,7 @@ def _over_all(over: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
             row.append(with_range([base[name] for base in bases]))
             ahead = [base[name] - base["k"] for base in bases]
             larger = f"{sum(value > 0.0 for value in ahead)} of {len(ahead)}"
-            row += ["", ""] if name == "k" else [in_words(student(ahead)) if len(ahead) > 1 else "–", larger]
+            row += ["", ""] if name == "k" else [with_range(ahead), larger]
         rows.append(row)
     return table(["over all k", *(head for setting in over for head in (setting, "less that of k", "larger on"))], rows)
 
