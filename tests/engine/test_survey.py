@@ -1,6 +1,9 @@
 """A survey tells what slow float64 formulas tell, and the same bytes however it was made."""
 
+import io
+import json
 import tracemalloc
+import zipfile
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 import mergewise as mw
 from engine.surveys import changes, coverage_and_conflict, family
 from mergewise.engine.layout import FIXED_BYTES
-from mergewise.engine.survey import carry_out
+from mergewise.engine.survey import carry_out, weights
 from mergewise.engine.survey import spectra as spectral
 from mergewise.engine.survey.file import pack, unpack
 from mergewise.engine.survey.journal import SurveyJournal
@@ -236,8 +239,7 @@ def test_extending_gives_the_bytes_of_a_survey_of_all(surveyed, kept):
     paths, _, survey = surveyed
     before = mw.survey(paths[0], paths[1 : 1 + kept])
     extended = mw.survey(paths[0], paths[1:], extend=before)
-    assert f"{kept} experts were read again" in extended.remarks[-1]
-    assert pack(replace(extended, remarks=survey.remarks)) == pack(survey)
+    assert pack(extended) == pack(survey)
 
 
 def test_only_what_is_a_survey_of_the_first_experts_is_extended(paths, tmp_path):
@@ -292,6 +294,72 @@ def test_files_that_are_no_surveys_are_told_so(tmp_path, paths):
     with pytest.raises(mw.SurveyError, match="cannot be written: Not a directory"):
         survey.save(tmp_path / "file" / "s.survey")
     assert pack(unpack(content, "here")) == content
+
+
+def changed(content, **arrays):
+    """Return the file of a survey with other arrays, or another header, in place of its own."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
+        for entry in old.namelist():
+            body, name = old.read(entry), entry.rpartition(".")[0]
+            if name == "survey" and "header" in arrays:
+                body = json.dumps(arrays["header"](json.loads(body))).encode()
+            elif name in arrays:
+                file = io.BytesIO()
+                np.save(file, arrays[name](np.load(io.BytesIO(body))))
+                body = file.getvalue()
+            new.writestr(entry, body)
+    return out.getvalue()
+
+
+def first_tensor(**entries):
+    def change(header):
+        header["tensors"][0] |= entries
+        return header
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tails": lambda array: array[:, 1:]},
+        {"tails": lambda array: array[:-1]},
+        {"spectra.overlaps": lambda array: array[:, :, 1:]},
+        {"spectra.ranks": lambda array: array[:-1]},
+        {"thresholds": lambda array: array[:, 1:]},
+        {"sums": lambda array: array[..., :2]},
+        {"changed": lambda array: array[1:]},
+        {"products": lambda array: array * np.nan},
+        {"masks": lambda array: array | np.uint64(1 << 20)},
+        {"counts": lambda array: -array},
+        {"header": lambda header: header | {"tensors": header["tensors"][1:]}},
+        {"header": lambda header: header | {"density": "x"}},
+        {"header": lambda header: header | {"experts": [*header["experts"], "another"]}},
+        {"header": lambda header: {name: value for name, value in header.items() if name != "seed"}},
+        {"header": first_tensor(shape="wide")},
+        {"header": first_tensor(shape=["1"])},
+        {"header": first_tensor(spectra="yes")},
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_a_file_whose_parts_do_not_fit_each_other_is_told_so(surveyed, change):
+    _, _, survey = surveyed
+    content = pack(survey)
+    assert pack(unpack(changed(content), "here")) == content
+    with pytest.raises(mw.SurveyError, match="here: the header and the arrays of this survey do not fit each other"):
+        unpack(changed(content, **change), "here")
+
+
+def test_limits_of_nothing_are_told_so(surveyed):
+    with pytest.raises(mw.SurveyError, match="of no tensor"):
+        mw.limits(replace(surveyed[2], tensors=()))
+
+
+def test_counts_of_more_elements_than_their_type_holds_are_added_up_before(surveyed, monkeypatch):
+    paths, _, survey = surveyed
+    monkeypatch.setattr(weights, "_COUNTED", 1)  # after every piece
+    assert pack(mw.survey(paths[0], paths[1:])) == pack(survey)
 
 
 @pytest.mark.parametrize(

@@ -74,3 +74,35 @@ def test_an_expert_between_others_comes_behind_those_that_share_nothing_with_the
     assert found.number < 12
     assert min(found.gains[: found.number]) >= 0.02 > max(found.gains[found.number :])
     assert "the next widens the set by only" in found.reason
+
+
+def crowded(count, k_star):
+    names = [f"e{i}" for i in range(count)]
+    return recommend(names, "base", ranking(names, np.diag(np.arange(count, 0, -1.0)), ()), np.array([0, k_star, 9.0]))
+
+
+def test_too_little_room_is_said_and_does_not_limit_the_number():
+    assert crowded(3, 5).sentence == (
+        "Merge all of them, in this order: e0, e1, e2; the last still widens the set by 25% of what the first did, and "
+        "there is room for about 5."
+    )
+    assert crowded(3, 2).sentence == (
+        "Merge all of them, in this order: e0, e1, e2; the last still widens the set by 25% of what the first did, but "
+        "half of the model, weighted by change, has room for only about 2 with directions of their own, so try the "
+        "first 2 alone too."
+    )
+    for nothing in (0, 1):
+        assert crowded(3, nothing).number == 3
+        assert crowded(3, nothing).reason.endswith(
+            "has room for only about 1 with directions of its own, so measure what is left of each"
+        )
+
+
+def test_gains_are_the_steps_of_the_widths_beside_them():
+    names = [f"e{i}" for i in range(5)]
+    gram = 0.7 * np.diag([9.0, 4.0, 1.0, 1.0, 0.5]) + 0.3
+    found = ranking(names, gram, [Finding("copy", (0, 4), 1.0, "")])
+    steps = np.diff(found.widths, prepend=0.0)
+    assert len(found.widths) == 4
+    np.testing.assert_allclose(steps / found.widths[0], found.gains, rtol=1e-12)
+    np.testing.assert_allclose(found.width_errors, 0.0047, atol=0.001)

@@ -196,14 +196,17 @@ def test_an_expert_that_would_drown_the_others_is_named():
     assert (finding.kind, finding.experts) == ("far", (1,))
 
 
-def test_room_bounds_the_number_and_the_sentence_says_why():
-    found = recommended(TAUS, np.array([1.0, 3.0, 7.0]))
-    assert found.number == 3
-    assert found.sentence.startswith("Merge these 3, in this order:")
-    assert "from 7 on they must share" in found.sentence
-
-
 def test_where_nothing_has_changed_nothing_is_recommended():
     found = recommended(np.zeros((4, 4000)))
     assert found.number == 0
     assert "no expert is left" in found.sentence
+
+
+def test_experts_that_undo_each_other_are_named_and_the_second_adds_nothing():
+    taus = TAUS.copy()
+    taus[3] = -1.2 * taus[1]
+    (finding,) = findings(products(taus), NAMES)
+    assert (finding.kind, finding.experts) == ("opposite", (1, 3))
+    assert finding.sentence == "four undoes two (cosine -1.000): added up, little of either is left."
+    assert set(recommended(taus).order[:3]) < {0, 1, 2, 3}
+    assert recommended(taus).number == 3

@@ -156,3 +156,31 @@ def test_without_spectra_nothing_is_suggested(tmp_path):
     base, experts = write(tmp_path, NAMES)
     with pytest.raises(mw.SurveyError, match="no spectra"):
         suggest(mw.limits(mw.survey(base, experts, spectra=False)))
+
+
+def test_a_tensor_without_spectra_that_a_filter_would_meet_keeps_the_common_value(tmp_path):
+    names = {"net.0.weight": "own", "net.1.weight": "shared"}
+    found = mw.limits(mw.survey(*write(tmp_path, names)))
+    assert found.others == ("norm.weight",)  # which 'weight' would meet, that all layers end with
+    recipe, positions = suggest(found), LayerPositions((*names, *found.others))
+    wanted = {one.name: one.scale for one in found.collisions} | {"norm.weight": scale_of(found.collisions)}
+    assert max(wanted.values()) > 1.5 * wanted["norm.weight"] > 2.0 * min(wanted.values())
+    for name, scale in wanted.items():
+        assert tensor_settings(recipe, name, positions(name)).values["lambda"] == pytest.approx(scale, rel=1e-2)
+
+
+def test_a_tensor_that_a_whole_name_would_meet_has_a_filter_of_its_own():
+    made = [Collision("a.x", "a.x", -1, 1.0, 0.5, 0.5, 0.2), Collision("b.x", "b.x", -1, 1.0, 0.5, 0.5, 0.4)]
+    entries = filters(made, 1.0, ("a.x.bias", "c"))
+    first = {name: next(one["value"] for one in entries if one.get("filter", "") in name) for name in (
+        "a.x", "b.x", "a.x.bias", "c",
+    )}  # fmt: skip
+    assert first == {"a.x": 0.2, "b.x": 0.4, "a.x.bias": first["c"], "c": float(f"{scale_of(made):.3g}")}
+
+
+def test_of_one_expert_nothing_collides_and_nothing_is_suggested(tmp_path):
+    base, experts = write(tmp_path, {"layers.0.weight": "own"}, experts=1)
+    found = mw.limits(mw.survey(base, experts))
+    assert found.collisions == ()
+    with pytest.raises(mw.SurveyError, match=r"only .*e0 is to be merged; give a recipe"):
+        suggest(found)

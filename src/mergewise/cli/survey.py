@@ -45,6 +45,12 @@ SpectraOption = Annotated[
 ]
 
 
+READ_AGAIN = (
+    "The experts that were surveyed before were read again, since products and claims that are joint with new experts "
+    "need them; the products among themselves, their thresholds and the exact ranks of their matrices were kept."
+)
+
+
 def survey(
     context: typer.Context,
     recipe: Annotated[
@@ -84,16 +90,17 @@ def survey(
     )  # fmt: skip
     seconds = time.perf_counter() - began
     parameters = sum(record.numel for record in found.tensors)
+    remarks = [*found.remarks, *([] if extend is None else [READ_AGAIN])]
     if json:
         print_json(
             {
                 "out": str(out), "base": found.base, "experts": list(found.experts), "tensors": len(found.tensors),
                 "parameters": parameters, "spectra": found.has_spectra, "bytes_out": out.stat().st_size,
-                "seconds": seconds, "remarks": list(found.remarks),
+                "seconds": seconds, "remarks": remarks,
             }
         )  # fmt: skip
         return
-    print_remarks(found.remarks)
+    print_remarks(remarks)
     print_pairs(
         [
             ("surveyed", f"{len(found.experts)} experts of {found.base}"),

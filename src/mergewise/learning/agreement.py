@@ -33,11 +33,9 @@ Said = list[list[Answers]]
 """Answers by file and input."""
 
 CAVEAT = (
-    "Agreement is a hint, not a score. On the zoo, agreement as foreseen for sums went with the gains that merges of "
-    "as many experts retained, with rank correlations of -.08 to .69 over eight bases and two λ, .51 and .47 in the "
-    "middle (docs/validation.md). Merges of the same experts of one base by ten methods and λ it ranked as their gains "
-    "do, at .88; without choices to answer with, at -.11, which is to say not at all (docs/agreement.md). Evaluate "
-    "what you choose."
+    "Agreement is a hint, not a score: it was compared with what merges retain on small encoders alone, where it went "
+    "with that among merges of the same experts, less so among sets of experts, and without choices to answer with "
+    "hardly at all (docs/validation.md and docs/agreement.md have the figures). Evaluate what you choose."
 )
 
 _SCALES = tuple(n / 10 for n in range(1, 11))

@@ -30,16 +30,20 @@ def power_sums(values: "NDArray[np.float64]") -> "NDArray[np.float64]":
     return np.stack([values.sum(-1), squares.sum(-1), (squares * values).sum(-1), (squares * squares).sum(-1)], axis=-1)
 
 
+LEAST_SPREAD = 0.01
+"""Of the mean square: where the variance is less, sums known to a millionth say nothing of the fourth moment."""
+
+
 def excess_kurtosis(count: "int | NDArray[np.int64]", sums: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    """Return the excess kurtosis, m₄/m₂² - 3, of values with given power sums; 0 where they are all alike.
+    """Return the excess kurtosis, m₄/m₂² - 3, of values with given power sums; NaN where they are nearly all alike.
 
     Args:
         count: Number of values.
-        sums: (…, 4) float64, Σx, Σx², Σx³, Σx⁴.
+        sums: (…, 4) float64, Σx, Σx², Σx³, Σx⁴, each to a millionth of the sum of magnitudes or better.
     """
     m1, s2, s3, s4 = (sums[..., k] / np.maximum(count, 1) for k in range(4))
     second = s2 - m1 * m1
     fourth = s4 - 4.0 * m1 * s3 + 6.0 * m1 * m1 * s2 - 3.0 * m1**4
-    spread = second > 1e-14 * s2
-    found: NDArray[np.float64] = np.where(spread, fourth / np.where(spread, second, 1.0) ** 2 - 3.0, 0.0)
+    spread = second > LEAST_SPREAD * s2
+    found: NDArray[np.float64] = np.where(spread, fourth / np.where(spread, second, 1.0) ** 2 - 3.0, np.nan)
     return found

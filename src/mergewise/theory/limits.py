@@ -90,7 +90,9 @@ class Limits:
         layers: Layer by layer; what stands outside comes first.
         kinds: Kind by kind.
         matrices: Every matrix with spectra, in byte order of their names.
-        collisions: The crosstalk of the recommended experts in every matrix with spectra, the largest share first.
+        others: Names of all other tensors.
+        collisions: The crosstalk of the recommended experts in every matrix with spectra, the largest share first; none
+            of a single expert.
         tails: Of the experts, and of the merged delta of each of ``MERGES``.
         findings: What stands out among the experts.
         recommendation: What to do.
@@ -107,6 +109,7 @@ class Limits:
     layers: tuple[GroupLimits, ...]
     kinds: tuple[GroupLimits, ...]
     matrices: tuple[MatrixRoom, ...]
+    others: tuple[str, ...]
     collisions: tuple[Collision, ...]
     tails: tuple[Tail, ...]
     findings: tuple[Finding, ...]
@@ -121,6 +124,8 @@ class Limits:
 
     def coverage_of(self, experts: Sequence[int]) -> tuple[float, float]:
         """Return the coverage and the conflict of any set of experts, as shares of all coordinates."""
+        if wrong := [expert for expert in experts if not 0 <= expert < len(self.experts)]:
+            raise SurveyError(f"Experts are numbers from 0 to {len(self.experts) - 1}, found {wrong[0]}.")
         return self.claims.of(experts)
 
     def distance_of(self, experts: Sequence[int], scale: float | None = None) -> NDArray[np.float64]:
@@ -157,11 +162,13 @@ def limits(
         construction or a measurement.
 
     Raises:
-        SurveyError: There is no survey, or η is not a probability.
+        SurveyError: There is no survey, it is of nothing, or η is not a probability.
     """
     if not 0.0 < eta < 1.0:
         raise SurveyError(f"η is a probability above 0 and below 1, found {eta}.")
     survey = survey if isinstance(survey, Survey) else Survey.load(survey)
+    if not survey.tensors:
+        raise SurveyError("The survey is of no tensor, so there is nothing to say of its experts; survey again.")
     products = np.sum([record.products for record in survey.tensors], axis=0)
     count = len(survey.experts)
     names = short_names(survey.experts)
@@ -183,7 +190,8 @@ def limits(
         tuple(group(name, layers[place]) for place, name in place_names(layers).items()),
         tuple(group(kind, kinds[kind]) for kind in kinds),
         tuple(rooms.values()),
-        collisions([(one.name, one.crosstalk) for one in rooms.values()], merged) if merged else (),
+        tuple(record.name for record in survey.tensors if record.name not in rooms),
+        collisions([(one.name, one.crosstalk) for one in rooms.values()], merged) if len(merged) > 1 else (),
         tails(survey.tensors, survey.experts),
         found,
         recommended,
@@ -203,11 +211,12 @@ def _as_listed(
     ranked = ranking(in_order, own[1:, 1:], found, seed)
     return (
         tuple(replace(finding, experts=tuple(listed[place] for place in finding.experts)) for finding in found),
-        Ranking(
-            tuple(listed[place] for place in ranked.order), ranked.gains, ranked.gain_errors,
-            tuple(sorted((listed[place], why) for place, why in ranked.left_out)),
+        replace(
+            ranked,
+            order=tuple(listed[place] for place in ranked.order),
+            left_out=tuple(sorted((listed[place], why) for place, why in ranked.left_out)),
         ),
-    )  # fmt: skip
+    )
 
 
 def _group(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,16 @@ class Ranking:
             task vectors before it most, lengths kept; those whose directions add next to nothing come last.
         gains: By how much each widens the hull of the *directions* before it, as shares of what the first did.
         gain_errors: Standard errors of these, over the random directions that widths are averaged over.
+        widths: The width that the directions of the first k reach, of which gains are the steps.
+        width_errors: Standard errors of these.
         left_out: Experts that are not to be merged at all, with the reason.
     """
 
     order: tuple[int, ...]
     gains: tuple[float, ...]
     gain_errors: tuple[float, ...]
+    widths: tuple[float, ...]
+    width_errors: tuple[float, ...]
     left_out: tuple[tuple[int, str], ...]
 
 
@@ -64,9 +68,9 @@ def ranking(names: Sequence[str], gram: NDArray[np.float64], found: Sequence[Fin
     out = {expert for expert, _ in left_out}
     kept = [expert for expert in range(len(names)) if expert not in out]
     if not kept:
-        return Ranking((), (), (), left_out)
-    places, gains, errors = _ordered(gram[np.ix_(kept, kept)], seed)
-    return Ranking(tuple(kept[place] for place in places), gains, errors, left_out)
+        return Ranking((), (), (), (), (), left_out)
+    ordered = _ordered(gram[np.ix_(kept, kept)], seed)
+    return replace(ordered, order=tuple(kept[place] for place in ordered.order), left_out=left_out)
 
 
 def recommend(names: Sequence[str], base: str, ranked: Ranking, room: NDArray[np.float64] | None) -> Recommendation:
@@ -76,28 +80,31 @@ def recommend(names: Sequence[str], base: str, ranked: Ranking, room: NDArray[np
         names: Of the experts.
         base: The name of the base.
         ranked: The experts in order.
-        room: k_safe, k*, k_full of the model, for the experts in that order, or ``None`` without spectra.
+        room: k_safe, k*, k_full of the model, for the experts in that order, or ``None`` without spectra. They do not
+            limit the number, as k* tells no knee of what is measured (docs/limits.md), but the reason says it.
     """
-    order, gains, left_out = ranked.order, ranked.gains, ranked.left_out
-    known = order, gains, ranked.gain_errors, left_out
+    order, left_out = ranked.order, ranked.left_out
     if not order:
-        return Recommendation(*known, 0, _none(names, base, left_out), "")
+        return _recommended(ranked, 0, _none(names, base, left_out), "")
     if len(order) == 1:
         why = "it is the only expert" if len(names) == 1 else "all others are left out"
         sentence = f"There is nothing to merge {names[order[0]]} with: {why}."
-        return Recommendation(*known, 1, sentence, "there is nothing to merge it with")
-    worth = max(1, next((k for k, share in enumerate(gains) if share < LEAST_GAIN), len(order)))
-    fitting = len(order) if room is None else max(1, int(room[1]))
-    number = min(worth, fitting, len(order))
-    reason = _reason(number, worth, fitting, gains, room)
+        return _recommended(ranked, 1, sentence, "there is nothing to merge it with")
+    number = max(1, next((k for k, share in enumerate(ranked.gains) if share < LEAST_GAIN), len(order)))
+    reason = _reason(number, ranked.gains, None if room is None else int(room[1]))
     chosen = ", ".join(names[expert] for expert in order[:number])
     several = f"{'all of them' if number == len(names) else f'these {number}'}, in this order: {chosen}"
     sentence = f"Merge {several if number > 1 else f'only {chosen}'}; {reason}."
-    return Recommendation(*known, number, sentence, reason)
+    return _recommended(ranked, number, sentence, reason)
 
 
-def _ordered(gram: NDArray[np.float64], seed: int) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
-    """Return the order of experts with a given Gram matrix, and what each adds, as shares with standard errors.
+def _recommended(ranked: Ranking, number: int, sentence: str, reason: str) -> Recommendation:
+    known = {field.name: getattr(ranked, field.name) for field in fields(ranked)}
+    return Recommendation(**known, number=number, sentence=sentence, reason=reason)
+
+
+def _ordered(gram: NDArray[np.float64], seed: int) -> Ranking:
+    """Return the order of experts with a given Gram matrix, leaving none out.
 
     Lengths decide who comes first, as those that moved further have more to give; directions alone decide what is
     still worth a place. Over the longest, a single long expert would make all others look like nothing.
@@ -117,8 +124,9 @@ def _ordered(gram: NDArray[np.float64], seed: int) -> tuple[tuple[int, ...], tup
     gains = np.diff(reached_by.mean(axis=0), prepend=0.0)
     shares = gains / gains[0]
     deviations = np.diff(reached_by, axis=1, prepend=0.0) - shares * reached_by[:, :1]  # of a ratio, to first order
-    errors = deviations.std(axis=0) / math.sqrt(len(deviations)) / gains[0]
-    return order, tuple(map(float, shares)), tuple(map(float, errors))
+    errors = [spread.std(axis=0) / math.sqrt(len(directions)) for spread in (deviations / gains[0], reached_by)]
+    shown = [tuple(map(float, figure)) for figure in (shares, errors[0], reached_by.mean(axis=0), errors[1])]
+    return Ranking(order, shown[0], shown[1], shown[2], shown[3], ())
 
 
 def _left_out(names: Sequence[str], found: Sequence[Finding]) -> tuple[tuple[int, str], ...]:
@@ -149,14 +157,17 @@ def _none(names: Sequence[str], base: str, left_out: Sequence[tuple[int, str]]) 
     )
 
 
-def _reason(number: int, worth: int, fitting: int, gains: Sequence[float], room: NDArray[np.float64] | None) -> str:
-    if number == len(gains):
-        more = "" if room is None else f", and there is room for about {int(room[1])}"
-        return f"the last still widens the set by {gains[-1]:.0%} of what the first did{more}"
-    if worth <= fitting:
-        return f"the next widens the set by only {gains[number]:.1%} of what the first did"
-    assert room is not None
-    return (
-        f"in half of the model, weighted by change, the directions that experts take up fill the matrices at about "
-        f"{int(room[1])} of them, and from {int(room[2])} on they must share"
-    )
+def _reason(number: int, gains: Sequence[float], fitting: int | None) -> str:
+    """Say why not more, and where k*, the number of experts that have room, is smaller, that it may be too many."""
+    if number < len(gains):
+        reason = f"the next widens the set by only {gains[number]:.1%} of what the first did"
+    else:
+        reason = f"the last still widens the set by {gains[-1]:.0%} of what the first did"
+    if fitting is None:
+        return reason
+    if fitting >= number:
+        return f"{reason}, and there is room for about {fitting}" if number == len(gains) else reason
+    room = f"but half of the model, weighted by change, has room for only about {max(1, fitting)} with directions of"
+    if fitting > 1:
+        return f"{reason}, {room} their own, so try the first {fitting} alone too"
+    return f"{reason}, {room} its own, so measure what is left of each"

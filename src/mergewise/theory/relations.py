@@ -35,14 +35,14 @@ class Finding:
     """Something about experts that whoever merges them should know.
 
     Attributes:
-        kind: A near copy, an update of nought, a model of a different base, one far larger than others, or a change
-            that all have in common, as they do on a base that they were not made from.
+        kind: A near copy, one that undoes another, an update of nought, a model of a different base, one far larger
+            than others, or a change that all have in common, as they do on a base that they were not made from.
         experts: Whom it concerns, as numbers from zero.
         figure: The cosine, their median, or the norm as a share of the base's or times the median.
         sentence: The same in words.
     """
 
-    kind: Literal["copy", "zero", "other base", "far", "common"]
+    kind: Literal["copy", "opposite", "zero", "other base", "far", "common"]
     experts: tuple[int, ...]
     figure: float
     sentence: str
@@ -111,11 +111,13 @@ def _alike(
     if common >= COMMON_COSINE:
         found.append(Finding("common", tuple(sorted((*distinct, *copies))), common, _common(common)))
     least = SAME_COSINE if found and len(distinct) > 2 else COPY_COSINE
-    return found + [
-        Finding("copy", pair, float(cosine), _copy(names[pair[1]], names[pair[0]], float(cosine)))
-        for pair, cosine in sorted(alike.items(), key=lambda one: one[0][::-1])
-        if cosine >= least
-    ]
+    for pair, cosine in sorted(alike.items(), key=lambda one: one[0][::-1]):
+        first, second = (names[i] for i in pair)
+        if cosine >= least:
+            found.append(Finding("copy", pair, float(cosine), _copy(second, first, float(cosine))))
+        elif cosine <= -COPY_COSINE:
+            found.append(Finding("opposite", pair, float(cosine), _opposite(second, first, float(cosine))))
+    return found
 
 
 def _foreign(name: str, cosine: float) -> str:
@@ -141,3 +143,7 @@ def _common(cosine: float) -> str:
 
 def _copy(name: str, other: str, cosine: float) -> str:
     return f"{name} is nearly a copy of {other} (cosine {cosine:.3f})."
+
+
+def _opposite(name: str, other: str, cosine: float) -> str:
+    return f"{name} undoes {other} (cosine {cosine:.3f}): added up, little of either is left."

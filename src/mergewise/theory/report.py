@@ -59,7 +59,7 @@ th,td { padding:.25rem .6rem; text-align:right; white-space:nowrap }
 th:first-child,td:first-child { text-align:left } th { color:var(--faint);
   font-weight:600 } tbody tr { border-top:1px solid var(--grid) } .map td { text-align:center; min-width:3.2rem;
   border:2px solid var(--page) } .map td:first-child { text-align:left; color:var(--faint); position:sticky; left:0;
-  background:var(--page) } .map td.dense { color:#fff }
+  background:var(--page) } .map td.dense { color:var(--page) }
 .grid { stroke:var(--grid) } text { fill:var(--ink); font-size:13px } .tick,.label { fill:var(--faint); font-size:12px }
 .line { fill:none; stroke-width:2.5 } .bar { stroke-width:1.5 } .range { fill:rgba(var(--fill),.35) }
 .middle { stroke:var(--ink); stroke-width:3 } .here { stroke:var(--m1); stroke-width:2; stroke-dasharray:5 4 }

@@ -37,14 +37,20 @@ def suggest(found: Limits, recipe: Recipe | None = None) -> Recipe:
         chosen = found.recommendation.order[: found.recommendation.number]
         if not chosen:
             raise SurveyError("Suggestions are for experts to be merged, but none of these is worth it.")
+        if len(chosen) == 1:
+            raise SurveyError(
+                f"Suggestions are for experts that may collide, but only {found.experts[chosen[0]]} is to be merged; "
+                "give a recipe to have suggestions for its models."
+            )
         own = collisions(matrices, chosen)
         return Recipe(
             method="task_arithmetic", base=found.base, experts=[found.experts[i] for i in chosen],
-            parameters={"lambda": filters(own, 1.0)},
+            parameters={"lambda": filters(own, 1.0, found.others)},
         )  # fmt: skip
     own = collisions(matrices)
     fields = {name: getattr(recipe, name) for name in recipe.model_fields_set - {"parameters"}}
-    return Recipe(**fields, parameters={**recipe.parameters, "lambda": filters(own, level_of(recipe) / scale_of(own))})
+    values = filters(own, level_of(recipe) / scale_of(own), found.others)
+    return Recipe(**fields, parameters={**recipe.parameters, "lambda": values})
 
 
 def level_of(recipe: Recipe) -> float:
@@ -63,7 +69,7 @@ def level_of(recipe: Recipe) -> float:
     return float(level)
 
 
-def filters(found: Sequence[Collision], level: float = 1.0) -> list[dict[str, Any]]:
+def filters(found: Sequence[Collision], level: float = 1.0, others: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return ``{filter, value}`` for every matrix, and a last value for all other tensors.
 
     A kind that all layers have is one filter with a gradient, one value for each layer.
@@ -71,6 +77,7 @@ def filters(found: Sequence[Collision], level: float = 1.0) -> list[dict[str, An
     Args:
         found: Crosstalk of the matrices.
         level: Multiplies all values.
+        others: Names of tensors that the last value is for; one that a filter would meet gets its own.
     """
     layers = sorted({one.layer for one in found if one.layer != OUTSIDE})
     by_kind: dict[str, list[Collision]] = {}
@@ -86,10 +93,12 @@ def filters(found: Sequence[Collision], level: float = 1.0) -> list[dict[str, An
         else:
             entries |= {one.name: _rounded(level * one.scale) for one in members}
     ordered = _longest_first(entries)
-    if any(_first(ordered, one.name) != _own(entries, one) for one in found):  # a filter that also meets other kinds
+    met = any(_first(ordered, name) is not None for name in others)
+    if met or any(_first(ordered, one.name) != _own(entries, one) for one in found):  # a filter meets other kinds too
         ordered = _longest_first({one.name: _rounded(level * one.scale) for one in found})
-    rest = {"value": _rounded(level * scale_of(found))}
-    return [*({"filter": name, "value": value} for name, value in ordered.items()), rest]
+    rest = _rounded(level * scale_of(found))
+    ordered = _longest_first(ordered | {name: rest for name in others if _first(ordered, name) is not None})
+    return [*({"filter": name, "value": value} for name, value in ordered.items()), {"value": rest}]
 
 
 def _ending(one: Collision) -> str:

@@ -44,13 +44,12 @@ def order_rows(found: "Limits", names: "Sequence[str]") -> list[tuple[str, ...]]
     chosen = found.recommendation
     rows: list[tuple[str, ...]] = []
     for k, expert in enumerate(chosen.order):
-        before = chosen.order[: k + 1]
-        reached, error = found.width_of(before)
-        covered, conflict = found.coverage_of(before)
+        covered, conflict = found.coverage_of(chosen.order[: k + 1])
         gain = f"{chosen.gains[k]:.1%}" + (f" ± {100 * chosen.gain_errors[k]:.1f}" if k else "")
         rows.append(
             (
-                f"{k + 1}", names[expert], gain, f"{reached:.3f} ± {error:.3f}", f"{found.model.width.mean[k]:.3f}",
+                f"{k + 1}", names[expert], gain, f"{chosen.widths[k]:.3f} ± {chosen.width_errors[k]:.3f}",
+                f"{found.model.width.mean[k]:.3f}",
                 f"{covered:.1%}", f"{conflict:.1%}", f"{found.model.norms[expert]:.3g}",
             )
         )  # fmt: skip
@@ -62,11 +61,15 @@ def tail_rows(found: "Limits", names: "Sequence[str]") -> list[tuple[str, ...]]:
     merged = [f"merged: {tail.name}" for tail in found.tails[len(names) :]]
     return [
         (
-            name, f"{tail.kurtosis[1]:.2f} ± {tail.kurtosis_error:.2f}", f"{tail.hill[1]:.2f} ± {tail.hill_error:.2f}",
+            name, _with_error(tail.kurtosis[1], tail.kurtosis_error), _with_error(tail.hill[1], tail.hill_error),
             f"{tail.nonzero:.1%}",
         )
         for name, tail in zip((*names, *merged), found.tails, strict=True)
     ]  # fmt: skip
+
+
+def _with_error(value: float, error: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.2f} ± {error:.2f}"
 
 
 def largest(found: "Limits") -> "list[GroupLimits]":

@@ -76,7 +76,6 @@ def survey_plan(
     )  # fmt: skip
     if extend is not None:
         _require_first_of(begun, extend)
-        begun = replace(begun, remarks=(*begun.remarks, _read_again(len(extend.experts))))
     jobs = [job for job in planned.jobs if job.program is not None and job.numel]
     begun = replace(begun, whole=len(jobs))
     jobs = [job for job in jobs if not wanted.tensors or any(part in job.name for part in wanted.tensors)]
@@ -252,10 +251,3 @@ def _require_first_of(begun: Survey, before: Survey) -> None:
     for label, then, now in zip(labels, before.identities, begun.identities, strict=False):
         if then != now:
             raise SurveyError(f"{label} is not the model that was surveyed before; survey all of them again.")
-
-
-def _read_again(count: int) -> str:
-    return (
-        f"{count} experts were read again, since products and claims that are joint with new experts need them; the "
-        "products among themselves, their thresholds and the exact ranks of their matrices were kept."
-    )

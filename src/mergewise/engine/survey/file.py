@@ -147,6 +147,8 @@ def unpack(content: bytes, where: str) -> Survey:
 
 def _survey(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Survey:
     tensors: Sequence[Mapping[str, Any]] = header["tensors"]
+    _require_types(header)
+    _require_shapes(len(header["experts"]), tensors, arrays)
     ends = np.cumsum([entry["masks"] for entry in tensors])
     spectra = iter(range(sum(bool(entry["spectra"]) for entry in tensors)))
     records = []
@@ -158,14 +160,55 @@ def _survey(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Su
             at = next(spectra)
             found = Spectra(**{f.name: arrays[f"spectra.{f.name}"][at] for f in fields(Spectra)})
         own = {name: arrays[name][place] for name in _PER_TENSOR}
-        if claims.masks.size != entry["masks"] or own["products"].shape != (1 + len(header["experts"]),) * 2:
-            raise ValueError(entry["name"])
         named = {"name": entry["name"], "shape": tuple(entry["shape"]), "sampled": entry["sampled"]}
         records.append(TensorRecord(**named, **own, claims=claims, spectra=found))
     return Survey(
         header["base"], tuple(header["experts"]), _tuples(header["identities"]), header["density"], header["seed"],
         tuple(records), tuple(header["remarks"]), header.get("whole", 0),
     )  # fmt: skip
+
+
+def _require_types(header: Mapping[str, Any]) -> None:
+    """Require that the entries of a header are of their types.
+
+    Raises:
+        TypeError: One is not.
+        KeyError: One is missing.
+    """
+    wanted = {"base": str, "experts": list, "identities": list, "density": float, "seed": int, "remarks": list}
+    of_tensor = {"name": str, "shape": list, "sampled": int, "counted": int, "masks": int, "spectra": bool}
+    given = [(header, wanted), *((entry, of_tensor) for entry in header["tensors"])]
+    entries = [(of[name], kind) for of, kinds in given for name, kind in kinds.items()]
+    entries += [(name, str) for name in (*header["experts"], *header["remarks"])]
+    entries += [(side, int) for entry in header["tensors"] for side in entry["shape"]]
+    if wrong := [value for value, kind in entries if not isinstance(value, kind)]:
+        raise TypeError(wrong[0])
+
+
+def _require_shapes(experts: int, tensors: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Require that there is every array, of its shape, with numbers that can be.
+
+    Raises:
+        KeyError: One is missing.
+        ValueError: One is of another shape, holds NaN or infinity where nothing can be unknown, or counts experts that
+            there are none of.
+    """
+    matrices, masks = sum(entry["spectra"] for entry in tensors), sum(entry["masks"] for entry in tensors)
+    each, sides = (len(tensors), experts), (matrices, 2, experts)
+    shapes = {
+        "products": (len(tensors), 1 + experts, 1 + experts), "sums": (*each, 3), "changed": each, "thresholds": each,
+        "tails": (len(tensors), experts + len(MERGES), len(TAIL_FIGURES)), **dict.fromkeys(_PER_MASK, (masks,)),
+    }  # fmt: skip
+    if matrices:
+        shapes |= {f"spectra.{field.name}": sides for field in fields(Spectra)}
+        shapes |= dict.fromkeys(("spectra.ranks", "spectra.rank_errors"), (matrices, experts, 3))
+        shapes |= dict.fromkeys(("spectra.overlaps", "spectra.overlap_errors"), (*sides, experts))
+        shapes["spectra.exact"] = (matrices, 2)
+    for name, shape in shapes.items() if tensors else ():
+        if arrays[name].shape != shape or not (name == "tails" or np.isfinite(arrays[name]).all()):
+            raise ValueError(name)
+    if np.any(arrays["masks"] >> np.uint64(experts - 1) > 1) or np.any(arrays["counts"] < 0):
+        raise ValueError("masks")
 
 
 def _tuples(value: Any) -> Any:

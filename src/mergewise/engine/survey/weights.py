@@ -32,6 +32,9 @@ from mergewise.statistics.moments import segment_totals
 
 __all__ = ["beside_the_rows", "survey_tensor"]
 
+_COUNTED = 1 << 30
+"""Elements after which counts of 32 bits are added up; with a piece more they still keep within 31 bits and a sign."""
+
 
 def beside_the_rows(experts: int, elements: int) -> int:
     """Return the bytes that a worker needs beside a piece in hand: for counts of masks, the sample, and sums.
@@ -41,7 +44,7 @@ def beside_the_rows(experts: int, elements: int) -> int:
         elements: Of the largest tensor, whose sums over segments are kept until all of it was looked at.
     """
     sums = -(-elements // BLOCK) * ((1 + experts) ** 2 + 3 * experts) * 8
-    return math.prod(_counters(experts)) * 4 + experts * (SAMPLE_BYTES + ASIDE_BYTES) + sums
+    return math.prod(_counters(experts)) * 12 + experts * (SAMPLE_BYTES + ASIDE_BYTES) + sums
 
 
 def survey_tensor(
@@ -92,6 +95,7 @@ def survey_tensor(
         if not np.isfinite(products).all():
             raise first_not_finite(raw, piece, tuple(sources), "survey")
         sums.products[piece.start], sums.powers[piece.start] = products, powers
+        sums.note(piece.count)
         if sums.first_time:
             advance(piece)
 
@@ -108,7 +112,7 @@ def survey_tensor(
         thresholds = again.thresholds
     first, *others = parts
     for part in parts:
-        part.aside.count(thresholds, first.counts)
+        part.aside.count(thresholds, part.counts)
     rooms.give(part.aside for part in parts)
     for other in others:
         first.combine(other)
@@ -143,9 +147,12 @@ class _Sums:
         brackets: Where claims begin, as far as that is known.
         first_time: Whether the tensor is looked at for the first time.
         tally: (experts, 2) int64, magnitudes that are not zero, and those above brackets of one magnitude alone.
-        counts: As the kernel counts masks, uint32: no tensor has more elements than that holds.
+        counts: As the kernel counts masks, uint32, since they were last added to ``added``. Elements that were set
+            aside are moved from one count to another in the end, so that they may fall below nought, modulo 2³².
+        added: The counts of all that was looked at before, int64.
         aside: Elements whose claims are in doubt.
         room: What the kernel works in.
+        counted: How many elements ``counts`` is of.
         products: (segments, models, models) float64 by the first element of the piece.
         powers: (segments, experts, 3) float64 by the first element of the piece.
     """
@@ -154,8 +161,10 @@ class _Sums:
     first_time: bool
     tally: NDArray[np.int64]
     counts: NDArray[np.uint32]
+    added: NDArray[np.int64]
     aside: Aside
     room: tuple[NDArray[Any], ...]
+    counted: int = 0
     products: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     powers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -165,7 +174,22 @@ class _Sums:
         experts = brackets.low.size
         counts = np.zeros(_counters(experts), np.uint32)
         tally = np.zeros((experts, 2), np.int64)
-        return cls(brackets, first_time, tally, counts, aside, survey_room(1 + experts))
+        added = np.zeros(counts.shape, np.int64)
+        return cls(brackets, first_time, tally, counts, added, aside, survey_room(1 + experts))
+
+    def note(self, elements: int) -> None:
+        """Take note of a piece that was looked at; before counts could overflow, they are added to those before."""
+        self.counted += elements
+        if self.counted >= _COUNTED:
+            self.added += self.counts.view(np.int32)
+            self.counts[:] = 0
+            self.counted = 0
+
+    @property
+    def all_counts(self) -> NDArray[np.int64]:
+        """The counts of all that was looked at, in the shape of ``counts``."""
+        found: NDArray[np.int64] = self.added + self.counts.view(np.int32)
+        return found
 
     @property
     def changed(self) -> NDArray[np.int64]:
@@ -175,22 +199,21 @@ class _Sums:
     @property
     def claimed(self) -> NDArray[np.int64]:
         """(experts,) int64, elements that each expert claims for sure; nought where claims are not counted."""
-        base = 3 if self.counts.shape[0] == 1 else 2
-        bins = (
-            [self.counts[0].reshape(-1, base, base**i) for i in range(self.tally.shape[0])] if self.counts.size else []
-        )
-        return np.array([own[:, 1:].sum(dtype=np.int64) for own in bins] or [0] * self.tally.shape[0], np.int64)
+        counts = self.all_counts
+        base = 3 if counts.shape[0] == 1 else 2
+        bins = [counts[0].reshape(-1, base, base**i) for i in range(self.tally.shape[0])] if counts.size else []
+        return np.array([own[:, 1:].sum() for own in bins] or [0] * self.tally.shape[0], np.int64)
 
     def combine(self, other: "_Sums") -> None:
         """Add the sums over other pieces of the same tensor."""
         self.tally += other.tally
-        self.counts += other.counts
+        self.added += other.all_counts
         self.products |= other.products
         self.powers |= other.powers
 
     def claims(self) -> Claims:
         """Return the claims that were counted."""
-        counts = self.counts.astype(np.int64)
+        counts = self.all_counts
         if counts.shape[0] == 2:
             return Claims.of_bins(counts[0], counts[1])
         experts = self.tally.shape[0]
