@@ -121,9 +121,9 @@ SPEC = {
 
 
 def main(out: Path) -> StudyResult:
-    """Run the study in this process, with its cells beside its results."""
+    """Run the study in two processes, with its cells beside its results."""
     study = resolve(check_fields(Spec, SPEC, "the spec"))
-    return run_study(study, out, out / "cache", local_engine(1), print)
+    return run_study(study, out, out / "cache", local_engine(2), print)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,14 @@ def test_draws_are_resampled_too():
 
 def test_weights_of_different_sets_are_those_of_their_draws():
     sets = [("a", "b"), ("b", "c"), ("a", "c")]
-    assert (Resamples(100, 4).draws(sets) == student_weights(3, 100, 4, "draws of 2 experts")).all()
+    assert (Resamples(100, 4).draws(sets, 4) == student_weights(3, 100, 4, "draws of 2 experts")).all()
+
+
+def test_where_all_sets_were_drawn_none_could_have_been_drawn_otherwise():
+    sets = [("a", "b"), ("b", "c"), ("a", "c")]
+    assert (Resamples(100, 4).draws(sets, 3) == 1).all()
+    twice = Resamples(100, 4).draws([*sets, sets[0]], 3)
+    assert (twice == np.array([[2 / 3, 4 / 3, 4 / 3, 2 / 3]])).all()
 
 
 def test_sets_that_are_drawn_more_often_count_no_more():
@@ -92,7 +99,7 @@ def test_draws_of_a_set_that_differ_in_their_masks_are_averaged_inside_it():
 def test_of_one_set_alone_the_draws_of_masks_are_weighted():
     one = two_draws()[0]
     masked = Draw(one.experts, answers(a=10, b=20, out_1=20, out_2=20, out_3=10))
-    weights = Resamples(100, 0).draws([one.experts] * 2)
+    weights = Resamples(100, 0).draws([one.experts] * 2, 3)
     assert (weights == student_weights(2, 100, 0, "draws of 2 experts")).all()
     sure, spread = (interval(outcomes().row("dare_ties", [one, last]).held_in.normalised) for last in (one, masked))
     assert spread.high - spread.low > sure.high - sure.low

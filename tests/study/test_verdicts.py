@@ -49,6 +49,7 @@ def large(base):
         (0.05 + 10 * JITTER, HOLDS),
         (-0.05 + 10 * JITTER, DOES_NOT_HOLD),
         (0.0 + JITTER, DOES_NOT_HOLD),  # sure to be negligible
+        (0.005 + JITTER, DOES_NOT_HOLD),  # and there
         (0.0 + 20 * JITTER, OPEN),
         (None, OPEN),
         (np.full(100, np.nan), OPEN),
@@ -90,6 +91,15 @@ def test_larger_models_bear_more_experts_or_not():
     held = found(rows(loss))["4"]
     assert (held.verdict, held.effect[0]) == (HOLDS, pytest.approx(0.03 * 6))
     assert found(rows(lambda base, method, k: 0.95 - 0.02 * k))["4"].verdict == DOES_NOT_HOLD
+
+
+def test_bases_of_one_size_are_not_larger_than_each_other_whatever_they_are_called():
+    level = replace(STUDY, bases=tuple(replace(base, parameters=7) for base in STUDY.bases))
+    given = {(base.name, method, k): row for (name, method, k), row in rows().items()
+             for base in level.bases if base.name == name}  # fmt: skip
+    for question in ("2", "4", "5"):
+        assert found(given, level)[question].verdict == OPEN
+        assert "size" in found(given, level)[question].evidence
 
 
 def test_methods_become_alike_or_not():

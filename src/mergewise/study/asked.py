@@ -54,7 +54,7 @@ class Asked:
         paper: the paper's methods as far as the study has them; all of its methods if it has none of these.
         further: the other methods.
         strong: instruction-tuned bases; empty if the study has none.
-        sized: bases of those kinds that the study has in at least two sizes.
+        sized: bases of those kinds that the study has with at least two numbers of parameters.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Asked:
         self.bases = study.bases
         self.qualities = list(dict.fromkeys(base.quality for base in study.bases))
         self.strong = [base for base in study.bases if base.quality == "it"]
-        several = [quality for quality in self.qualities if len({base.size for base in self.by_size(quality)}) > 1]
-        self.sized = [base for base in study.bases if base.quality in several]
+        sizes = {quality: {base.parameters for base in self.by_size(quality)} for quality in self.qualities}
+        self.sized = [base for base in study.bases if len(sizes[base.quality]) > 1]
 
     def of(self, base: Base, methods: Iterable[str], counts: Iterable[int]) -> list[Row] | None:
         """Return the rows of a base, or None if one is missing or has no value."""

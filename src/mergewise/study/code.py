@@ -59,9 +59,15 @@ def limits_digest() -> str:
 
 def _digest(libraries: Sequence[str], *modules: str) -> str:
     parts = [f"{library} {version(library)}".encode() for library in libraries]
-    for name, path in sources_of(*modules).items():
-        parts += [name.encode(), path.read_bytes()]
+    sources = {_lasting_name(name, path): path for name, path in sources_of(*modules).items()}
+    for name in sorted(sources):
+        parts += [name.encode(), sources[name].read_bytes()]
     return digest(parts)
+
+
+def _lasting_name(name: str, path: Path) -> str:
+    """Return the name that a module has in every process: that of a script's file, which is `__main__` in one alone."""
+    return path.stem if name in ("__main__", "__mp_main__") else name
 
 
 @lru_cache

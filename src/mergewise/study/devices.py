@@ -3,9 +3,14 @@
 import os
 from collections.abc import Sequence
 
-__all__ = ["accelerator_here", "devices_here", "share_of_devices"]
+__all__ = ["accelerator_here", "devices_here", "on_devices", "share_of_devices"]
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def on_devices(workshop: object) -> bool:
+    """Whether the work of a family's workshop runs on accelerators, where there are any."""
+    return bool(getattr(workshop, "on_devices", False))
 
 
 def accelerator_here() -> str:

@@ -8,11 +8,11 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from typing import Protocol
 
-from mergewise.study.devices import devices_here, share_of_devices
+from mergewise.study.devices import devices_here, on_devices, share_of_devices
 from mergewise.study.memory import WORKERS
 from mergewise.study.work import Lost, Outcome, Site, Work, run_work
 
-__all__ = ["Engine", "EngineMaker", "InProcess", "LocalProcesses", "enter_worker", "on_devices"]
+__all__ = ["Engine", "EngineMaker", "InProcess", "LocalProcesses", "enter_worker"]
 
 # Sums keep their order with one thread, and several processes with one each are faster than one with several.
 ONE_THREAD = {
@@ -52,11 +52,6 @@ def enter_worker() -> None:
     import torch  # noqa: PLC0415 - takes a second, which a driver need not wait for
 
     torch.set_num_threads(1)
-
-
-def on_devices(site: Site) -> bool:
-    """Whether the work of a site runs on accelerators, where there are any."""
-    return bool(getattr(site.workshop, "on_devices", False))
 
 
 class InProcess:
@@ -101,7 +96,7 @@ class LocalProcesses:
     def __init__(self, site: Site, jobs: int) -> None:
         self.slots = jobs
         self._site = site
-        self._devices = devices_here() if on_devices(site) else ()
+        self._devices = devices_here() if on_devices(site.workshop) else ()
         # one pool per process, so that it is known whose work was lost
         self._pools: list[ProcessPoolExecutor | None] = [None] * jobs
         self._running: dict[Future[Outcome], tuple[int, int]] = {}  # ticket and slot

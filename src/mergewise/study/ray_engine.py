@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import mergewise
-from mergewise.study.engines import ONE_THREAD, EngineMaker, on_devices
+from mergewise.study.devices import on_devices
+from mergewise.study.engines import ONE_THREAD, EngineMaker
 from mergewise.study.errors import StudyError
 from mergewise.study.memory import WORKERS
 from mergewise.study.work import Lost, Outcome, Site, Work, run_work
@@ -51,7 +52,7 @@ class RayEngine:
         self._jobs = jobs
         packages = str(Path(mergewise.__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-        has_devices = on_devices(site) and self._ray.cluster_resources().get("GPU", 0) >= 1
+        has_devices = on_devices(site.workshop) and self._ray.cluster_resources().get("GPU", 0) >= 1
         self._takes = ("CPU", "GPU") if has_devices else ("CPU",)  # one of each
         self._make = self._ray.remote(num_cpus=1, num_gpus=int(has_devices), max_restarts=0)(_Worker).options(
             runtime_env={"env_vars": {**ONE_THREAD, WORKERS: str(self._most_together()), "PYTHONPATH": path}}

@@ -8,6 +8,7 @@ meet the same resampled items and draws.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,15 +101,23 @@ class Resamples:
             self._items[task, size] = resample(size, self.replicates, self.seed, f"items/{task}")
         return self._items[task, size]
 
-    def draws(self, experts: Sequence[tuple[str, ...]]) -> NDArray[np.float64]:
+    def draws(self, experts: Sequence[tuple[str, ...]], available: int) -> NDArray[np.float64]:
         """Return (replicates + 1, draws) weights for draws of experts.
 
         Different sets count alike, however often each was drawn: draws of the same one differ in random masks at most.
-        Of one set alone, masks are all that was drawn, and its draws have weights of their own.
+        Of one set alone, masks are all that was drawn, and its draws have weights of their own. Where every set was
+        drawn that there is of several, none could have been drawn otherwise, and all count once in every replicate.
+
+        Args:
+            experts: the set of every draw.
+            available: how many experts were drawn from.
         """
         drawn = Counter(experts)
         units = len(drawn) if len(drawn) > 1 else len(experts)
-        weights = student_weights(units, self.replicates, self.seed, f"draws of {len(experts[0])} experts")
+        if 1 < len(drawn) == comb(available, len(experts[0])):
+            weights = np.ones((self.replicates + 1, units))
+        else:
+            weights = student_weights(units, self.replicates, self.seed, f"draws of {len(experts[0])} experts")
         if units == len(experts):
             return weights
         number = {names: place for place, names in enumerate(drawn)}
@@ -150,12 +159,8 @@ class Outcomes:
             return None
         return self._row(method, [tuple(draw) for draw in draws], [self.multitask] * len(draws))
 
-    def accuracies(self, scores: Scores) -> dict[str, Floats]:
-        """Return the replicates of every task's mean score."""
-        return self._accuracies(scores)
-
     def _row(self, method: str, experts: Sequence[tuple[str, ...]], models: Sequence[Accuracies]) -> Row:
-        weights = self._resamples.draws(experts)
+        weights = self._resamples.draws(experts, len(self.experts))
         return Row(
             method,
             len(experts[0]),

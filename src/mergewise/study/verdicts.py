@@ -3,8 +3,8 @@
 Every claim is put as an effect that is positive if the claim holds. With its 95 % interval over items and draws,
 all comparisons paired, the verdict is
 
-- *holds* if the whole interval lies above zero,
 - *does not hold* if the whole interval lies below 0.01: there is no effect, a negligible one, or the opposite,
+- *holds* if the whole interval lies above zero, and not below 0.01,
 - *not enough evidence here* otherwise, and where the study lacks what the question compares.
 
 An effect averages over everything that the claim does not speak of. Claims on the paper's methods are judged by these
@@ -66,7 +66,7 @@ def verdict_of(effect: Floats | None) -> str:
     if effect is None or not np.isfinite(effect[0]):
         return OPEN
     found = interval(effect)
-    return HOLDS if found.above(0) else DOES_NOT_HOLD if found.below(NEGLIGIBLE) else OPEN
+    return DOES_NOT_HOLD if found.below(NEGLIGIBLE) else HOLDS if found.above(0) else OPEN
 
 
 def verdicts(
@@ -215,7 +215,7 @@ def _more_experts(asked: Asked) -> Verdict:
             few, most = (asked.held_in(base, asked.paper, [count]) for count in ends)
             if few is not None and most is not None:
                 found[base] = few - most
-        if len({base.size for base in found}) > 1:
+        if len({base.parameters for base in found}) > 1:
             least, *_, largest = found.values()
             effects.append(least - largest)
             losses |= found
@@ -237,13 +237,13 @@ def _alike(asked: Asked) -> Verdict:
     )
     most = asked.counts[-1:]
     strong = sorted(asked.strong, key=lambda base: base.parameters)
-    possible = len(asked.paper) > 1 and len({base.size for base in strong}) > 1
+    possible = len(asked.paper) > 1 and len({base.parameters for base in strong}) > 1
     spreads = {
         base: _spread(np.stack([row.held_in.normalised for row in rows]))
         for base, rows in asked.whole(strong if possible else (), asked.paper, most).items()
     }
     basis = asked.basis(spreads, strong if possible else (), asked.paper, most)
-    if len({base.size for base in spreads}) < 2:
+    if len({base.parameters for base in spreads}) < 2:
         takes = "It takes two methods and strong (instruction-tuned) bases of two sizes."
         return _nothing("5", claim, measure, asked.lacks(takes, possible, strong, counts=most), basis)
     smallest, *_, largest = spreads.values()

@@ -17,6 +17,7 @@ from mergewise.errors import BudgetError, MergewiseError
 from mergewise.method import find_method
 from mergewise.study.cells import Bench, CellSpec, Model, Result, digest_of_files, run_sweep
 from mergewise.study.code import code_digest, limits_digest, method_code
+from mergewise.study.devices import on_devices
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Training, Workshop
 from mergewise.study.limits_cell import LimitsSpec, run_limits
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 _BENCHES: OrderedDict[tuple[str, str], tuple[str, Bench]] = OrderedDict()  # with their code, by site and base
-_MOST_BENCHES = 2
+_MOST_BENCHES = 2  # in memory; one where that is of an accelerator
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _bench(site: Site, spec: CellSpec) -> Bench:
     _require(method_code(code, spec.method), spec.code)
     _require(find_method(spec.method).revision, spec.inputs["revision"])
     if key not in _BENCHES:
-        while len(_BENCHES) >= _MOST_BENCHES:
+        while len(_BENCHES) >= (1 if on_devices(site.workshop) else _MOST_BENCHES):
             _BENCHES.popitem(last=False)
         _BENCHES[key] = code, site.workshop.bench(base)
     _BENCHES.move_to_end(key)
