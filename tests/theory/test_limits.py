@@ -15,7 +15,7 @@ from mergewise.engine.survey.record import MERGES
 from mergewise.theory.crosstalk import concentration
 from mergewise.theory.groups import kind_of, layer_of, place_names, place_of
 from mergewise.theory.report import render, write_report
-from mergewise.theory.tables import COLLISIONS, KINDS, collision_rows, counted, kind_rows, sketching
+from mergewise.theory.tables import COLLISIONS, KINDS, collision_rows, counted, kind_rows, sketching, tail_rows
 from mergewise.theory.tails import tails
 from mergewise.theory.threshold import Threshold, threshold
 from support import load_model, save_model
@@ -257,8 +257,10 @@ def test_stacks_of_matrices_are_said_to_be_left_out(tmp_path):
         changed = {name: rng.choice([-1.0, 1.0], array.shape).astype(np.float32) for name, array in base.items()}
         paths.append(save_model(tmp_path / f"{i}", changed))
     (remark,) = mw.limits(mw.survey(paths[0], paths[1:])).remarks
-    assert remark.startswith("1 tensors with more than two dimensions, such as 'layers.0.experts', have no spectra")
-    assert remark.endswith("and with them 80% of all change.")
+    assert remark.startswith(
+        "Tensors with more than two dimensions have no spectra, 1 here, such as 'layers.0.experts'"
+    )
+    assert remark.endswith("and with them 80.0% of all change.")
 
 
 def test_one_expert_is_enough(tmp_path):
@@ -400,3 +402,22 @@ def test_errors_of_tails_are_weighed_by_elements_as_the_tails_are():
     few_large, many_small = [record(1_000_000, 0.5)], [record(384, 0.0)] * 10
     for tail in tails([*few_large, *many_small], ["e"]):
         assert (tail.kurtosis_error, tail.hill_error) == (0.5, 1.0)
+
+
+def test_a_tail_that_cannot_be_told_is_a_dash(tmp_path):
+    """A shift of a few elements by nearly the same has neither a kurtosis nor a tail."""
+    for name, shift in (("base", 0.0), ("one", 0.01), ("two", 0.02)):
+        save_model(tmp_path / name, {"norm.weight": (1.0 + shift + 1e-6 * np.arange(8)).astype(np.float32)})
+    found = mw.limits(mw.survey(tmp_path / "base", [tmp_path / "one", tmp_path / "two"]))
+    rows = tail_rows(found, ["one", "two"])
+    assert [row[1:3] for row in rows[:2]] == [("–", "–")] * 2
+    assert not any("nan" in cell for row in rows for cell in row)
+    assert found.summary()["tails"][0]["kurtosis"] == [None] * 3
+
+
+def test_coverage_of_who_is_not_there_is_refused(tmp_path):
+    for name in ("base", "one"):
+        save_model(tmp_path / name, {"w": np.full(8, float(len(name)), np.float32)})
+    found = mw.limits(mw.survey(tmp_path / "base", [tmp_path / "one"]))
+    with pytest.raises(mw.SurveyError, match="from 0 to 0, found 7"):
+        found.coverage_of([7])

@@ -278,12 +278,12 @@ def _remarks(survey: Survey) -> list[str]:
         energy = sum(float(np.trace(record.gram)) for record in survey.tensors)
         share = sum(float(np.trace(record.gram)) for record in stacked) / energy if energy else 0.0
         found.append(
-            f"{len(stacked)} tensors with more than two dimensions, such as '{stacked[0].name}', have no spectra: "
-            f"ranks, occupancy and thresholds leave them out, and with them {share:.0%} of all change."
+            f"Tensors with more than two dimensions have no spectra, {len(stacked)} here, such as '{stacked[0].name}': "
+            f"ranks, occupancy and thresholds leave them out, and with them {share:.1%} of all change."
         )
     if survey.sampled_claims:
         found.append(
-            f"Claims of {len(survey.experts)} experts were counted over samples of up to "
-            f"{max(record.sampled for record in survey.tensors)} coordinates a tensor."
+            f"Claims of {len(survey.experts)} experts were counted over up to "
+            f"{max(record.sampled for record in survey.tensors)} coordinates of each tensor."
         )
     return found
