@@ -147,12 +147,26 @@ def test_a_data_set_that_is_not_here_is_one_sentence(tmp_path, options):
         harness.leaves("missing")
 
 
+def test_programs_that_are_not_installed_are_not_looked_for_in_the_network(tmp_path, small, options):
+    known = json.loads((small / "tasks" / "letters_first.yaml").read_text()) | {"task": "needy"}
+    (tmp_path / "needy.yaml").write_text(json.dumps(known).replace("{", '{"process_docs": !function tools.same,', 1))
+    (tmp_path / "tools.py").write_text("import not_there_at_all\n\ndef same(docs):\n    return docs\n")
+    harness = Harness(HarnessSettings(folders=(str(tmp_path),), offline=True))
+    with pytest.raises(
+        StudyError, match=r"No module named 'not_there_at_all'.*; install what it needs, which the 'lm'"
+    ):
+        harness.leaves("needy")
+
+
 def test_a_task_that_runs_programs_needs_leave(tmp_path, small, options):
     known = json.loads((small / "tasks" / "letters_first.yaml").read_text())
     (tmp_path / "unsafe.yaml").write_text(json.dumps(known | {"task": "unsafe", "unsafe_code": True}))
     with pytest.raises(StudyError, match=r"'unsafe' of the harness runs programs .* 'run_generated_code: true'"):
         Harness(HarnessSettings(folders=(str(tmp_path),), offline=True)).leaves("unsafe")
     assert Harness(HarnessSettings(folders=(str(tmp_path),), offline=True, run_generated_code=True)).leaves("unsafe")
+    with pytest.raises(StudyError, match=r"^here: the task 'unsafe' of the harness runs programs"):
+        known_tasks({"unsafe": "here"}, (str(tmp_path),), offline=True, programs=False)
+    known_tasks({"unsafe": "here"}, (str(tmp_path),), offline=True, programs=True)
 
 
 GUARDED = """
@@ -202,11 +216,11 @@ def test_all_tasks_of_all_presets_are_known_but_those_that_are_said_to_be_elsewh
     assert PRESETS == ("knowledge", "mergebench", "t0")
     for preset in map(load_preset, PRESETS):
         tasks = {task for category in preset.categories.values() for task in category.tasks}
-        known_tasks(dict.fromkeys(tasks - set(preset.elsewhere), "here"), (), offline=True)
+        known_tasks(dict.fromkeys(tasks - set(preset.elsewhere), "here"), (), offline=True, programs=True)
         assert set(preset.elsewhere) <= tasks
         for task in preset.elsewhere:
             with pytest.raises(StudyError, match=rf"here: lm-evaluation-harness .* knows no task '{task}'"):
-                known_tasks({task: "here"}, (), offline=True)
+                known_tasks({task: "here"}, (), offline=True, programs=True)
 
 
 FUNCTIONS = """

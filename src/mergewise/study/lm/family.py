@@ -48,7 +48,7 @@ class TransformersFamily:
         self._train = check_fields(TrainOptions, train, "experts.train")
         chosen, self._tasks, self._elsewhere = chosen_tasks(self._options)
         self._scored = tuple(self._tasks)
-        known_tasks({}, self._options.task_folders, self._options.offline)
+        self._require_known({})
         self._check_arguments()
         self.bases = {name: catalogued(name, base) for name, base in self._options.bases.items()}
         self._used = tuple(self.bases)
@@ -99,7 +99,11 @@ class TransformersFamily:
                     f"tasks.{task}.train: expected a file of JSON lines at {options.train}, found none; correct the "
                     "path, or leave it out to train on the task's own training split."
                 )
-        known_tasks(names, self._options.task_folders, self._options.offline)
+        self._require_known(names)
+
+    def _require_known(self, names: Mapping[str, str]) -> None:
+        options = self._options
+        known_tasks(names, options.task_folders, offline=options.offline, programs=options.run_generated_code)
 
     def workers(self, devices: int) -> int:
         """Return one worker per accelerator, or one in all where trainings are launched on as many as they like."""

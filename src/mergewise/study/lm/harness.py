@@ -145,16 +145,17 @@ def _manager_of(name: str, folders: tuple[str, ...]) -> Any:
     return own if name in own.all_tasks else _manager(folders, whole=True)
 
 
-def known_tasks(names: Mapping[str, str], folders: tuple[str, ...], offline: bool) -> None:
-    """Check that the harness knows all tasks.
+def known_tasks(names: Mapping[str, str], folders: tuple[str, ...], *, offline: bool, programs: bool) -> None:
+    """Check that the harness knows all tasks, as far as that can be told without their data sets.
 
     Args:
         names: by task of the harness, what the spec says it for.
         folders: of tasks of one's own.
         offline: whether no other machine is to be asked.
+        programs: whether tasks may run programs that models wrote.
 
     Raises:
-        StudyError: one is not known, a folder is missing, or the harness is not installed.
+        StudyError: one is not known, or may not be run, a folder is missing, or the harness is not installed.
     """
     _require(offline)
     for folder in folders:
@@ -167,6 +168,8 @@ def known_tasks(names: Mapping[str, str], folders: tuple[str, ...], offline: boo
                 f"{where}: lm-evaluation-harness {version('lm_eval')} knows no task '{name}', nor do the folders "
                 f"{', '.join(folders) or '(none are given)'}.{did_you_mean(name, manager.all_tasks)}"
             )
+        if unsafe := [] if programs else list(_unsafe(name, manager.task_index)):
+            raise StudyError(f"{where}: {_refused(unsafe[0])}")
 
 
 class Harness:
@@ -213,7 +216,9 @@ class Harness:
         reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:240]
         offline = self.settings.offline or os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}
         advice = (
-            "no other machine is asked, so fetch the data set once with a network, or name another task"
+            "install what it needs, which the 'lm' extra lacks, or name another task"
+            if isinstance(fault, ImportError)
+            else "no other machine is asked, so fetch the data set once with a network, or name another task"
             if offline
             else "check the network and the name of its data set, or name another task"
         )
@@ -230,10 +235,7 @@ class Harness:
 
     def _check_unsafe(self, leaf: str) -> None:
         if not self.settings.run_generated_code:
-            raise StudyError(
-                f"The task '{leaf}' of the harness runs programs that models wrote; allow it with "
-                "'run_generated_code: true' under family, on a machine that may be lost, or leave the task out."
-            )
+            raise StudyError(f"{_refused(leaf)[0].upper()}{_refused(leaf)[1:]}")
 
     def items(self, name: str, options: TaskOptions, split: Split) -> Items:
         """Return the items of a split of a study's task.
@@ -289,6 +291,13 @@ class Harness:
                 for number, doc in enumerate(task.eval_docs)
             )
         return self._asked[name]
+
+
+def _refused(leaf: str) -> str:
+    return (
+        f"the task '{leaf}' of the harness runs programs that models wrote; allow it with 'run_generated_code: true' "
+        "under family, on a machine that may be lost, or leave the task out."
+    )
 
 
 def _unsafe(member: str | Mapping[str, Any], index: Mapping[str, Any]) -> Iterator[str]:
