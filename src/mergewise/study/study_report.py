@@ -31,7 +31,7 @@ from mergewise.study.page_tables import (
 )
 from mergewise.study.paper_figures import PAPER_FIGURES, QUALITIES, SIDES, Grid, grid_of, paper_figures, shown_first
 from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE, arrow, published_evidence
-from mergewise.study.svg import PALETTE, figure_svg, key_svg, panel_svg, style
+from mergewise.study.svg import LETTER, PALETTE, figure_svg, key_svg, panel_svg, style
 from mergewise.study.tables import csv_of
 from mergewise.study.task_tables import headline, made_by, sources, task_tables
 
@@ -167,6 +167,7 @@ def render_study(document: Record) -> str:
         published_note=PUBLISHED_NOTE,
         palette=PALETTE,
         file_style=style("light"),
+        letter=LETTER,
         failures=document["failures"],
         merges=sum(row["draws"] for row in tables["scores"] if row["method"] in grid.methods),
         merges_wanted=len(grid.bases) * len(grid.methods) * len(grid.counts) * document["study"]["draws"],

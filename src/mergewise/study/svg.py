@@ -8,10 +8,11 @@ shapes and dashes, so that no two are alike, and none is told from another by co
 from collections.abc import Mapping
 from html import escape
 from itertools import pairwise
+from textwrap import wrap
 
 from mergewise.study.chart import Axis, Figure, Panel, Point, Series, Tags
 
-__all__ = ["PALETTE", "figure_svg", "key_svg", "panel_svg", "style"]
+__all__ = ["LETTER", "PALETTE", "figure_svg", "key_svg", "panel_svg", "style"]
 
 Shown = Mapping[str, str]
 
@@ -41,6 +42,7 @@ SHAPES = (
 DASHES = ("", "6 3", "2 3")
 DODGE = 0.07  # of a step of the horizontal axis, between neighbouring series
 GAP = 14.0  # between panels of a file
+LETTER = 0.62  # width of a letter in sizes of it, a little above the mean of bold sentences
 TICK = 13.0  # size of letters at the axes: pages show four panels in a row at three quarters of their size
 
 
@@ -81,8 +83,9 @@ def figure_svg(figure: Figure, shown: Shown, number: int, note: str) -> str:
     panels = figure.panels
     columns = min(4 if len(panels) > 4 else 2, max(1, len(panels)))
     width = max(640.0, columns * (WIDTH + GAP) + GAP)
-    parts = [_text(GAP, 24, f"Figure {number}. {figure.title}", "ink", 16, weight=600)]
-    x, y = GAP, 46.0
+    titles, notes = _lines(f"Figure {number}. {figure.title}", 16, width), _lines(note, 12, width)
+    parts = [_text(GAP, 24 + 20 * index, line, "ink", 16, weight=600) for index, line in enumerate(titles)]
+    x, y = GAP, 26.0 + 20 * len(titles)
     for series in figure.legend():
         step = 44 + 7.2 * len(series.name) + 10
         if x + step > width:
@@ -97,14 +100,20 @@ def figure_svg(figure: Figure, shown: Shown, number: int, note: str) -> str:
         parts.append(
             f'<g transform="translate({left:g} {top:g})">{_frame(panel, figure)}{_still(panel, figure.axis, shown)}</g>'
         )
-    height = y + -(-len(panels) // columns) * (HEIGHT + GAP) + 24
-    parts.append(_text(GAP, height - 12, note, "dim", 12))
+    y += -(-len(panels) // columns) * (HEIGHT + GAP) + 12
+    parts += [_text(GAP, y + 16 * index, line, "dim", 12) for index, line in enumerate(notes)]
+    height = y + 16 * max(1, len(notes)) - 4
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'height="{height:g}" font-family="DejaVu Sans, Helvetica, Arial, sans-serif" role="img">'
         f"<title>{escape(figure.title)}</title><style>{style('light')}</style>{_shapes(figure)}"
         f'<rect width="100%" height="100%" fill="{PALETTE["light"]["page"]}"/>{"".join(parts)}</svg>\n'
     )
+
+
+def _lines(text: str, size: float, width: float) -> list[str]:
+    """Break text into lines that fit into a file of this width."""
+    return wrap(text, int((width - 2 * GAP) / (LETTER * size)), break_on_hyphens=False)
 
 
 def _text(x: float, y: float, text: str, colour: str, size: float, anchor: str = "start", weight: int = 400) -> str:
