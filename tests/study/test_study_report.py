@@ -146,6 +146,31 @@ def test_foreseen_numbers_are_said_to_be_sums_of_dimensions_here_and_in_the_docs
     assert fit.caption.replace(", chosen above", ", named below the figure") in docs
 
 
+def test_what_a_study_was_not_asked_for_is_not_called_missing(run):
+    methods = {"average": None}
+    document = run(study(TINY, methods=methods, multitask=False, limits=False)).document
+    text, found = render_study(document), figures(document)
+    page = Page(text)
+    assert text.count("<td>not in this study</td>") == 4
+    assert not any(figure.missing for figure in found.values())
+    assert [series.name for series in found["fit"].legend()] == ["measured knee"]
+    assert found["fit"].caption.endswith(" Foreseen numbers are not in this study.")
+    for name in ("headline", "multitask", "held-out", "methods"):
+        assert found[name].caption.endswith("Multitask models are not in this study.")
+        assert "dotted" not in found[name].caption.lower()
+    assert "missing" not in page.text
+    asked = run(study(TINY, methods=methods, multitask=False), "asked").document
+    assert "Foreseen numbers are medians over matrices" in figures(asked)["fit"].caption
+
+
+def test_a_multitask_model_that_is_missing_is_not_called_unasked(grids):
+    document = deepcopy(grids["whole"])
+    document["tables"]["scores"] = [row for row in document["tables"]["scores"] if row["method"] != "multitask"]
+    row = published_rows(grid_of(document))[-1]
+    assert row["held_in_multitask"] == row["held_out_multitask"] == "missing → missing"
+    assert "missing" not in row["held_in"]
+
+
 def test_results_from_before_there_were_forecasts_still_give_a_page(grids):
     document = deepcopy(grids["whole"])
     del document["tables"]["forecasts"]

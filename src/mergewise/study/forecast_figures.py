@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergewise.study.chart import Figure, Panel, Point, Series, axis
-from mergewise.study.paper_figures import QUALITIES, Grid, base_name, base_tags, count_panel
+from mergewise.study.paper_figures import NOT_ASKED, QUALITIES, Grid, base_name, base_tags, count_panel
 
 __all__ = ["forecast_figures", "most_measured"]
 
@@ -23,7 +23,7 @@ KNEE = "measured knee"
 
 
 def forecast_figures(grid: Grid) -> list[Figure]:
-    """Return the figures in order; without a survey or a knee their points are missing ones."""
+    """Return the figures in order; where a survey or a knee was asked for and is not there, its points are missing."""
     return [_numbers(grid), _laws(grid)]
 
 
@@ -33,6 +33,7 @@ def _numbers(grid: Grid) -> Figure:
         series = [
             Series(label, slot, _by_size(grid, quality, next(iter(grid.methods)), name, meaning))
             for slot, (name, (label, meaning)) in enumerate(FORESEEN.items(), 1)
+            if grid.limits
         ]
         for method, label in grid.methods.items():
             points = _by_size(grid, quality, method, "knee", f"{KNEE} of {label}")
@@ -40,14 +41,18 @@ def _numbers(grid: Grid) -> Figure:
         panels.append(
             Panel(QUALITIES.get(quality, quality), tuple(grid.sizes), "size", tuple(series), {"quality": quality})
         )
+    foreseen = f"Foreseen numbers are {NOT_ASKED}."
+    if grid.limits:
+        foreseen = (
+            "Foreseen numbers are medians over matrices: the dimensions of k* experts sum to no more than a matrix "
+            "has, those of k_safe to clearly less."
+        )
     most = max((row["experts"] for row in grid.forecasts.values()), default=None)
     return Figure(
         "fit", "How many experts fit: foreseen from weights, and measured",
         "The knee is the smallest number of experts after which no more bring 2 % each of what all could gain "
         "over the base, for one method, chosen above; "
-        "where the most that were merged are not past it, it is drawn at all experts. "
-        "Foreseen numbers are medians over matrices: the dimensions of k* experts sum to no more than a matrix has, "
-        "those of k_safe to clearly less.",
+        f"where the most that were merged are not past it, it is drawn at all experts. {foreseen}",
         "experts", axis(panels, 0), tuple(panels), None if most is None else (float(most), "all experts"),
     )  # fmt: skip
 

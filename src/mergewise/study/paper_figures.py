@@ -12,6 +12,7 @@ from mergewise.study.chart import Axis, Figure, Panel, Point, Series, axis, log_
 from mergewise.study.spec import label_of
 
 __all__ = [
+    "NOT_ASKED",
     "PAPER_FIGURES",
     "QUALITIES",
     "SIDES",
@@ -31,6 +32,8 @@ SIDES = {"held_in": "held-in", "held_out": "held-out"}
 MEANING = {"held_in": "each task's own expert = 1", "held_out": "base = 1"}
 RATIO = {"held_in": "normalised held-in", "held_out": "normalised held-out"}
 EXPERTS = "experts merged"
+NOT_ASKED = "not in this study"
+"""What is said in the place of what a study was never asked for; `missing` is what it was."""
 PAPER_FIGURES = 7
 """How many of the figures are the paper's; what comes after them is ours."""
 
@@ -45,6 +48,7 @@ class Grid:
         merge_methods: what the methods are in the recipe language, by name.
         counts: numbers of merged experts, in ascending order.
         multitask: whether there should be multitask models.
+        limits: whether the experts' weights should foresee how many fit.
         scores: rows of the table of scores, by base, method and number of experts.
         costs: the same of the table of costs.
         forecasts: rows of the table of forecasts, by base and method.
@@ -55,6 +59,7 @@ class Grid:
     merge_methods: Mapping[str, str]
     counts: tuple[int, ...]
     multitask: bool
+    limits: bool
     scores: Mapping[tuple[str, str, int], Record]
     costs: Mapping[tuple[str, str, int], Record]
     forecasts: Mapping[tuple[str, str], Record]
@@ -102,6 +107,7 @@ def grid_of(document: Record) -> Grid:
         merge_methods={name: one["method"] or name for name, one in spec["methods"].items()},
         counts=tuple(sorted(spec["k"])),
         multitask=spec["multitask"],
+        limits=spec.get("limits", True),
         scores=rows("scores"),
         costs=rows("costs"),
         forecasts={(row["base"], row["method"]): row for row in document["tables"].get("forecasts", ())},
@@ -134,7 +140,7 @@ def _headline(grid: Grid) -> Figure:
     ]
     return _scores(
         "headline", "What merges keep of their experts", "held_in", panels,
-        "Normalised held-in score by base, size, method and number of experts; a model trained on all tasks is dotted.",
+        f"Normalised held-in score by base, size, method and number of experts{_trained_on_all(grid)}",
     )  # fmt: skip
 
 
@@ -146,9 +152,12 @@ def _against_multitask(grid: Grid) -> Figure:
     which = "Strong (instruction-tuned) bases only."
     if not grid.strong:
         which = "This study has no instruction-tuned bases, which count as strong; those that it has are shown."
+    dotted = f"Multitask models are {NOT_ASKED}."
+    if grid.multitask:
+        dotted = "Dotted: one model trained on all held-in tasks together, scored on the same tasks."
     return _scores(
         "multitask", "Held-out tasks: merging against multitask training", "held_out", panels,
-        f"{which} Dotted: one model trained on all held-in tasks together, scored on the same tasks.",
+        f"{which} {dotted}",
     )  # fmt: skip
 
 
@@ -202,9 +211,12 @@ def _held_out_by_size(grid: Grid) -> Figure:
                 name = f"Multitask, {size}"
                 series.append(_over_count(grid, base, "multitask", "held_out", name, slot, reference=True))
         panels.append(count_panel(grid, QUALITIES.get(quality, quality), series, {"quality": quality}))
+    dotted = f"Multitask models are {NOT_ASKED}."
+    if grid.multitask:
+        dotted = "Dotted: the multitask model of the same size."
     return _scores(
         "held-out", "Held-out over the number of experts, by size", "held_out", panels,
-        "Normalised held-out score of one method, chosen above. Dotted: the multitask model of the same size.",
+        f"Normalised held-out score of one method, chosen above. {dotted}",
     )  # fmt: skip
 
 
@@ -234,7 +246,7 @@ def _methods_at_scale(grid: Grid) -> Figure:
     panels = [count_panel(grid, SIDES[side], _all_methods(grid, base, side), {}) for side in SIDES]
     return Figure(
         "methods", f"The methods at the {which} ({base_name(base)})",
-        "Held-in is against each task's own expert, held-out against the base; a model trained on all tasks is dotted.",
+        f"Held-in is against each task's own expert, held-out against the base{_trained_on_all(grid)}",
         "normalised score", axis(panels, 1), tuple(panels), (1.0, "expert or base = 1"),
     )  # fmt: skip
 
@@ -260,6 +272,11 @@ def _cost(grid: Grid) -> Figure:
         "cost", "What a merge costs", "Median seconds on one core for one merge in memory; not in the paper.",
         "seconds", scale, tuple(panels),
     )  # fmt: skip
+
+
+def _trained_on_all(grid: Grid) -> str:
+    """End a caption with what is dotted, if anything is."""
+    return "; a model trained on all tasks is dotted." if grid.multitask else f". Multitask models are {NOT_ASKED}."
 
 
 def _scores(name: str, title: str, side: str, panels: Sequence[Panel], caption: str) -> Figure:

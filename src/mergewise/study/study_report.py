@@ -29,7 +29,16 @@ from mergewise.study.page_tables import (
     score_tables,
     wins,
 )
-from mergewise.study.paper_figures import PAPER_FIGURES, QUALITIES, SIDES, Grid, grid_of, paper_figures, shown_first
+from mergewise.study.paper_figures import (
+    NOT_ASKED,
+    PAPER_FIGURES,
+    QUALITIES,
+    SIDES,
+    Grid,
+    grid_of,
+    paper_figures,
+    shown_first,
+)
 from mergewise.study.published import PUBLISHED, PUBLISHED_NOTE, arrow, published_evidence
 from mergewise.study.svg import LETTER, PALETTE, figure_svg, key_svg, panel_svg, style
 from mergewise.study.tables import csv_of
@@ -238,7 +247,10 @@ def _marks(figure: Figure) -> str:
 
 
 def published_rows(grid: Grid) -> list[Record]:
-    """Return published rows, then the same of ours: task arithmetic with fewest and most experts, and multitask."""
+    """Return published rows, then the same of ours: task arithmetic with fewest and most experts, and multitask.
+
+    What the study was not asked for is said to be not in it; missing is what is not there yet, or failed.
+    """
     found: list[Record] = [
         {
             "source": "published",
@@ -259,7 +271,10 @@ def published_rows(grid: Grid) -> list[Record]:
             "experts": f"{few} → {most}" if few < most else str(few),
         }
         for side in ("held_in", "held_out"):
-            for column, method in ((side, ours), (f"{side}_multitask", "multitask")):
+            for column, method in ((side, ours), (f"{side}_multitask", "multitask" if grid.multitask else "")):
+                if not method:
+                    record[column] = NOT_ASKED
+                    continue
                 rows = [grid.scores.get((base["name"], method, count)) for count in dict.fromkeys((few, most))]
                 record[column] = " → ".join(_score(row, f"{side}_normalised") if row else "missing" for row in rows)
         found.append(record)
@@ -296,8 +311,8 @@ def _score(row: Record, name: str) -> str:
 
 def _stacked(text: str) -> Markup:
     """Set an interval below its estimate, so that tables stay narrow."""
-    estimate, _, ends = text.partition(" ")
-    return Markup("{} <small>{}</small>").format(estimate, ends) if ends else Markup("{}").format(estimate)
+    estimate, bracket, ends = text.partition(" [")
+    return Markup("{} <small>[{}</small>").format(estimate, ends) if bracket else Markup("{}").format(estimate)
 
 
 def _arrows(text: str) -> Markup:
