@@ -5,7 +5,8 @@ the columns below, None where there is nothing to say; each is also written as `
 is the same from run to run but `costs` and the document's entry `run`.
 
 Scores are shares in [0, 1] and their ratios. Where a score X is listed as interval, there are three columns: `X` (the
-estimate), `X_low` and `X_high` (95 % interval over items and draws).
+estimate), `X_low` and `X_high` (95 % interval over items and draws). Few draws give intervals that would reach beyond
+what scores can be: ends of shares are kept in [0, 1], those of ratios at or above 0. Differences are not cut.
 """
 
 __all__ = ["SIDE_COLUMNS", "TABLES", "columns"]

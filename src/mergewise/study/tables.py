@@ -23,7 +23,8 @@ from mergewise.study.verdicts import Verdict
 __all__ = ["BASE", "MULTITASK", "Rows", "csv_of", "rows_of", "study_tables", "write_parquet"]
 
 BASE, MULTITASK = "base", "multitask"
-_SHARES = ("raw", "expert", "base", "multitask")  # scores between 0 and 1
+_MOST = {"raw": 1.0, "expert": 1.0, "base": 1.0, "multitask": 1.0, "normalised": None, "multitask_normalised": None}
+"""The most that scores and their ratios can be, whose least is 0; `gain` is a difference."""
 Record = dict[str, Any]
 Rows = Mapping[tuple[str, str, int], Row]
 """By base, method ('base' and 'multitask' among them) and number of experts."""
@@ -128,8 +129,8 @@ def _side(side: str, score: Score) -> Record:
     found: Record = {}
     for name in ("normalised", "raw", "expert", "base", "multitask", "multitask_normalised", "gain"):
         replicates = getattr(score, "merged" if name == "raw" else name)
-        if name in _SHARES and replicates is not None:  # of few draws resamples may lie beyond
-            replicates = np.clip(replicates, 0.0, 1.0)
+        if name in _MOST and replicates is not None:  # of few draws resamples may lie beyond
+            replicates = np.clip(replicates, 0.0, _MOST[name])
         found |= interval_columns(f"{side}_{name}", replicates)
     for name in ("beats_base", "categories", "tasks", "items"):
         found[f"{side}_{name}"] = getattr(score, name)
