@@ -42,7 +42,8 @@ def with_four_more_methods(document):
 @pytest.fixture(scope="module")
 def files(grids, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    for name, document in {**grids, "nine": with_four_more_methods(grids["whole"])}.items():
+    strong = grids["whole"] | {"bases": [base for base in grids["whole"]["bases"] if base["quality"] == "it"]}
+    for name, document in {**grids, "strong": strong, "nine": with_four_more_methods(grids["whole"])}.items():
         (folder / f"{name}.html").write_text(render_study(document), "utf-8")
     return folder
 
@@ -104,6 +105,36 @@ def test_bases_sizes_and_methods_can_be_chosen(opened):
     assert shown(page, "details.scores tbody tr") == (4 + 3) + (4 + 2)
     page.check("input[name=quality][value=pt]")
     assert shown(page, "#figure-headline svg.panel") == 2
+
+
+def test_what_is_not_chosen_leaves_both_sides_of_pairs(opened):
+    page = opened()
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    pairs = 4 * 3 * 2  # of each two methods: bases, numbers of experts, sides
+    assert shown(page, "#comparisons tbody tr") == 10 * pairs
+    page.uncheck("input[name=method][value=ties]")
+    assert shown(page, "#comparisons tbody tr") == 6 * pairs
+    assert "TIES" not in page.inner_text("#comparisons").split("\n")
+    for side in ("held_in", "held_out"):
+        assert shown(page, f"#wins-{side} thead th") == 1 + 4
+        assert shown(page, f"#wins-{side} tbody tr") == 4
+        assert shown(page, f"#wins-{side} tbody td") == 4 * (1 + 4)
+
+
+def test_points_over_sizes_go_with_their_size_and_so_do_lines_to_them(opened):
+    page = opened()
+    figures = {"size": (2, 5), "count": (4, 3), "fit": (2, 4)}  # panels, series that are shown
+    for name, (panels, series) in figures.items():
+        assert shown(page, f"#figure-{name} .point") == panels * series * 2
+        assert shown(page, f"#figure-{name} g[data-size] > g[data-size] > line") == panels * series
+    page.uncheck("input[name=size][value=small]")
+    for name, (panels, series) in figures.items():
+        assert shown(page, f"#figure-{name} .point") == panels * series
+        assert shown(page, f"#figure-{name} g[data-size] > g[data-size] > line") == 0
+    page.select_option("select[name=k]", "2")
+    assert shown(page, "#figure-size .point") == 2 * 5
+    page.check("input[name=size][value=small]")
+    assert shown(page, "#figure-size .point") == 2 * 5 * 2
 
 
 def test_the_number_of_experts_and_the_method_of_figures_can_be_chosen(opened):
@@ -237,6 +268,25 @@ def test_the_file_of_a_figure_is_what_is_shown_of_it(opened, tmp_path):
     assert not any("off" in one.get("class", "").split() for one in root.iter())
     assert "RHT. Dashed: " in inside(file("count"))
     assert "2 experts. Dashed: " in inside(file("size"))
+
+
+def test_the_title_of_a_file_of_one_panel_breaks_into_lines_that_fit(opened, tmp_path):
+    page = opened("strong")
+    with page.expect_download() as waiting:
+        page.click("#figure-fit a.file")
+    waiting.value.save_as(tmp_path / "fit.svg")
+    root = ET.parse(tmp_path / "fit.svg").getroot()
+    assert len(root.findall(f"{SVG}svg[@class='panel']")) == 1
+    title = [one.text for one in root.findall(f"{SVG}text[@font-size='16']")]
+    assert len(title) == 2
+    assert " ".join(title) == page.inner_text("#figure-fit h2")
+    ends = page.evaluate(
+        """drawing => { document.body.innerHTML = drawing;
+        const root = document.querySelector("body > svg"); root.style.fontFamily = root.getAttribute("font-family");
+        return [...root.querySelectorAll(":scope > text")].map(one => one.getBBox().x + one.getBBox().width); }""",
+        (tmp_path / "fit.svg").read_text("utf-8"),
+    )
+    assert max(ends) <= float(root.get("width"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -79,6 +79,22 @@ def test_a_chosen_count_and_method_are_the_marks_that_are_shown(grids):
     )
 
 
+def test_points_over_sizes_carry_their_size(grids):
+    found = figures(grids["whole"])
+    for name in ("size", "count", "fit"):
+        for panel in found[name].panels:
+            for series in panel.series:
+                assert all(point.tags["size"] == panel.ticks[int(point.x)] for point in series.points)
+
+
+def test_pairs_of_methods_are_tagged_with_both(grids, pages):
+    row = grids["whole"]["tables"]["comparisons"][0]
+    assert f'data-method="{row["method"]}" data-other="{row["other"]}"' in pages["whole"]
+    wins = pages["whole"].partition('id="wins-held_in"')[2].partition("</table>")[0]
+    assert wins.count('<th scope="col" data-method="ties">') == wins.count('<tr data-method="ties">') == 1
+    assert wins.count('<td data-method="ties"') == 5
+
+
 def test_what_is_missing_is_said_and_drawn_as_missing(grids, pages):
     found = figures(grids["broken"])
     texts = [point.text for point in found["headline"].missing]

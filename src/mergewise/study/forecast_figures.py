@@ -68,17 +68,18 @@ def _by_size(grid: Grid, quality: str, method: str, column: str, meaning: str) -
         most = most_measured(row) if row is not None and column == "knee" and value is None else None
         if row is not None and most == grid.counts[-1]:
             text = f"{base_name(base)}: {meaning}: not reached, {most} experts are not past it"
-            points.append(Point(x, row["experts"], None, None, text))
+            points.append(Point(x, row["experts"], None, None, text, {"size": size}))
             continue
         if row is None or value is None:
-            points.append(Point(x, None, None, None, f"{base_name(base)}: {meaning}: missing"))
+            points.append(Point(x, None, None, None, f"{base_name(base)}: {meaning}: missing", {"size": size}))
             continue
         ends = tuple(row.get(f"{column}_{end}") for end in ("low", "high"))
         low, high = ends if None not in ends else (None, None)
         around = f" [{ends[0]}, {ends[1]}]" if low is not None else ""
         if f"{column}_lower" in row:
             around = f" (quartiles over matrices {row[f'{column}_lower']:g} and {row[f'{column}_upper']:g})"
-        points.append(Point(x, value, low, high, f"{base_name(base)}: {meaning}: {value:g}{around}"))
+        text = f"{base_name(base)}: {meaning}: {value:g}{around}"
+        points.append(Point(x, value, low, high, text, {"size": size}))
     return tuple(points)
 
 

@@ -342,7 +342,7 @@ def _over_sizes(
 ) -> Series:
     """Return a score over the size of the base; with several numbers of experts one of them is shown at a time."""
     points = tuple(
-        _point(grid, base, method, count, side, index, {"k": str(count)} if len(counts) > 1 else {})
+        _point(grid, base, method, count, side, index, {"size": size, **({"k": str(count)} if len(counts) > 1 else {})})
         for count in counts
         for index, size in enumerate(grid.sizes)
         for base in [grid.base(quality, size)]

@@ -191,8 +191,11 @@ def _visible(tags: Tags, shown: Shown) -> bool:
 
 def _open(tags: Tags, shown: Shown, colour: str) -> str:
     """Open a group with its tags; hidden where another value than its own is shown."""
-    data = "".join(f' data-{name}="{escape(value, quote=True)}"' for name, value in tags.items())
-    return f'<g class="{colour}{"" if _visible(tags, shown) else " off"}"{data}>'
+    return f'<g class="{colour}{"" if _visible(tags, shown) else " off"}"{_data(tags)}>'
+
+
+def _data(tags: Tags) -> str:
+    return "".join(f' data-{name}="{escape(value, quote=True)}"' for name, value in tags.items())
 
 
 def _shifts(panel: Panel) -> dict[str, float]:
@@ -203,26 +206,37 @@ def _shifts(panel: Panel) -> dict[str, float]:
 
 
 def _marks(panel: Panel, axis: Axis, shown: Shown) -> list[str]:
-    """Draw the series for the page, each a group of runs of points that share their tags."""
+    """Draw the series for the page, each a group of runs of points: a run is of one value of what is shown of one."""
     parts: list[str] = []
     shifts = _shifts(panel)
     for series in panel.series:
         parts.append(_open(series.tags, shown, _colour(series)))
-        for tags in {tuple(point.tags.items()): point.tags for point in series.points}.values():
-            run = [point for point in series.points if point.tags == tags]
-            parts.append(_open(tags, shown, ""))
-            parts.append(_run(series, run, panel, axis, shifts[series.name]))
+        runs: dict[tuple[tuple[str, str], ...], list[Point]] = {}
+        for point in series.points:
+            tags = tuple((name, value) for name, value in point.tags.items() if name in shown)
+            runs.setdefault(tags, []).append(point)
+        for tags, run in runs.items():
+            parts.append(_open(dict(tags), shown, ""))
+            parts.append(_run(series, run, panel, axis, shifts[series.name], shown))
             parts.append("</g>")
         parts.append("</g>")
     return parts
 
 
-def _run(series: Series, points: list[Point], panel: Panel, axis: Axis, shift: float) -> str:
+def _run(series: Series, points: list[Point], panel: Panel, axis: Axis, shift: float, shown: Shown) -> str:
+    """Draw points with the tags that the run leaves to them, by which they go one by one, and lines with either end."""
     parts: list[str] = []
+
+    def own(point: Point) -> str:
+        return _data({name: value for name, value in point.tags.items() if name not in shown})
+
     for before, after in pairwise(points):
         if before.y is not None and after.y is not None:
             ends = _x(panel, before.x + shift), _y(axis, before.y), _x(panel, after.x + shift), _y(axis, after.y)
-            parts.append(_line(*ends, _colour(series), 2, _dash(series)))
+            line = _line(*ends, _colour(series), 2, _dash(series))
+            for data in filter(None, dict.fromkeys((own(before), own(after)))):
+                line = f"<g{data}>{line}</g>"
+            parts.append(line)
     for point in points:
         x = _x(panel, point.x + shift)
         if point.y is None:
@@ -235,7 +249,7 @@ def _run(series: Series, points: list[Point], panel: Panel, axis: Axis, shift: f
         text = escape(point.text, quote=True)
         y = HEIGHT - BOTTOM - 8 if point.y is None else _y(axis, point.y)
         room = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="transparent"/>'  # for fingers
-        parts.append(f'<g class="point" role="img" aria-label="{text}">{mark}{room}</g>')
+        parts.append(f'<g class="point" role="img" aria-label="{text}"{own(point)}>{mark}{room}</g>')
     return "".join(parts)
 
 
