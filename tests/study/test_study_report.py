@@ -19,6 +19,7 @@ from mergewise.study.paper_figures import grid_of, shown_first
 from mergewise.study.published import published_evidence
 from mergewise.study.run import study_report
 from mergewise.study.study_report import published_rows, render_study, study_figures, write_report
+from mergewise.study.svg import style
 from mergewise.study.tables import csv_of
 
 NAMES = ["headline", "multitask", "base", "size", "held-out", "count", "methods", "cost", "fit", "law"]
@@ -340,6 +341,12 @@ def test_without_instruction_tuned_bases_none_is_called_strong(run):
     assert "The methods at the largest base (pretrained, large)" in page.text
     assert "no instruction-tuned bases, which count as strong; those that it has are shown" in page.text
     assert page.text.count("It takes instruction-tuned bases, of which this study has none.") == 2
+
+
+def test_a_method_has_one_colour_in_page_and_files(pages):
+    of_methods = re.findall(r"\.c\d\{color:#\w{6}\}", style("light"))
+    assert len(of_methods) == 6
+    assert "".join(of_methods) in Page(pages["whole"]).styles.partition("prefers-color-scheme: dark) { .c0")[0]
 
 
 def test_a_legend_goes_with_what_it_stands_for(pages):

@@ -16,11 +16,12 @@ __all__ = ["LETTER", "PALETTE", "figure_svg", "key_svg", "panel_svg", "style"]
 
 Shown = Mapping[str, str]
 
-# Okabe and Ito's colours, apart for all common kinds of colour blindness; brighter where they are too dim on black.
+# Okabe and Ito's hues, apart for all common kinds of colour blindness; brighter where they are too dim on black, and on
+# white darker: orange and sky blue for a contrast of 3, the others to stay as far from these as they were.
 PALETTE = {
     "light": {
-        "ink": "#1c2126", "faint": "#6b747d", "grid": "#e3e7ea", "page": "#ffffff",
-        "m0": "#e69f00", "m1": "#0072b2", "m2": "#009e73", "m3": "#cc79a7", "m4": "#d55e00", "m5": "#56b4e9",
+        "ink": "#1c2126", "faint": "#656e77", "grid": "#e3e7ea", "page": "#ffffff",
+        "m0": "#c28500", "m1": "#005282", "m2": "#007857", "m3": "#a86389", "m4": "#9c4300", "m5": "#499bc9",
     },
     "dark": {
         "ink": "#e8eaed", "faint": "#9aa3ab", "grid": "#343a40", "page": "#16191c",
