@@ -46,10 +46,10 @@ mean has Student's distribution, so that few draws that differ make them wide. T
 test items.
 """
 VERDICTS = """\
-An effect is positive where it speaks for the claim. *Holds*: its whole interval lies above 0. *Does not hold*: the
-whole interval lies below 0.01, so that there is no effect, a negligible one, or the opposite. Strong bases are the
-instruction-tuned ones. Published values were read from a secondary source of the paper's Tables 1 to 4, not from the
-paper itself.
+An effect is positive where it speaks for the claim. *Does not hold*: its whole interval lies below 0.01, so that there
+is no effect, a negligible one, or the opposite. *Holds*: the whole interval lies above 0, and not below 0.01. Strong
+bases are the instruction-tuned ones. Published values were read from a secondary source of the paper's Tables 1 to 4,
+not from the paper itself.
 """
 LAW = """\
 The loss over the number k of merged experts as L(k) = L∞ + A/(k + b) ([forecast.md](forecast.md)), fitted to 1 - score

@@ -45,7 +45,7 @@ _CONSTRUCTION = (
 
 _STYLE = """
 :root { --ink:#1c2126; --faint:#5d666f; --grid:#e3e7ea; --page:#fff; --card:#f6f8f9; --fill:0,114,178;
-  --m0:#0072b2; --m1:#d55e00; --m2:#009e73; --m3:#cc79a7; --m4:#e69f00; --m5:#56b4e9; }
+  --m0:#005282; --m1:#9c4300; --m2:#007857; --m3:#a86389; --m4:#c28500; --m5:#499bc9; }
 @media (prefers-color-scheme: dark) { :root { --ink:#e8eaed; --faint:#9aa3ab; --grid:#343a40; --page:#16191c;
   --card:#1f2327; --fill:86,180,233; --m0:#56b4e9; --m1:#f2711c; --m2:#2fbf94; --m3:#e08fbd; --m4:#e69f00;
   --m5:#f0e442; } }
