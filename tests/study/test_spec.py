@@ -140,6 +140,12 @@ def test_a_file_that_is_not_there_is_told(tmp_path):
         load_spec(tmp_path / "none.yaml")
 
 
+def test_an_expert_that_is_not_there_is_told_with_the_whole_path_that_was_tried(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError, match=re.escape(f"a checkpoint at {tmp_path / 'experts' / 'a'}, found none")):
+        study(SPEC, experts={"given": {"it-large": {"task_a": "experts/a"}}})
+
+
 def test_options_of_the_zoo_are_checked():
     with pytest.raises(StudyError, match="'stps'"):
         study(SPEC, family="zoo", bases="all", experts={"train": {"stps": 3}})

@@ -207,10 +207,10 @@ def resolve(spec: Spec) -> Study:
         _known(base, [one.name for one in bases], "base", "experts.given")
         for category, place in given.items():
             _known(category, [one.name for one in held_in], "held-in category", f"experts.given.{base}")
-            here, will_fetch = Path(place).expanduser(), getattr(family, "will_fetch", None)
+            here, will_fetch = Path(place).expanduser().absolute(), getattr(family, "will_fetch", None)
             if not here.is_dir() and (here.exists() or will_fetch is None or not will_fetch(place)):
                 raise StudyError(
-                    f"experts.given.{base}.{category}: expected the folder of a checkpoint at {place}, found none; "
+                    f"experts.given.{base}.{category}: expected the folder of a checkpoint at {here}, found none; "
                     "correct the path, or leave the expert out to have it trained."
                 )
     if max(spec.k) > len(held_in):

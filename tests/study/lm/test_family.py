@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,27 @@ def test_a_fault_of_the_spec_is_one_sentence(options, change, message):
         TransformersFamily(options | change, {})
 
 
+@pytest.mark.parametrize(
+    ("change", "tried"),
+    [
+        ({"task_folders": ["some/tasks"]}, "some/tasks"),
+        ({"preset": "some/preset.yaml"}, "some/preset.yaml"),
+        ({}, "some/base"),
+    ],
+)
+def test_relative_paths_begin_at_the_current_folder_and_errors_name_the_whole_path(
+    tmp_path, monkeypatch, change, tried
+):
+    monkeypatch.chdir(tmp_path)
+    options = {
+        "offline": True,
+        "bases": {"one": {"path": "some/base"}},
+        "categories": {"first": {"held_in": True, "tasks": ["letters_first"]}},
+    }
+    with pytest.raises(StudyError, match=re.escape(str(tmp_path / tried))):
+        TransformersFamily(options | change, {})
+
+
 def test_unknown_training_options_are_refused(options):
     with pytest.raises(StudyError, match=r"experts\.train: unknown key 'step' .*'steps'"):
         TransformersFamily(options, {"step": 3})
@@ -94,7 +116,7 @@ SLOW = pytest.mark.slow  # reads the index of all tasks
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"train": "none.jsonl"}, r"tasks\.letters_last\.train: expected a file .* none\.jsonl"),
+        ({"train": "none.jsonl"}, r"tasks\.letters_last\.train: expected a file .*/none\.jsonl, found none"),
         pytest.param(
             {"task": "letters_lost"},
             r"tasks\.letters_last: lm-evaluation-harness .* knows no task 'letters_lost'",

@@ -23,8 +23,12 @@ _KEPT = ("config.json", "generation_config.json", "model.safetensors.index.json"
 
 def local_path(path: str) -> Path | None:
     """Return the folder or file that a base names, or None for one of the Hub."""
-    found = Path(path).expanduser()
-    return found.absolute() if found.exists() else None
+    found = _place(path)
+    return found if found.exists() else None
+
+
+def _place(path: str) -> Path:
+    return Path(path).expanduser().absolute()
 
 
 def catalogued(name: str, options: BaseOptions) -> Base:
@@ -39,7 +43,8 @@ def catalogued(name: str, options: BaseOptions) -> Base:
         path = local_path(options.path)
         if path is None:
             raise StudyError(
-                f"{where}: {options.path} is not on this machine; give its number of 'parameters', or an existing path."
+                f"{where}: {options.path} is not on this machine, where it would be {_place(options.path)}; give its "
+                "number of 'parameters' if it is on the Hub, or an existing path."
             )
         try:
             source = open_source(str(path))
@@ -68,7 +73,7 @@ def fetched(path: str, *, offline: bool, progress: Progress) -> Path:
     if found is not None:
         return found
     if not is_hub_name(path):
-        raise StudyError(f"Expected a checkpoint at {path}, or organisation/name of the Hub. Found neither.")
+        raise StudyError(f"Expected a checkpoint at {_place(path)}, or organisation/name of the Hub. Found neither.")
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import
 
     progress(f"looking for {path}")

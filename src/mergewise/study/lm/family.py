@@ -48,6 +48,7 @@ class TransformersFamily:
         self._train = check_fields(TrainOptions, train, "experts.train")
         chosen, self._tasks, self._elsewhere = chosen_tasks(self._options)
         self._scored = tuple(self._tasks)
+        self._folders = tuple(str(Path(folder).expanduser().absolute()) for folder in self._options.task_folders)
         self._require_known({})
         self._check_arguments()
         self.bases = {name: catalogued(name, base) for name, base in self._options.bases.items()}
@@ -96,14 +97,14 @@ class TransformersFamily:
                 names[options.validation] = f"tasks.{task}.validation"
             if options.train and not Path(options.train).is_file():
                 raise StudyError(
-                    f"tasks.{task}.train: expected a file of JSON lines at {options.train}, found none; correct the "
-                    "path, or leave it out to train on the task's own training split."
+                    f"tasks.{task}.train: expected a file of JSON lines at {Path(options.train).absolute()}, found "
+                    "none; correct the path, or leave it out to train on the task's own training split."
                 )
         self._require_known(names)
 
     def _require_known(self, names: Mapping[str, str]) -> None:
         options = self._options
-        known_tasks(names, options.task_folders, offline=options.offline, programs=options.run_generated_code)
+        known_tasks(names, self._folders, offline=options.offline, programs=options.run_generated_code)
 
     def workers(self, devices: int) -> int:
         """Return one worker per accelerator, or one in all where trainings are launched on as many as they like."""
@@ -126,7 +127,7 @@ class TransformersFamily:
         }
         given = {name: fetched(name, offline=options.offline, progress=progress) for name in self._given}
         settings = HarnessSettings(
-            folders=tuple(str(Path(folder).absolute()) for folder in options.task_folders),
+            folders=self._folders,
             offline=options.offline,
             chat_template=options.chat_template,
             run_generated_code=options.run_generated_code,

@@ -42,7 +42,8 @@ def load_preset(name: str) -> Preset:
     path = _FOLDER / f"{name}.yaml" if name in PRESETS else Path(name)
     if not path.is_file():
         raise StudyError(
-            f"family.preset: expected one of {', '.join(PRESETS)} or a YAML file, found '{name}'."
+            f"family.preset: expected one of {', '.join(PRESETS)} or a YAML file, found '{name}' and no file at "
+            f"{path.absolute()}."
             f"{did_you_mean(name, PRESETS)}"
         )
     return check_fields(Preset, read_mapping(path, "'categories'"), str(path))
