@@ -16,6 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own, about its log
 
 from mergewise.study.errors import StudyError  # noqa: E402
 from mergewise.study.ray_engine import RayEngine, ray_engine  # noqa: E402
+from mergewise.study.spec import Spec, check_fields, resolve  # noqa: E402
 from mergewise.study.work import Lost, Site  # noqa: E402
 
 
@@ -42,6 +43,28 @@ def test_a_cluster_computes_the_same_cells_also_when_an_actor_is_killed(run, tmp
     assert lasting(found) == lasting(undisturbed)
     assert cells(tmp_path / "there") == cells(tmp_path / "here")
     assert found.document["run"]["workers"] == 2
+
+
+OWN = """
+from study_fakes import FakeFamily, FakeWorkshop
+
+class Family(FakeFamily):
+    def open(self, cache, progress):
+        opened = super().open(cache, progress)
+        return Workshop(opened.folder, opened.options)
+
+class Workshop(FakeWorkshop):
+    pass
+"""
+
+
+def test_actors_find_a_family_beside_its_spec(run, tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_spec.py").write_text(OWN)
+    spec = check_fields(Spec, TINY | {"family": "beside_spec:Family", "methods": {"average": None}}, "spec")
+    done = run(resolve(spec, tmp_path), engine=ray_engine())
+    assert not done.progress.failures
+    assert done.document["tables"]["scores"]
 
 
 def test_a_study_goes_on_where_another_engine_stopped(run, cluster):

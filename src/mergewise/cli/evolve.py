@@ -30,7 +30,7 @@ def evolve(
     from mergewise.study.evolve import estimate, load_evolve_spec, resolve_evolve, run_evolve
     from mergewise.study.run import default_jobs, local_engine
 
-    search = resolve_evolve(load_evolve_spec(spec))
+    search = resolve_evolve(load_evolve_spec(spec), spec.parent)
     jobs = jobs or default_jobs(search.study.family)
     if dry_run:
         _print_estimate(search, estimate(search), jobs, json=json)

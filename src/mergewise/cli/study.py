@@ -51,7 +51,7 @@ def run(
 
     if address is not None and engine != "ray":
         raise typer.BadParameter(f"--address goes with --engine ray, found --engine {engine}")
-    study = resolve(load_spec(spec))
+    study = resolve(load_spec(spec), spec.parent)
     if dry_run:
         _print_estimate(study, estimate(study), jobs or default_jobs(study.family), json=json)
         return
@@ -74,7 +74,7 @@ def status(spec: SpecArgument, cache: CacheOption = None, json: JsonOption = Fal
     from mergewise.study.run import study_status
     from mergewise.study.spec import load_spec, resolve
 
-    found = study_status(resolve(load_spec(spec)), cache, say)
+    found = study_status(resolve(load_spec(spec), spec.parent), cache, say)
     if json:
         print_json(asdict(found))
         return
@@ -103,7 +103,7 @@ def report(
     from mergewise.study.run import study_report
     from mergewise.study.spec import load_spec, resolve
 
-    study = resolve(load_spec(spec))
+    study = resolve(load_spec(spec), spec.parent)
     page = study_report(study, out or Path(f"study-{study.spec.name}"), cache, say)
     if json:
         print_json({"report": str(page)})

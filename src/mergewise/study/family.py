@@ -11,7 +11,7 @@ order, and only what it asks for is ever fetched or made:
    `Workshop.bench` merges in memory and scores item by item. Workshops and trainings travel there by pickle: they hold
    paths and numbers, never weights or data sets.
 
-    class MyFamily:                                   # registered in `families.FAMILIES`
+    class MyFamily:                                   # a spec names it, `family: my_module:MyFamily`
         name = "mine"
         bases = {"it-small": Base("it-small", quality="it", size="small", parameters=1_000_000)}
         categories = {"spam": Category("spam", held_in=True, tasks=("sms", "mail"))}

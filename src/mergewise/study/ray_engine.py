@@ -51,7 +51,8 @@ class RayEngine:
         self._ray: Any = ray  # whose annotations say little
         self._jobs = jobs
         packages = str(Path(mergewise.__file__).resolve().parent.parent)
-        path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
+        modules = None if site.modules is None else str(site.modules)
+        path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH"), modules]))
         has_devices = on_devices(site.workshop) and self._ray.cluster_resources().get("GPU", 0) >= 1
         self._takes = ("CPU", "GPU") if has_devices else ("CPU",)  # one of each
         self._make = self._ray.remote(num_cpus=1, num_gpus=int(has_devices), max_restarts=0)(_Worker).options(

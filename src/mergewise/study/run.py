@@ -247,7 +247,7 @@ def open_workshop(study: Study, cache: Path, say: Say, validation: Sequence[str]
 def _prepare(study: Study, cache: Path, say: Say) -> tuple[Execution, Site, CellStore]:
     workshop = open_workshop(study, cache, say, validated(study))
     grid = build_grid(study, Opened(workshop, code_digest(workshop), limits_digest()))
-    site = Site(workshop, cache / "cells", cache)
+    site = Site(workshop, cache / "cells", cache, study.modules)
     store = CellStore(site.cells)
     return Execution(grid, site, store, say), site, store
 

@@ -36,7 +36,7 @@ from mergewise.method import find_method
 from mergewise.recipe import Recipe
 from mergewise.recipe.resolve import check_parameters, tensor_settings
 from mergewise.study.errors import StudyError
-from mergewise.study.families import load_family
+from mergewise.study.families import FAMILIES, load_family
 from mergewise.study.family import Base, Category, Family
 from mergewise.study.fields import check_fields, read_mapping
 from mergewise.study.protocol import Method, Protocol, Value
@@ -153,6 +153,7 @@ class Study:
         held_in: categories that experts are trained for, with the tasks that the spec chose.
         held_out: categories that no expert is trained for.
         protocol: methods and numbers.
+        modules: folder that the module of the family was looked for in too, if it is one's own.
     """
 
     spec: Spec
@@ -161,6 +162,7 @@ class Study:
     held_in: tuple[Category, ...]
     held_out: tuple[Category, ...]
     protocol: Protocol
+    modules: Path | None = None
 
     @cached_property
     def categories(self) -> dict[str, Category]:
@@ -182,13 +184,17 @@ def load_spec(path: Path) -> Spec:
     return check_fields(Spec, read_mapping(path, "'name', 'family' and 'methods'"), str(path))
 
 
-def resolve(spec: Spec) -> Study:
+def resolve(spec: Spec, modules: Path | None = None) -> Study:
     """Check a spec against its family and the merge methods, and return the study.
+
+    Args:
+        spec: as written.
+        modules: folder that a family of one's own may be imported from, such as that of the spec's file.
 
     Raises:
         MergewiseError: it names something that does not exist, or methods do not take their parameters.
     """
-    family = load_family(spec.family.name, spec.family.model_extra or {}, spec.experts.train)
+    family = load_family(spec.family.name, spec.family.model_extra or {}, spec.experts.train, modules)
     held_in = _categories(family, spec.tasks.held_in, held_in=True)
     held_out = _categories(family, spec.tasks.held_out, held_in=False)
     for where, chosen in (("tasks.held_in", held_in), ("tasks.held_out", held_out)):
@@ -231,7 +237,8 @@ def resolve(spec: Spec) -> Study:
         seed=spec.seed,
     )
     _require_own_labels(protocol)
-    return Study(spec, family, bases, held_in, held_out, protocol)
+    beside = None if modules is None or spec.family.name in FAMILIES else modules.absolute()
+    return Study(spec, family, bases, held_in, held_out, protocol, beside)
 
 
 def _require_own_labels(protocol: Protocol) -> None:

@@ -49,12 +49,14 @@ class Site:
         workshop: of the family.
         cells: folder of the cells.
         cache: folder of models and data.
+        modules: folder that the family's module may be imported from, if it is one's own.
         token: tells sites of one process apart.
     """
 
     workshop: Workshop
     cells: Path
     cache: Path
+    modules: Path | None = None
     token: str = field(default_factory=lambda: uuid4().hex)
 
 

@@ -106,7 +106,7 @@ def run_evolve(
     prepare_folder(out, files_of(search.strategies))
     workshop = open_workshop(search.study, cache, say, search.study.names)
     code = code_digest(workshop)
-    site = Site(workshop, cache / "cells", cache)
+    site = Site(workshop, cache / "cells", cache, search.study.modules)
     store = CellStore(site.cells)
     workers: Engine = (engine or local_engine(default_jobs(search.study.family)))(site)
     with closing(workers), scratch_folder(cache / "evolved") as folder:

@@ -138,13 +138,17 @@ def load_evolve_spec(path: Path) -> EvolveSpec:
     return check_fields(EvolveSpec, read_mapping(path, "'name', 'family', 'base' and 'strategies'"), str(path))
 
 
-def resolve_evolve(spec: EvolveSpec) -> Search:
+def resolve_evolve(spec: EvolveSpec, modules: Path | None = None) -> Search:
     """Check a spec against its family and the merge methods, and return the search.
+
+    Args:
+        spec: as written.
+        modules: folder that a family of one's own may be imported from, such as that of the spec's file.
 
     Raises:
         MergewiseError: it names something that does not exist, or methods do not take their parameters.
     """
-    family = load_family(spec.family.name, spec.family.model_extra or {}, spec.experts.train)
+    family = load_family(spec.family.name, spec.family.model_extra or {}, spec.experts.train, modules)
     if spec.base not in family.bases:
         raise StudyError(f"base: there is no base '{spec.base}'.{did_you_mean(spec.base, family.bases)}")
     content = {
@@ -159,10 +163,10 @@ def resolve_evolve(spec: EvolveSpec) -> Search:
         "seed": spec.seed,
         "scoring": spec.scoring.model_dump(),
     }
-    study = resolve(check_fields(Spec, content, "spec"))
+    study = resolve(check_fields(Spec, content, "spec"), modules)
     if len(study.names) < 2:
         raise StudyError(f"tasks.held_in: a search needs two experts or more, found {len(study.names)}.")
-    study = resolve(check_fields(Spec, {**content, "k": [len(study.names)]}, "spec"))
+    study = resolve(check_fields(Spec, {**content, "k": [len(study.names)]}, "spec"), modules)
     strategies = {
         name: _settings(name, choice, len(study.names), spec.seed) for name, choice in spec.strategies.items()
     }
