@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import study_fakes
 import yaml
 from key_tables import default_of, keys_of, table_of
 from study_fakes import HELD_IN, SPEC, TINY, study
@@ -78,7 +79,14 @@ def test_the_table_of_the_docs_has_every_key_with_its_default():
             r"tasks\.held_out\.near: there is no task of 'near' 'near_on'\. Did you mean 'near_one'\?",
         ),
         ({"tasks": {"held_out": {"near": []}}}, r"tasks\.held_out\.near: a category needs at least one task"),
-        ({"tasks": {"held_out": []}}, r"tasks\.held_out: at least one category is needed"),
+        (
+            {"tasks": {"held_out": []}},
+            r"tasks\.held_out: at least one category is needed, found none; .*, so name one or more of near, far, or",
+        ),
+        (
+            {"tasks": {"held_in": []}},
+            r"tasks\.held_in: .*, found none; experts are trained for these, so name .* task_a, ",
+        ),
         ({"k": [2, 9]}, r"k: 9 experts cannot be merged, as there are 8"),
         ({"k": [2, 2]}, r"k: every number of experts should be there once"),
         ({"k": [0]}, r"'k\.0'.* greater than or equal to 1, found 0"),
@@ -145,6 +153,12 @@ def test_an_expert_that_is_not_there_is_told_with_the_whole_path_that_was_tried(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StudyError, match=re.escape(f"a checkpoint at {tmp_path / 'experts' / 'a'}, found none")):
         study(SPEC, experts={"given": {"it-large": {"task_a": "experts/a"}}})
+
+
+def test_a_family_without_held_out_categories_is_told_that_it_needs_one(monkeypatch):
+    monkeypatch.setattr(study_fakes, "HELD_OUT", {})
+    with pytest.raises(StudyError, match=r"tasks\.held_out: .*, so give the family one with 'held_in: false'\.$"):
+        study()
 
 
 def test_options_of_the_zoo_are_checked():

@@ -199,7 +199,7 @@ def resolve(spec: Spec, modules: Path | None = None) -> Study:
     held_out = _categories(family, spec.tasks.held_out, held_in=False)
     for where, chosen in (("tasks.held_in", held_in), ("tasks.held_out", held_out)):
         if not chosen:
-            raise StudyError(f"{where}: at least one category is needed, found none.")
+            raise StudyError(f"{where}: at least one category is needed, found none; {_advice(family, where)}.")
         for taken in {category.name for category in chosen} & _TAKEN:
             raise StudyError(f"{where}: a category cannot be called '{taken}'; rename it in the family.")
     for taken in spec.methods.keys() & _TAKEN:
@@ -285,6 +285,16 @@ def _bases(family: Family, choice: Names | BaseChoice | All) -> tuple[Base, ...]
                 f"both '{one.quality}' and '{one.size}'; leave one out, or give them sizes that differ."
             )
     return tuple(found)
+
+
+def _advice(family: Family, where: str) -> str:
+    """Say what to do where no category is chosen."""
+    held_in = where == "tasks.held_in"
+    offered = [name for name, one in family.categories.items() if one.held_in == held_in]
+    why = "experts are trained for these" if held_in else "merges are also scored on what no expert is trained for"
+    if offered:
+        return f"{why}, so name one or more of {', '.join(offered)}, or leave the key out for all"
+    return f"{why}, so give the family one with 'held_in: {str(held_in).lower()}'"
 
 
 def _categories(family: Family, choice: Names | Mapping[str, Names] | All, *, held_in: bool) -> tuple[Category, ...]:
