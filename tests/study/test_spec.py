@@ -90,7 +90,27 @@ def test_the_table_of_the_docs_has_every_key_with_its_default():
         ({"k": [2, 9]}, r"k: 9 experts cannot be merged, as there are 8"),
         ({"k": [2, 2]}, r"k: every number of experts should be there once"),
         ({"k": [0]}, r"'k\.0'.* greater than or equal to 1, found 0"),
-        ({"draws": "three"}, r"'draws': input should be a valid integer.*, found 'three'"),
+        ({"draws": "three"}, r"'draws': expected a whole number, found 'three'\.$"),
+        ({"bases": True}, r"'bases': expected a list, a mapping or 'all', found True"),
+        ({"bases": {"quality": {"it": None}}}, r"'bases\.quality': expected a list or 'all', found \{'it': None\}\.$"),
+        ({"bases": {"size": [["large"]]}}, r"'bases\.size\.0': expected text, found \['large'\]"),
+        ({"tasks": {"held_in": {"task_a": None}}}, r"'tasks\.held_in\.task_a': expected a list, found nothing\.$"),
+        (
+            {"tasks": {"held_in": {"task_a": True}}},
+            r"'tasks\.held_in\.task_a': expected a list, found True\.$",
+        ),
+        ({"k": "2"}, r"'k': expected a list, found '2'; a list of one is \[2\]\.$"),
+        ({"methods": ["average", "ties"]}, r"'methods': expected a mapping, found \['average', 'ties'\]\.$"),
+        ({"methods": {"ties": 3}}, r"'methods\.ties': expected a mapping, found 3\.$"),
+        (
+            {"methods": {"ties": {"parameters": {"lambda": {"a": 1}}}}},
+            r"'methods\.ties\.parameters\.lambda': expected a number, text, true or false or a list, found \{'a': 1\}",
+        ),
+        (
+            {"methods": {"ties": {"parameters": {"lambda": [[1]]}}}},
+            r"parameters\.lambda\.0': expected a number, .* \[1\]",
+        ),
+        ({"multitask": "perhaps"}, r"'multitask': expected true or false, found 'perhaps'"),
         ({"family": "zo"}, r"There is no family of models 'zo'\. Did you mean 'zoo'\?"),
         ({"family": "nowhere.at:All"}, r"The family 'nowhere\.at:All' cannot be loaded"),
         ({"family": "os:path"}, r"The family 'os:path' cannot be loaded: expected a class 'path' in .* found module"),
@@ -170,6 +190,15 @@ def test_bases_are_chosen_by_quality_and_size_and_ordered():
     assert [base.name for base in study(bases="all").bases] == ["pt-small", "pt-large", "it-small", "it-large"]
     assert [base.name for base in study(bases={"size": ["large"]}).bases] == ["pt-large", "it-large"]
     assert [base.name for base in study(bases=["it-large", "pt-small"]).bases] == ["pt-small", "it-large"]
+
+
+def test_a_name_or_number_alone_is_a_list_of_one():
+    listed = study(bases={"quality": ["it"], "size": ["large"]}, k=[2], tasks={"held_out": {"near": ["near_one"]}})
+    alone = study(bases={"quality": "it", "size": "large"}, k=2, tasks={"held_out": {"near": "near_one"}})
+    assert alone.spec == listed.spec
+    assert study(bases="it-large", tasks={"held_out": "far"}).spec == study(tasks={"held_out": ["far"]}).spec
+    with pytest.raises(StudyError, match=r"bases\.size: there is no base of size '1'\."):
+        study(bases={"size": 1})
 
 
 def test_one_method_may_stand_twice_with_other_parameters():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.recipe import read_yaml
@@ -15,6 +16,23 @@ from mergewise.study.errors import StudyError
 __all__ = ["check_fields", "read_mapping"]
 
 M = TypeVar("M", bound=BaseModel)
+
+_EXPECTED = {
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "string_type": "text",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+"""What a value should have been, in the words of YAML, by pydantic's type of fault."""
 
 
 def read_mapping(path: Path, keys: str) -> dict[str, Any]:
@@ -51,18 +69,56 @@ def check_fields(schema: type[M], content: Mapping[str, Any], where: str) -> M:
         return schema.model_validate(content)
     except ValidationError as error:
         faults = error.errors()
-    fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
-    path = [part for part in fault["loc"] if isinstance(part, int) or not _is_branch(str(part))]
+    unknown = next((one for one in faults if one["type"] == "extra_forbidden"), None)
+    alike = [unknown] if unknown is not None else _clearest(faults)
+    fault, path = alike[0], _place(alike[0])
     at = ".".join(map(str, path))
     if fault["type"] == "extra_forbidden":
         known = _schema_at(schema, fault["loc"][:-1]).model_fields
         raise StudyError(f"{where}: unknown key '{path[-1]}' at {at}.{did_you_mean(str(path[-1]), known)}")
     if fault["type"] == "missing":
         raise StudyError(f"{where}: '{at}' is required, but missing.")
-    message = fault["msg"].removeprefix("Value error, ")
-    found = repr(fault["input"])
+    found = "nothing" if fault["input"] is None else repr(fault["input"])
     found = found if len(found) <= 120 else found[:117] + "..."
-    raise StudyError(f"{where}: '{at}': {message[0].lower()}{message[1:]}, found {found}.")
+    raise StudyError(f"{where}: '{at}': {_said(alike)}, found {found}{_list_of_one(alike)}.")
+
+
+def _place(fault: ErrorDetails) -> tuple[int | str, ...]:
+    """Return the keys that lead to a fault, without the branches of unions."""
+    return tuple(part for part in fault["loc"] if isinstance(part, int) or not _is_branch(part))
+
+
+def _clearest(faults: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Return the faults of one place: the first, or of a union that does not fit, the deepest that a branch found.
+
+    A branch that is of another kind than what is there has its fault at once.
+    """
+    first = _place(faults[0])
+    of_union = [one for one in faults if _place(one)[: len(first)] == first]
+    deepest = max(map(_place, of_union), key=len)
+    return [one for one in of_union if _place(one) == deepest]
+
+
+def _said(faults: Sequence[ErrorDetails]) -> str:
+    """Say what was expected at a place, by all branches of a union if it is of the kind of none."""
+    for fault in faults:
+        if fault["type"] not in _EXPECTED and fault["type"] != "literal_error":
+            message = fault["msg"].removeprefix("Value error, ")
+            return message[0].lower() + message[1:]
+    kinds = [
+        fault["ctx"]["expected"] if fault["type"] == "literal_error" else _EXPECTED[fault["type"]] for fault in faults
+    ]
+    *others, last = dict.fromkeys(kind for kind in kinds if kind != "a whole number" or "a number" not in kinds)
+    return f"expected {', '.join(others)} or {last}" if others else f"expected {last}"
+
+
+def _list_of_one(faults: Sequence[ErrorDetails]) -> str:
+    """Say how to write a list of one, where a value alone stands for a list."""
+    value = faults[0]["input"]
+    alone = isinstance(value, str | int | float) and not isinstance(value, bool)
+    if alone and any(_EXPECTED.get(one["type"]) == "a list" for one in faults):
+        return f"; a list of one is [{value}]"
+    return ""
 
 
 def _is_branch(part: str) -> bool:

@@ -64,6 +64,33 @@ _LABELS = {
 }
 
 
+def _text(value: Any) -> Any:
+    """Return a number as the label that it is where names stand."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_names(value: Any) -> Any:
+    """Return a name alone as a list of one."""
+    if isinstance(value, list):
+        return [_text(one) for one in value]
+    return [_text(value)] if isinstance(_text(value), str) else value
+
+
+def _as_names_or_all(value: Any) -> Any:
+    return value if value == "all" else _as_names(value)
+
+
+def _as_tasks(value: Any) -> Any:
+    """Return categories as names, or as a mapping with lists of tasks in it."""
+    if isinstance(value, dict):
+        return {name: _as_names(one) for name, one in value.items()}
+    return _as_names_or_all(value)
+
+
+def _as_counts(value: Any) -> Any:
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -71,8 +98,8 @@ class _Part(BaseModel):
 class BaseChoice(_Part):
     """Bases by what they are; both conditions must hold."""
 
-    quality: Names | All = "all"
-    size: Names | All = "all"
+    quality: Annotated[Names | All, BeforeValidator(_as_names_or_all)] = "all"
+    size: Annotated[Names | All, BeforeValidator(_as_names_or_all)] = "all"
 
 
 class ExpertChoice(_Part):
@@ -88,8 +115,8 @@ class TaskChoice(_Part):
     Experts are those of whole categories, whichever of their tasks are scored.
     """
 
-    held_in: Names | dict[str, Names] | All = "all"
-    held_out: Names | dict[str, Names] | All = "all"
+    held_in: Annotated[Names | dict[str, Names] | All, BeforeValidator(_as_tasks)] = "all"
+    held_out: Annotated[Names | dict[str, Names] | All, BeforeValidator(_as_tasks)] = "all"
 
 
 class MethodChoice(_Part):
@@ -130,12 +157,12 @@ class Spec(_Part):
 
     name: FileName
     family: Annotated[FamilyChoice, BeforeValidator(_named)]
-    bases: Names | BaseChoice | All = "all"
+    bases: Annotated[Names | BaseChoice | All, BeforeValidator(_as_names_or_all)] = "all"
     experts: ExpertChoice = ExpertChoice()
     multitask: bool = False
     tasks: TaskChoice = TaskChoice()
     methods: Annotated[dict[str, MethodChoice], BeforeValidator(_or_empty), Field(min_length=1)]
-    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (2, 4, 8)
+    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_counts), Field(min_length=1)] = (2, 4, 8)
     draws: Annotated[int, Field(ge=1, le=100)] = 3
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     scoring: Scoring = Scoring()
