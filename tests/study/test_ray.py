@@ -108,6 +108,14 @@ def test_what_an_actor_raises_is_raised_and_not_tried_again(monkeypatch):
         engine.wait(1)
 
 
+def test_a_family_of_the_script_that_runs_is_refused_before_anything_is_connected(tmp_path):
+    class OfScript:
+        __module__ = "__main__"
+
+    with pytest.raises(StudyError, match="found it in the script that runs; move it to a file"):
+        RayEngine(Site(OfScript(), tmp_path, tmp_path), "nowhere:1", None)
+
+
 def test_why_an_actor_died_is_kept(monkeypatch):
     told = "The actor died because of an error in its creation task,\n  File x\nModuleNotFoundError: No module 'mine'."
     engine = waiting_for(monkeypatch, ray.exceptions.RayActorError(error_msg=told))

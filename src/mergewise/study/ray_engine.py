@@ -41,10 +41,15 @@ class RayEngine:
         mine: whether to disconnect in the end from a cluster that is connected already.
 
     Raises:
-        StudyError: Ray is not installed, or no cluster answers.
+        StudyError: Ray is not installed, no cluster answers, or the family is of the script that runs.
     """
 
     def __init__(self, site: Site, address: str | None, jobs: int | None, *, mine: bool = False) -> None:
+        if type(site.workshop).__module__ == "__main__":
+            raise StudyError(
+                "Expected the family in a module that Ray's actors can import, found it in the script that runs; move "
+                "it to a file that the script imports, or run the study without Ray."
+            )
         self._mine = _connect(address, jobs) or mine
         import ray  # noqa: PLC0415 - an extra
 
@@ -126,7 +131,7 @@ def _connect(address: str | None, jobs: int | None) -> bool:
     """Connect to a cluster, or start one, unless this process has one; return whether it had none.
 
     Raises:
-        StudyError: Ray is not installed, or no cluster answers.
+        StudyError: Ray is not installed, no cluster answers, or the family is of the script that runs.
     """
     try:
         import ray  # noqa: PLC0415 - an extra
@@ -150,7 +155,7 @@ def ray_engine(address: str | None = None, jobs: int | None = None) -> EngineMak
     Arguments are those of `RayEngine`.
 
     Raises:
-        StudyError: Ray is not installed, or no cluster answers.
+        StudyError: Ray is not installed, no cluster answers, or the family is of the script that runs.
     """
     mine = _connect(address, jobs)
     return lambda site: RayEngine(site, address, jobs, mine=mine)
