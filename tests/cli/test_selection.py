@@ -98,11 +98,13 @@ def test_a_plan_says_who_is_taken_in_which_order_and_why_others_are_left_out(fou
 def test_a_survey_is_made_once_and_serves_any_order_of_the_models(four, run):
     four.recipe(models=FOUR, experts="auto")
     first = run("plan", "recipe.yaml", "--json").json["experts"]
+    assert len(first) == 3  # all but the copy
     made = list((four.folder.parent / "cache" / "surveys").iterdir())
     assert len(made) == 1
     stamp = made[0].stat().st_mtime_ns
     four.recipe(models=FOUR[:3][::-1] + FOUR[3:], experts="auto")
-    assert run("plan", "recipe.yaml", "--json").json["experts"] == first
+    again = run("plan", "recipe.yaml", "--json").json["experts"]
+    assert (again[0], sorted(again)) == (first[0], sorted(first))  # those that are as long may change places
     assert [p.stat().st_mtime_ns for p in (four.folder.parent / "cache" / "surveys").iterdir()] == [stamp]
 
 

@@ -98,6 +98,7 @@ def sums(draw, many=3):
         one = _Sums.zero(Brackets.of(1, np.ones(EXPERTS, np.uint32)), None, first_time=True)
         one.tally[:] = rng.integers(0, 2**40, one.tally.shape)
         one.counts[:] = rng.integers(0, 2**20, one.counts.shape)
+        one.added[:] = rng.integers(2**20, 2**40, one.counts.shape)
         for piece in range(draw(st.integers(0, 3))):  # of pieces that no other worker has
             one.products[many * piece + worker] = rng.normal(size=(2, 1 + EXPERTS, 1 + EXPERTS))
             one.powers[many * piece + worker] = rng.normal(size=(2, EXPERTS, 3))
@@ -108,8 +109,8 @@ def sums(draw, many=3):
 def combined(*parts):
     """Return the sums of parts, which stay as they are."""
     copies = [
-        replace(one, tally=one.tally.copy(), counts=one.counts.copy(), products=dict(one.products),
-                powers=dict(one.powers))
+        replace(one, tally=one.tally.copy(), counts=one.counts.copy(), added=one.added.copy(),
+                products=dict(one.products), powers=dict(one.powers))
         for one in parts
     ]  # fmt: skip
     first, *others = copies
@@ -119,7 +120,7 @@ def combined(*parts):
 
 
 def same(one, other):
-    for name in ("tally", "counts", "changed", "claimed"):
+    for name in ("tally", "all_counts", "changed", "claimed"):
         np.testing.assert_array_equal(*map(attrgetter(name), (one, other)))
     for name in ("products", "powers"):
         left, right = map(attrgetter(name), (one, other))
