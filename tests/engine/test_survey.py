@@ -335,6 +335,7 @@ def first_tensor(**entries):
         {"counts": lambda array: -array},
         {"header": lambda header: header | {"tensors": header["tensors"][1:]}},
         {"header": lambda header: header | {"density": "x"}},
+        {"header": lambda header: header | {"experts": []}},
         {"header": lambda header: header | {"experts": [*header["experts"], "another"]}},
         {"header": lambda header: {name: value for name, value in header.items() if name != "seed"}},
         {"header": first_tensor(shape="wide")},

@@ -131,7 +131,7 @@ def _connect(address: str | None, jobs: int | None) -> bool:
     """Connect to a cluster, or start one, unless this process has one; return whether it had none.
 
     Raises:
-        StudyError: Ray is not installed, no cluster answers, or the family is of the script that runs.
+        StudyError: Ray is not installed, or no cluster answers.
     """
     try:
         import ray  # noqa: PLC0415 - an extra
@@ -155,7 +155,7 @@ def ray_engine(address: str | None = None, jobs: int | None = None) -> EngineMak
     Arguments are those of `RayEngine`.
 
     Raises:
-        StudyError: Ray is not installed, no cluster answers, or the family is of the script that runs.
+        StudyError: Ray is not installed, or no cluster answers.
     """
     mine = _connect(address, jobs)
     return lambda site: RayEngine(site, address, jobs, mine=mine)

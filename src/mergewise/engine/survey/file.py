@@ -173,7 +173,7 @@ def _require_types(header: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: One is not.
-        KeyError: One is missing.
+        KeyError: One is missing, or there is no expert.
     """
     wanted = {"base": str, "experts": list, "identities": list, "density": float, "seed": int, "remarks": list}
     of_tensor = {"name": str, "shape": list, "sampled": int, "counted": int, "masks": int, "spectra": bool}
@@ -183,6 +183,8 @@ def _require_types(header: Mapping[str, Any]) -> None:
     entries += [(side, int) for entry in header["tensors"] for side in entry["shape"]]
     if wrong := [value for value, kind in entries if not isinstance(value, kind)]:
         raise TypeError(wrong[0])
+    if not header["experts"]:
+        raise KeyError("experts")
 
 
 def _require_shapes(experts: int, tensors: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any]]) -> None:
