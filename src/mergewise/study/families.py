@@ -80,12 +80,11 @@ def _imported(name: str, module: str) -> ModuleType:
         return import_module(module)
     except MergewiseError:
         raise
-    except ModuleNotFoundError as fault:
-        own = name not in FAMILIES and fault.name is not None and f"{module}.".startswith(f"{fault.name}.")
+    except ImportError as fault:
+        missing = fault.name if isinstance(fault, ModuleNotFoundError) else None
+        own = name not in FAMILIES and missing is not None and f"{module}.".startswith(f"{missing}.")
         advice = "keep it beside the spec, or name its folder in PYTHONPATH" if own else "install what it needs"
         raise StudyError(f"The family '{name}' cannot be loaded: {fault}; {advice}.") from fault
-    except ImportError as fault:
-        raise StudyError(f"The family '{name}' cannot be loaded: {fault}; install what it needs.") from fault
     except Exception as fault:
         raise StudyError(
             f"The family '{name}' cannot be loaded, since importing module '{module}' failed "

@@ -13,7 +13,7 @@ from mergewise.errors import RecipeError, did_you_mean
 from mergewise.recipe import read_yaml
 from mergewise.study.errors import StudyError
 
-__all__ = ["check_fields", "read_mapping"]
+__all__ = ["as_counts", "as_names_or_all", "as_tasks", "check_fields", "read_mapping"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -57,6 +57,35 @@ def read_mapping(path: Path, keys: str) -> dict[str, Any]:
         found = documents[0] if len(documents) == 1 else documents
         raise StudyError(f"{path}: expected a mapping with {keys}, found {found!r:.80}.")
     return documents[0]
+
+
+def _text(value: Any) -> Any:
+    """Return a number as the label that it is where names stand."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_names(value: Any) -> Any:
+    """Return a name alone as a list of one."""
+    if isinstance(value, list):
+        return [_text(one) for one in value]
+    return [_text(value)] if isinstance(_text(value), str) else value
+
+
+def as_names_or_all(value: Any) -> Any:
+    """Return names as a list, one alone as a list of one; `all` as it is."""
+    return value if value == "all" else _as_names(value)
+
+
+def as_tasks(value: Any) -> Any:
+    """Return categories as names, or as a mapping with lists of tasks in it."""
+    if isinstance(value, dict):
+        return {name: _as_names(one) for name, one in value.items()}
+    return as_names_or_all(value)
+
+
+def as_counts(value: Any) -> Any:
+    """Return a whole number alone as a list of one."""
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def check_fields(schema: type[M], content: Mapping[str, Any], where: str) -> M:

@@ -38,7 +38,7 @@ from mergewise.recipe.resolve import check_parameters, tensor_settings
 from mergewise.study.errors import StudyError
 from mergewise.study.families import FAMILIES, load_family
 from mergewise.study.family import Base, Category, Family
-from mergewise.study.fields import check_fields, read_mapping
+from mergewise.study.fields import as_counts, as_names_or_all, as_tasks, check_fields, read_mapping
 from mergewise.study.protocol import Method, Protocol, Value
 
 __all__ = ["FileName", "Spec", "Study", "check_fields", "data_free_method", "label_of", "load_spec", "resolve"]
@@ -64,33 +64,6 @@ _LABELS = {
 }
 
 
-def _text(value: Any) -> Any:
-    """Return a number as the label that it is where names stand."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _as_names(value: Any) -> Any:
-    """Return a name alone as a list of one."""
-    if isinstance(value, list):
-        return [_text(one) for one in value]
-    return [_text(value)] if isinstance(_text(value), str) else value
-
-
-def _as_names_or_all(value: Any) -> Any:
-    return value if value == "all" else _as_names(value)
-
-
-def _as_tasks(value: Any) -> Any:
-    """Return categories as names, or as a mapping with lists of tasks in it."""
-    if isinstance(value, dict):
-        return {name: _as_names(one) for name, one in value.items()}
-    return _as_names_or_all(value)
-
-
-def _as_counts(value: Any) -> Any:
-    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
-
-
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,8 +71,8 @@ class _Part(BaseModel):
 class BaseChoice(_Part):
     """Bases by what they are; both conditions must hold."""
 
-    quality: Annotated[Names | All, BeforeValidator(_as_names_or_all)] = "all"
-    size: Annotated[Names | All, BeforeValidator(_as_names_or_all)] = "all"
+    quality: Annotated[Names | All, BeforeValidator(as_names_or_all)] = "all"
+    size: Annotated[Names | All, BeforeValidator(as_names_or_all)] = "all"
 
 
 class ExpertChoice(_Part):
@@ -115,8 +88,8 @@ class TaskChoice(_Part):
     Experts are those of whole categories, whichever of their tasks are scored.
     """
 
-    held_in: Annotated[Names | dict[str, Names] | All, BeforeValidator(_as_tasks)] = "all"
-    held_out: Annotated[Names | dict[str, Names] | All, BeforeValidator(_as_tasks)] = "all"
+    held_in: Annotated[Names | dict[str, Names] | All, BeforeValidator(as_tasks)] = "all"
+    held_out: Annotated[Names | dict[str, Names] | All, BeforeValidator(as_tasks)] = "all"
 
 
 class MethodChoice(_Part):
@@ -157,12 +130,12 @@ class Spec(_Part):
 
     name: FileName
     family: Annotated[FamilyChoice, BeforeValidator(_named)]
-    bases: Annotated[Names | BaseChoice | All, BeforeValidator(_as_names_or_all)] = "all"
+    bases: Annotated[Names | BaseChoice | All, BeforeValidator(as_names_or_all)] = "all"
     experts: ExpertChoice = ExpertChoice()
     multitask: bool = False
     tasks: TaskChoice = TaskChoice()
     methods: Annotated[dict[str, MethodChoice], BeforeValidator(_or_empty), Field(min_length=1)]
-    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_counts), Field(min_length=1)] = (2, 4, 8)
+    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(as_counts), Field(min_length=1)] = (2, 4, 8)
     draws: Annotated[int, Field(ge=1, le=100)] = 3
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     scoring: Scoring = Scoring()
