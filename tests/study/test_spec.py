@@ -175,6 +175,14 @@ def test_an_expert_that_is_not_there_is_told_with_the_whole_path_that_was_tried(
         study(SPEC, experts={"given": {"it-large": {"task_a": "experts/a"}}})
 
 
+def test_an_expert_without_safetensors_is_refused_before_anything_is_fetched(tmp_path):
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(
+        StudyError, match=r"^experts\.given\.it-large\.task_a: expected \*\.safetensors in .*found none"
+    ):
+        study(SPEC, experts={"given": {"it-large": {"task_a": str(tmp_path)}}})
+
+
 def test_a_family_without_held_out_categories_is_told_that_it_needs_one(monkeypatch):
     monkeypatch.setattr(study_fakes, "HELD_OUT", {})
     with pytest.raises(StudyError, match=r"tasks\.held_out: .*, so give the family one with 'held_in: false'\.$"):

@@ -13,7 +13,7 @@ order, and only what it asks for is ever fetched or made:
 
     class MyFamily:                                   # a spec names it, `family: my_module:MyFamily`
         name = "mine"
-        bases = {"it-small": Base("it-small", quality="it", size="small", parameters=1_000_000)}
+        bases = {"it-1M": Base("it-1M", quality="it", size="1M", parameters=1_000_000, nbytes=4_000_000)}
         categories = {"spam": Category("spam", held_in=True, tasks=("sms", "mail"))}
         def training_seconds(self, base, categories): ...
         def item_seconds(self, base): ...
@@ -55,6 +55,7 @@ class Base:
         size: a label such as "6 layers" or "1B"; bases of the same size differ in quality only.
         parameters: number of parameters, by which sizes are ordered and slopes are taken.
         nbytes: bytes of one checkpoint, for estimates.
+        trained_nbytes: bytes of what a training leaves, for estimates, if that is not a checkpoint but an adapter.
     """
 
     name: str
@@ -62,6 +63,12 @@ class Base:
     size: str
     parameters: int
     nbytes: int
+    trained_nbytes: int | None = None
+
+    @property
+    def expert_nbytes(self) -> int:
+        """Bytes of one expert, for estimates."""
+        return self.nbytes if self.trained_nbytes is None else self.trained_nbytes
 
 
 @dataclass(frozen=True)

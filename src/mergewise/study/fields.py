@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from mergewise.errors import RecipeError, did_you_mean
 from mergewise.recipe import read_yaml
 from mergewise.study.errors import StudyError
 
-__all__ = ["as_counts", "as_names_or_all", "as_tasks", "check_fields", "read_mapping"]
+__all__ = ["Part", "as_counts", "as_named", "as_names_or_all", "as_tasks", "check_fields", "or_empty", "read_mapping"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -33,6 +33,12 @@ _EXPECTED = {
     "bool_parsing": "true or false",
 }
 """What a value should have been, in the words of YAML, by pydantic's type of fault."""
+
+
+class Part(BaseModel):
+    """A mapping of a spec: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def read_mapping(path: Path, keys: str) -> dict[str, Any]:
@@ -81,6 +87,16 @@ def as_tasks(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _as_names(one) for name, one in value.items()}
     return as_names_or_all(value)
+
+
+def as_named(value: Any) -> Any:
+    """Return a name alone as a mapping with no more than that in it."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def or_empty(value: Any) -> Any:
+    """Return a mapping with an empty one where nothing stands beside a key."""
+    return {name: one or {} for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def as_counts(value: Any) -> Any:

@@ -214,7 +214,7 @@ class _BaseGrid:
             needs = () if categories in ((), None) else (self._model_id("base"),)
             seconds = 0.0 if categories is None else self._study.family.training_seconds(self._base.name, categories)
         trained = isinstance(source, Training) or (source is None and categories is not None and seconds > 0)
-        nbytes = self._base.nbytes if trained else 0
+        nbytes = (self._base.nbytes if name == "base" else self._base.expert_nbytes) if trained else 0
         self._models[id_] = Node(id_, "models", self._base.name, needs, int(trained), seconds, nbytes, source)
         if source is not None:
             self._named[_key(source)] = id_
@@ -270,7 +270,7 @@ class _BaseGrid:
     ) -> float:
         """Estimate a sweep: settings that differ in λ only share a change."""
         nbytes = self._base.nbytes
-        merging = (experts + 1) * nbytes / SPEED[find_method(method).family]
+        merging = (nbytes + experts * self._base.expert_nbytes) / SPEED[find_method(method).family]
         scoring = items * self._study.family.item_seconds(self._base.name)
         if len(settings) == 1:
             return merging + scoring
@@ -297,7 +297,7 @@ class _BaseGrid:
             return (LimitsSpec(base, tuple(experts), self._opened.limits_code),)
 
         needs = tuple(self._model_id(name) for name in ("base", *names))
-        seconds = (len(names) + 1) * self._base.nbytes / SURVEYED
+        seconds = (self._base.nbytes + len(names) * self._base.expert_nbytes) / SURVEYED
         return Node(f"limits/{self._base.name}", "limits", self._base.name, needs, 1, seconds, specs=specs)
 
     def _reference(self, id_: str, name: str, tasks: Sequence[str], split: Split, limit: int | None) -> Node:

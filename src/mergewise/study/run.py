@@ -35,12 +35,14 @@ from mergewise.study.work import Site
 
 __all__ = [
     "Estimate",
+    "Say",
     "StudyResult",
     "default_jobs",
     "estimate",
     "local_engine",
     "open_workshop",
     "run_study",
+    "silent",
     "study_report",
     "study_status",
 ]
@@ -139,7 +141,7 @@ def run_study(
     Raises:
         MergewiseError: data cannot be fetched, or results not be written.
     """
-    say = progress or _silent
+    say = progress or silent
     started = time.monotonic()
     cache = (cache or cache_folder()).absolute()
     prepare_folder(out, FILES, FOLDERS)
@@ -174,7 +176,7 @@ def run_study(
 
 def study_status(study: Study, cache: Path | None = None, progress: Say | None = None) -> Progress:
     """Say how far a study is, computing nothing; data sets are fetched if they are not there yet."""
-    execution, _, _ = _prepare(study, (cache or cache_folder()).absolute(), progress or _silent)
+    execution, _, _ = _prepare(study, (cache or cache_folder()).absolute(), progress or silent)
     return execution.look()
 
 
@@ -198,7 +200,7 @@ def study_report(study: Study, out: Path, cache: Path | None = None, progress: S
     """
     from mergewise.study.study_report import write_report  # noqa: PLC0415 - runs need no templates
 
-    say = progress or _silent
+    say = progress or silent
     execution, site, _ = _prepare(study, (cache or cache_folder()).absolute(), say)
     done = execution.look()
     measured = _measured(study, execution.known, say)
@@ -214,8 +216,8 @@ def study_report(study: Study, out: Path, cache: Path | None = None, progress: S
     return write_report(document, out, say)
 
 
-def _silent(line: str) -> None:
-    pass
+def silent(line: str) -> None:
+    """Take a line of progress where nobody asked for any."""
 
 
 def open_workshop(study: Study, cache: Path, say: Say, validation: Sequence[str]) -> Workshop:

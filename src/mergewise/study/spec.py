@@ -21,7 +21,7 @@ limits: true                         # also survey the experts of every base: ho
 docs/studies.md has a table of all keys.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -38,7 +38,16 @@ from mergewise.recipe.resolve import check_parameters, tensor_settings
 from mergewise.study.errors import StudyError
 from mergewise.study.families import FAMILIES, load_family
 from mergewise.study.family import Base, Category, Family
-from mergewise.study.fields import as_counts, as_names_or_all, as_tasks, check_fields, read_mapping
+from mergewise.study.fields import (
+    Part,
+    as_counts,
+    as_named,
+    as_names_or_all,
+    as_tasks,
+    check_fields,
+    or_empty,
+    read_mapping,
+)
 from mergewise.study.protocol import Method, Protocol, Value
 
 __all__ = ["FileName", "Spec", "Study", "check_fields", "data_free_method", "label_of", "load_spec", "resolve"]
@@ -64,25 +73,21 @@ _LABELS = {
 }
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BaseChoice(_Part):
+class BaseChoice(Part):
     """Bases by what they are; both conditions must hold."""
 
     quality: Annotated[Names | All, BeforeValidator(as_names_or_all)] = "all"
     size: Annotated[Names | All, BeforeValidator(as_names_or_all)] = "all"
 
 
-class ExpertChoice(_Part):
+class ExpertChoice(Part):
     """Where experts come from: trained as `train` says, but for those that are given, by base and category."""
 
-    train: dict[str, Any] = {}
-    given: dict[str, dict[str, str]] = {}
+    train: dict[str, Any] = Field(default_factory=dict)
+    given: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
-class TaskChoice(_Part):
+class TaskChoice(Part):
     """Which categories are held in and held out, and, where a mapping says so, which of their tasks are scored.
 
     Experts are those of whole categories, whichever of their tasks are scored.
@@ -92,29 +97,21 @@ class TaskChoice(_Part):
     held_out: Annotated[Names | dict[str, Names] | All, BeforeValidator(as_tasks)] = "all"
 
 
-class MethodChoice(_Part):
+class MethodChoice(Part):
     """A method with its parameters; a parameter with a list of values is tuned over them."""
 
     method: str = ""
     label: str = ""
-    parameters: dict[str, Value | list[Value]] = {}
+    parameters: dict[str, Value | list[Value]] = Field(default_factory=dict)
 
 
-class Scoring(_Part):
+class Scoring(Part):
     """How many items are scored, and how intervals are made."""
 
     validation_items: Annotated[int, Field(ge=1)] = 240
     test_items: Annotated[int, Field(ge=1)] | None = 240
     tuning_draws: Annotated[int, Field(ge=1)] | None = None
     replicates: Annotated[int, Field(ge=100, le=100_000)] = 2000
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _or_empty(value: Any) -> Any:
-    return {name: one or {} for name, one in value.items()} if isinstance(value, dict) else value
 
 
 class FamilyChoice(BaseModel):
@@ -125,16 +122,16 @@ class FamilyChoice(BaseModel):
     name: str
 
 
-class Spec(_Part):
+class Spec(Part):
     """A study as its YAML file says it; the module's docstring shows one."""
 
     name: FileName
-    family: Annotated[FamilyChoice, BeforeValidator(_named)]
+    family: Annotated[FamilyChoice, BeforeValidator(as_named)]
     bases: Annotated[Names | BaseChoice | All, BeforeValidator(as_names_or_all)] = "all"
     experts: ExpertChoice = ExpertChoice()
     multitask: bool = False
     tasks: TaskChoice = TaskChoice()
-    methods: Annotated[dict[str, MethodChoice], BeforeValidator(_or_empty), Field(min_length=1)]
+    methods: Annotated[dict[str, MethodChoice], BeforeValidator(or_empty), Field(min_length=1)]
     k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(as_counts), Field(min_length=1)] = (2, 4, 8)
     draws: Annotated[int, Field(ge=1, le=100)] = 3
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
@@ -213,12 +210,7 @@ def resolve(spec: Spec, modules: Path | None = None) -> Study:
         _known(base, [one.name for one in bases], "base", "experts.given")
         for category, place in given.items():
             _known(category, [one.name for one in held_in], "held-in category", f"experts.given.{base}")
-            here, will_fetch = Path(place).expanduser().absolute(), getattr(family, "will_fetch", None)
-            if not here.is_dir() and (here.exists() or will_fetch is None or not will_fetch(place)):
-                raise StudyError(
-                    f"experts.given.{base}.{category}: expected the folder of a checkpoint at {here}, found none; "
-                    "correct the path, or leave the expert out to have it trained."
-                )
+            _require_checkpoint(place, f"experts.given.{base}.{category}", getattr(family, "will_fetch", None))
     if max(spec.k) > len(held_in):
         raise StudyError(
             f"k: {max(spec.k)} experts cannot be merged, as there are {len(held_in)}, one per held-in category; "
@@ -239,6 +231,22 @@ def resolve(spec: Spec, modules: Path | None = None) -> Study:
     _require_own_labels(protocol)
     beside = None if modules is None or spec.family.name in FAMILIES else modules.absolute()
     return Study(spec, family, bases, held_in, held_out, protocol, beside)
+
+
+def _require_checkpoint(place: str, where: str, will_fetch: Callable[[str], bool] | None) -> None:
+    """Require a folder with safetensors, or what the family will fetch, of an expert that is given."""
+    here = Path(place).expanduser().absolute()
+    if not here.is_dir():
+        if here.exists() or will_fetch is None or not will_fetch(place):
+            raise StudyError(
+                f"{where}: expected the folder of a checkpoint at {here}, found none; correct the path, or leave the "
+                "expert out to have it trained."
+            )
+    elif next(here.rglob("*.safetensors"), None) is None:
+        raise StudyError(
+            f"{where}: expected *.safetensors in {here}, found none; write other formats as safetensors first, with a "
+            "recipe of method 'passthrough'."
+        )
 
 
 def _require_own_labels(protocol: Protocol) -> None:

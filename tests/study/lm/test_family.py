@@ -16,11 +16,11 @@ from safetensors.numpy import load_file
 from mergewise.study.cells import CellSpec, Model, model, run_sweep
 from mergewise.study.errors import StudyError
 from mergewise.study.grid import Opened, build_grid
-from mergewise.study.lm.bases import _reader_code, fetched, from_gguf
+from mergewise.study.lm.bases import _reader_code, catalogued, fetched, from_gguf
 from mergewise.study.lm.family import TransformersFamily
-from mergewise.study.lm.options import TrainOptions
+from mergewise.study.lm.options import BaseOptions, TrainOptions
 from mergewise.study.lm.training import _batch_size_here, _drawn, _keep_to_one_device, _row, make_expert
-from mergewise.study.run import local_engine, open_workshop, run_study
+from mergewise.study.run import estimate, local_engine, open_workshop, run_study
 from mergewise.study.spec import Spec, check_fields, resolve
 
 pytest.importorskip("lm_eval")
@@ -37,6 +37,36 @@ def test_the_catalogue_counts_parameters_and_keeps_categories_in_order(options):
         ("order", False, ("letters_smallest",)),
     ]
     assert family.training_seconds("small", ["first", "last"]) == 2 * family.training_seconds("small", ["first"])
+
+
+def test_adapters_are_not_estimated_as_whole_models(options):
+    def estimated(train):
+        family = TransformersFamily(options, train)
+        content = {"name": "s", "family": {"name": "transformers", **options}, "methods": {"average": None}, "k": [2]}
+        study = resolve(check_fields(Spec, content | {"experts": {"train": train}}, "the spec"))
+        (base,) = family.bases.values()
+        return base, estimate(study)
+
+    base, whole = estimated({})
+    assert base.expert_nbytes == base.nbytes
+    assert whole.nbytes == 2 * base.nbytes
+    base, adapters = estimated({"kind": "lora", "lora": {"rank": 2}})
+    assert adapters.nbytes == 2 * base.expert_nbytes < whole.nbytes / 4
+
+
+@pytest.mark.parametrize(
+    ("parameters", "layers", "sides"),
+    [
+        (134_515_008, 30, [(576, 576), (576, 192), (576, 192), (576, 576), *3 * [(576, 1536)]]),
+        (6_738_415_616, 32, [*4 * [(4096, 4096)], *3 * [(4096, 11008)]]),
+        (8_030_261_248, 32, [(4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), *3 * [(4096, 14336)]]),
+        (70_553_706_496, 80, [(8192, 8192), (8192, 1024), (8192, 1024), (8192, 8192), *3 * [(8192, 28672)]]),
+    ],
+    ids=["SmolLM2-135M", "Llama-2-7B", "Llama-3-8B", "Llama-3-70B"],
+)
+def test_an_adapter_is_estimated_to_a_factor_of_its_size(parameters, layers, sides):
+    base = catalogued("far", BaseOptions(path="some/model", parameters=parameters), rank=16)
+    assert 0.6 < base.expert_nbytes / (4 * 16 * layers * sum(map(sum, sides))) < 1.6
 
 
 def test_the_catalogue_imports_no_torch(options):

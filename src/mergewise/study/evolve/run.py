@@ -6,7 +6,7 @@ cell is there for.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from mergewise.study.family import Workshop
 from mergewise.study.files import prepare_folder
 from mergewise.study.grid import SPEED, Grid, Known, Opened, build_grid
 from mergewise.study.measured import Measured
-from mergewise.study.run import default_jobs, local_engine, open_workshop
+from mergewise.study.run import Say, default_jobs, local_engine, open_workshop, silent
 from mergewise.study.store import CellStore
 from mergewise.study.tuning import validation_score
 from mergewise.study.work import Lost, Site, SweepWork
@@ -33,7 +33,6 @@ from mergewise.zoo.store import scratch_folder
 
 __all__ = ["Estimate", "EvolveResult", "estimate", "run_evolve"]
 
-Say = Callable[[str], None]
 SECONDS_BETWEEN_LOOKS = 1.0
 MOST_ATTEMPTS = 3
 
@@ -101,7 +100,7 @@ def run_evolve(
     Raises:
         MergewiseError: data cannot be fetched, or a model, a reference or a candidate could not be made or scored.
     """
-    say = progress or _silent
+    say = progress or silent
     cache = (cache or cache_folder()).absolute()
     prepare_folder(out, files_of(search.strategies))
     workshop = open_workshop(search.study, cache, say, search.study.names)
@@ -116,10 +115,6 @@ def run_evolve(
     document = summed_up(search, run.measured, found, code)
     write(document, found, {name: run.nursery.recipe(one.best.candidate) for name, one in found.items()}, out)
     return EvolveResult(document, found, out)
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 def _foundations(search: Search, opened: Opened | None) -> Grid:

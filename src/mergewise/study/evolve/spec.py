@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from mergewise.errors import MergewiseError, did_you_mean
 from mergewise.method import find_method
@@ -28,7 +28,7 @@ from mergewise.recipe import check_parameters, tensor_settings
 from mergewise.study.errors import StudyError
 from mergewise.study.evolve.strategies import CmaSettings, PairSettings, Range, Settings
 from mergewise.study.families import load_family
-from mergewise.study.fields import check_fields, read_mapping
+from mergewise.study.fields import Part, as_named, check_fields, or_empty, read_mapping
 from mergewise.study.protocol import Value
 from mergewise.study.spec import (
     ExpertChoice,
@@ -46,12 +46,6 @@ from mergewise.study.sweep import Parameters, recipe_for
 __all__ = ["EvolveSpec", "Search", "load_evolve_spec", "resolve_evolve"]
 
 
-class Part(BaseModel):
-    """Part of the spec: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -60,7 +54,7 @@ class PairsChoice(Part):
 
     strategy: Literal["pairs"] = "pairs"
     method: str = "rht"
-    parameters: dict[str, Value] = {}
+    parameters: dict[str, Value] = Field(default_factory=dict)
     population: Annotated[int, Field(ge=2, le=1000)] = 20
     crossover: Share = 0.8
     mutation: Share = 0.3
@@ -81,10 +75,8 @@ class CmaChoice(Part):
 
     strategy: Literal["cma_es"] = "cma_es"
     method: str = "task_arithmetic"
-    parameters: dict[str, Value] = {}
-    search: Annotated[dict[str, RangeChoice], Field(min_length=1)] = {
-        "weight": RangeChoice(low=0.0, high=1.0, start=0.3)
-    }
+    parameters: dict[str, Value] = Field(default_factory=dict)
+    search: dict[str, RangeChoice] = Field({"weight": RangeChoice(low=0.0, high=1.0, start=0.3)}, min_length=1)
     population: Annotated[int, Field(ge=4, le=1000)] | None = None
     spread: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
 
@@ -92,23 +84,15 @@ class CmaChoice(Part):
 CHOICES: dict[str, type[PairsChoice] | type[CmaChoice]] = {"pairs": PairsChoice, "cma_es": CmaChoice}
 
 
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _or_empty(value: Any) -> Any:
-    return {name: one or {} for name, one in value.items()} if isinstance(value, dict) else value
-
-
 class EvolveSpec(Part):
     """A search as its YAML file says it; the module's docstring shows one."""
 
     name: FileName
-    family: Annotated[FamilyChoice, BeforeValidator(_named)]
+    family: Annotated[FamilyChoice, BeforeValidator(as_named)]
     base: str
     experts: ExpertChoice = ExpertChoice()
     tasks: TaskChoice = TaskChoice()
-    strategies: Annotated[dict[FileName, dict[str, Any]], BeforeValidator(_or_empty), Field(min_length=1)]
+    strategies: Annotated[dict[FileName, dict[str, Any]], BeforeValidator(or_empty), Field(min_length=1)]
     budget: Annotated[int, Field(ge=2, le=1_000_000)] = 100
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     scoring: Scoring = Scoring()
@@ -235,7 +219,7 @@ def _cma(choice: CmaChoice, experts: int, seed: int) -> CmaSettings:
 def _fixed(method: str, parameters: Mapping[str, Value], seed: int) -> dict[str, Value]:
     """Return the given parameters in their canonical form, with a seed for methods that draw masks."""
     declared = find_method(method)
-    found: dict[str, Value] = {}
+    found: dict[str, Value] = Field(default_factory=dict)
     for key, value in parameters.items():
         parameter = declared.parameter(key)
         found[key] = value if parameter is None else parameter.check(value, method, f"parameters.{key}")

@@ -31,8 +31,13 @@ def _place(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
-def catalogued(name: str, options: BaseOptions) -> Base:
+def catalogued(name: str, options: BaseOptions, rank: int | None = None) -> Base:
     """Return a base as the catalogue has it, from headers alone.
+
+    Args:
+        name: of the base.
+        options: where it is, and what the spec calls it.
+        rank: of the adapters that its experts are; None for whole models.
 
     Raises:
         StudyError: it is not on this machine and its size is not given, or it is no checkpoint.
@@ -52,7 +57,18 @@ def catalogued(name: str, options: BaseOptions) -> Base:
             raise StudyError(f"{where}: {fault}") from fault
         count = sum(math.prod(tensor.shape) for tensor in source.tensors.values())
     parameters = int(count)
-    return Base(name, options.quality, options.size or _label(parameters), parameters, 4 * parameters)
+    trained = None if rank is None else min(4 * parameters, 4 * _adapter(parameters, rank))
+    return Base(name, options.quality, options.size or _label(parameters), parameters, 4 * parameters, trained)
+
+
+def _adapter(parameters: int, rank: int) -> int:
+    """Estimate the parameters of an adapter of all linear layers.
+
+    A transformer is about as wide as two cube roots of its parameters (3,800 at 7 B, where Llama has 4,096), and an
+    adapter of a square matrix of width w has the share 2 rank / w of its parameters.
+    """
+    width = 2 * math.cbrt(parameters)
+    return round(parameters * 2 * rank / width)
 
 
 def _label(parameters: int) -> str:

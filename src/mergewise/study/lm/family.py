@@ -51,7 +51,8 @@ class TransformersFamily:
         self._folders = tuple(str(Path(folder).expanduser().absolute()) for folder in self._options.task_folders)
         self._require_known({})
         self._check_arguments()
-        self.bases = {name: catalogued(name, base) for name, base in self._options.bases.items()}
+        rank = self._train.lora.rank if self._train.kind == "lora" else None
+        self.bases = {name: catalogued(name, base, rank) for name, base in self._options.bases.items()}
         self._used = tuple(self.bases)
         self._given: dict[str, None] = {}
         self.categories = {

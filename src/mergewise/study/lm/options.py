@@ -15,18 +15,16 @@ experts:
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+
+from mergewise.study.fields import Part
 
 __all__ = ["BaseOptions", "CategoryOptions", "FamilyOptions", "LoraOptions", "TaskOptions", "TrainOptions"]
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BaseOptions(_Part):
+class BaseOptions(Part):
     """A base model.
 
     Attributes:
@@ -42,7 +40,7 @@ class BaseOptions(_Part):
     parameters: Annotated[float, Field(gt=0)] | None = None
 
 
-class CategoryOptions(_Part):
+class CategoryOptions(Part):
     """A category with its tasks: names of tasks, groups or tags that the harness knows."""
 
     held_in: bool
@@ -50,7 +48,7 @@ class CategoryOptions(_Part):
     far: bool = False
 
 
-class TaskOptions(_Part):
+class TaskOptions(Part):
     """How a task is scored and trained on, where that is not as the harness has it.
 
     Attributes:
@@ -79,7 +77,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class FamilyOptions(_Part):
+class FamilyOptions(Part):
     """What stands under `family`, but for its name.
 
     Attributes:
@@ -103,8 +101,8 @@ class FamilyOptions(_Part):
     bases: Annotated[dict[str, BaseOptions], Field(min_length=1)]
     preset: str = ""
     without: tuple[str, ...] = ()
-    categories: dict[str, CategoryOptions] = {}
-    tasks: dict[str, TaskOptions] = {}
+    categories: dict[str, CategoryOptions] = Field(default_factory=dict)
+    tasks: dict[str, TaskOptions] = Field(default_factory=dict)
     task_folders: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     offline: bool = False
     dtype: Dtype = "float32"
@@ -115,7 +113,7 @@ class FamilyOptions(_Part):
     run_generated_code: bool = False
 
 
-class LoraOptions(_Part):
+class LoraOptions(Part):
     """An adapter's shape, as PEFT has it."""
 
     rank: Annotated[int, Field(ge=1)] = 16
@@ -124,7 +122,7 @@ class LoraOptions(_Part):
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
-class TrainOptions(_Part):
+class TrainOptions(Part):
     """What stands under `experts.train`.
 
     Attributes:
