@@ -219,7 +219,7 @@ def _cma(choice: CmaChoice, experts: int, seed: int) -> CmaSettings:
 def _fixed(method: str, parameters: Mapping[str, Value], seed: int) -> dict[str, Value]:
     """Return the given parameters in their canonical form, with a seed for methods that draw masks."""
     declared = find_method(method)
-    found: dict[str, Value] = Field(default_factory=dict)
+    found: dict[str, Value] = {}
     for key, value in parameters.items():
         parameter = declared.parameter(key)
         found[key] = value if parameter is None else parameter.check(value, method, f"parameters.{key}")
