@@ -105,7 +105,7 @@ def main() -> None:
     for number, (name, figure, note) in enumerate(figures(found), 1):
         if not figure.panels:
             continue
-        (folder / f"{name}.svg").write_text(figure_svg(figure, {}, number, note), "utf-8")
+        (folder / f"{name}.svg").write_text(figure_svg(figure, {}, f"Figure {number}. {figure.title}", note), "utf-8")
 
 
 def _say(line: str) -> None:

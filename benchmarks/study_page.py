@@ -19,9 +19,9 @@ from mergewise.study.page_tables import (
     score_tables,
     wins,
 )
-from mergewise.study.paper_figures import PAPER_FIGURES, QUALITIES, SIDES, Grid, grid_of
+from mergewise.study.paper_figures import QUALITIES, SIDES, Grid, grid_of
 from mergewise.study.published import PUBLISHED_NOTE, published_evidence
-from mergewise.study.study_report import QUESTIONS, published_rows, sizes_beside, study_figures, write_figures
+from mergewise.study.study_report import QUESTIONS, heading, published_rows, sizes_beside, study_figures, write_figures
 from mergewise.study.verdicts import DOES_NOT_HOLD, HOLDS, OPEN
 from study_fit import FIT, FORESEEN, agreement, foreseen, knees
 
@@ -214,14 +214,11 @@ def figure_section(grid: Grid, addresses: Sequence[str]) -> Iterator[str]:
     """Show the figures with their captions."""
     yield from ("", "## Figures")
     for number, (figure, address) in enumerate(zip(study_figures(grid), addresses, strict=True), 1):
-        title = figure.title
-        beyond = f"Beyond the paper: {title[0].lower()}{title[1:]}"
-        name = beyond if number > PAPER_FIGURES else f"Figure {number}. {title}"
         line = f" Dashed: {figure.line[1]}." if figure.line else ""
         missing = len(figure.missing)
         lacks = f" {missing} of {len(list(figure.points()))} points are missing, marked ×." if missing else ""
         shown = figure.lacks or f"{figure.caption.replace(', chosen above', ', named below the figure')}{line}{lacks}"
-        yield from ("", f"### {name}", "", f"![{figure.title}]({address})", "", shown)
+        yield from ("", f"### {heading(figure.title, number)}", "", f"![{figure.title}]({address})", "", shown)
 
 
 def published_section(grid: Grid) -> Iterator[str]:

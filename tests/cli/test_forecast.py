@@ -61,3 +61,22 @@ def test_rows_are_chosen_by_their_columns(tmp_path, monkeypatch, run):
         2, abs=1e-5
     )
     assert run("forecast", "t.json", "--where", "method").code == 2
+
+
+def test_a_column_is_chosen_by_once(tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"method": m, "base": "b", "k": k, "loss": 1 / k} for m in ("ties", "rht") for k in (1, 2, 4)]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    twice = run("forecast", "t.json", "--where", "method=ties", "--where", "base=b", "--where", "method=rht")
+    assert twice.code == 2
+    assert "expected one value for a column, got method=ties and method=rht" in " ".join(
+        twice.err.replace("│", " ").split()
+    )
+    assert run("forecast", "t.json", "--where", "method=ties", "--where", "base=b").code == 0
+
+
+def test_r_squared_within_sizes_is_printed_where_there_are_sizes(table, tmp_path, run):
+    assert "within sizes" not in run("forecast", table).out
+    rows = [{"k": k, "size": n, "loss": 1 + 1 / n + 0.1 / k} for n in (1, 3, 7) for k in (1, 2, 4)]
+    (tmp_path / "n.json").write_text(json.dumps(rows))
+    assert re.search(r"^R² within sizes +1\.0000$", run("forecast", "n.json").out, re.MULTILINE)

@@ -162,6 +162,17 @@ def test_a_stage_chooses_among_models_that_are_there(four, run):
     assert "1 of 2 models are merged" in outcome.err
 
 
+def test_one_survey_does_not_serve_several_choices(four, run):
+    one = {"merge_method": "ties", "base_model": "base", "models": ["e1", "e2"], "experts": 1, "name": "one"}
+    other = {**one, "models": ["e2", "e3"], "name": "other"}
+    last = {"merge_method": "linear", "models": ["one", "other"], "parameters": {"weight": 1.0}}
+    four.text("---\n".join(yaml.safe_dump(stage) for stage in (one, other, last)))
+    assert run("plan", "recipe.yaml").code == 0
+    outcome = run("plan", "recipe.yaml", "--survey", "s.survey")
+    assert outcome.code == 2
+    assert "several stages choose among models of their own" in " ".join(outcome.err.split())
+
+
 def test_adapters_are_chosen_among_like_models(world, run):
     for seed in (1, 2, 3):
         small = {

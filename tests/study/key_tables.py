@@ -35,5 +35,5 @@ def default_of(field):
     """Return a field's default as the tables have it."""
     if field.is_required():
         return "required"
-    is_word = isinstance(field.default, str) and field.default
-    return f"`{field.default if is_word else json.dumps(field.default)}`"
+    default = field.get_default(call_default_factory=True)
+    return f"`{default if isinstance(default, str) and default else json.dumps(default)}`"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ from key_tables import default_of, keys_of, table_of
 from safetensors.numpy import load_file
 
 import mergewise as mw
+from mergewise.method import Parameter, find_method
 from mergewise.study.cells import Model
 from mergewise.study.errors import StudyError
 from mergewise.study.evolve import estimate, run_evolve
-from mergewise.study.evolve.candidates import Candidate, Nursery
+from mergewise.study.evolve.candidates import Candidate, Nursery, check_merge
 from mergewise.study.evolve.spec import CmaChoice, EvolveSpec, PairsChoice, load_evolve_spec
-from mergewise.study.evolve.strategies import CmaSettings, PairSettings, Range, cma_es, pairs
+from mergewise.study.evolve.strategies import CmaSettings, PairSettings, Range, cma_es, pairs, proposals
 from mergewise.study.run import local_engine
 from mergewise.study.spec import check_fields
 
@@ -175,6 +177,39 @@ def test_a_candidate_that_fails_ends_the_search_with_a_sentence(run):
         run(search({"broken": "task_arithmetic"}))
 
 
+NARROW = {
+    "pairs": {"method": "della", "parameters": {"density": 0.8}, "mutation": 1.0},
+    "cma_es": {"method": "della", "search": {"density": {"low": 0, "high": 1}}},
+}
+"""Method `della` takes densities of 0, of 1, and between 0.15 and 0.85; searches come to all of them."""
+
+
+def test_no_strategy_proposes_what_its_method_refuses():
+    for name, settings in search(strategies=NARROW).strategies.items():
+        found = [one for batch in play(proposals(settings, EXPERTS, 0), lambda one: 0.5, 10) for one in batch]
+        merged = [one for one in found if one.parents]
+        for one in merged:
+            check_merge(one.method, one.parameters, len(one.parents))
+        assert len({str(one.parameters["density"]) for one in merged}) > 10, name  # nor is it at a standstill
+
+
+def test_a_search_goes_on_where_its_method_refuses_values_within_their_bounds(run, scored):
+    done = run(search(strategies=NARROW))
+    assert {name: len(found.history) for name, found in done.found.items()} == {"pairs": 30, "cma_es": 30}
+    scored.clear()
+    assert lasting(run(search(strategies=NARROW), "again")) == lasting(done)
+    assert scored == []
+
+
+def test_fitness_as_a_weight_stays_within_the_bounds_that_a_method_declares(monkeypatch):
+    weight = Parameter("weight", 1.0, "", per_model=True, low=0.0, high=1.0)
+    narrow = replace(find_method("task_arithmetic"), parameters=(weight,))
+    monkeypatch.setattr("mergewise.study.evolve.strategies.find_method", lambda name: narrow)
+    settings = PairSettings("task_arithmetic", {}, crossover=1.0, mutation=0.0)
+    _, children = play(pairs(settings, EXPERTS, 0), lambda one: 1.03, 1)
+    assert {one.parameters["weight"] for one in children} == {(1.0, 1.0)}
+
+
 def test_files_hold_the_history_and_a_chart(run, tmp_path):
     done = run(search())
     out = tmp_path / "out"
@@ -227,6 +262,18 @@ def test_the_estimate_fetches_and_makes_nothing(monkeypatch):
         (
             {"strategies": {"cma_es": {"parameters": {"weight": 1.0}}}},
             r"search\.weight: it is fixed in 'parameters' too",
+        ),
+        (
+            {"strategies": {"cma_es": {"method": "della", "search": {"density": {"low": 0.2, "high": 0.9}}}}},
+            r"cma_es: search, with every number at its 'high': della needs 0 < density - epsilon .*; found .*density 0",
+        ),
+        (
+            {"strategies": {"cma_es": {"method": "rht", "search": {"weight": {"low": -1, "high": 1}}}}},
+            r"search, with every number at its 'start': rht needs weights with a positive sum .*; found .*weight 0",
+        ),
+        (
+            {"strategies": {"pairs": {"method": "della", "parameters": {"density": 0.9}}}},
+            r"strategies\.pairs: della needs .*; found .*density 0\.9, weight 0\.6 and 0\.4: choose other values\.",
         ),
         ({"tasks": {"held_in": ["a"]}}, r"tasks\.held_in: a search needs two experts or more, found 1"),
         ({"budget": 1}, r"'budget'.*found 1"),

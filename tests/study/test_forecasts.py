@@ -66,9 +66,8 @@ class TestKnee:
 
     def test_its_interval_is_that_of_the_resamples(self):
         merged = {8: score(0.5 + 0.4 * (1 / 8 + 7 * KNEE), noise=0.02)}
-        estimate, low, high = knee(gains(merged, 8))
+        _, low, high = knee(gains(merged, 8))
         assert (low, high) == (1.0, np.inf)
-        assert estimate in (1.0, np.inf)
 
     def test_experts_that_gain_nothing_have_none(self):
         assert gains({2: score(0.5, expert=0.5), 4: score(0.5)}, 4) == {}
@@ -135,6 +134,41 @@ def test_the_law_in_figures_is_fitted_to_the_points_beside_it(grids):
             assert off == pytest.approx(0.0, abs=1e-9)
             laws += 1
     assert laws == 4 * 5
+
+
+def fit_points(grids, change):
+    """Return the figure of how many experts fit for rows that are changed, as points by series and words."""
+    grid = grid_of(grids["whole"])
+    grid = replace(grid, forecasts={key: {**row, **change} for key, row in grid.forecasts.items()})
+    (panel, *_) = forecast_figures(grid)[0].panels
+    return {series.name: series.points for series in panel.series}
+
+
+@pytest.mark.parametrize(
+    ("ends", "drawn", "said"),
+    [
+        ((2, 1, 2), (2, 1, 2), "2 [1, 2]"),
+        ((2, 1, None), (2, 1, 9), "2 [1, > 8]"),
+        ((None, 2, None), (9, 2, 9), "not reached, 8 experts are not past it [2, > 8]"),
+        ((None, None, None), (9, 9, 9), "not reached, 8 experts are not past it [> 8, > 8]"),
+    ],
+)
+def test_knees_are_drawn_with_intervals_that_may_end_beyond_all_that_was_merged(grids, ends, drawn, said):
+    gains = json.dumps({1: 0.3, 2: 0.6, 8: 0.9})
+    change = dict(zip(("knee", "knee_low", "knee_high"), ends, strict=True)) | {"gains": gains, "experts": 9}
+    for point in fit_points(grids, change)["measured knee"]:
+        assert (point.y, point.low, point.high) == drawn
+        assert point.text.endswith(said)
+
+
+def test_foreseen_numbers_are_those_of_any_method_that_was_merged(grids):
+    whole = fit_points(grids, {})["k*, by weights"]
+    grid = grid_of(grids["broken"])
+    grid = replace(grid, methods={"ties": "TIES", **grid.methods})  # none of whose merges are there
+    (panel, *_) = forecast_figures(grid)[0].panels
+    found = next(series.points for series in panel.series if series.name == "k*, by weights")
+    assert [point.y for point in found] == [point.y for point in whole] != []
+    assert None not in [point.y for point in found]
 
 
 @pytest.fixture

@@ -17,12 +17,14 @@ from mergewise.study.cells import CellSpec, Model, TaskItems
 from mergewise.study.code import code_digest
 from mergewise.study.devices import share_of_devices
 from mergewise.study.engines import LocalProcesses
+from mergewise.study.errors import StudyError
 from mergewise.study.execute import duration
+from mergewise.study.family import Training
 from mergewise.study.grid import Known
 from mergewise.study.measured import Cost, measure
 from mergewise.study.run import default_jobs, study_status
 from mergewise.study.tables import csv_of
-from mergewise.study.work import Outcome, Site, SweepWork, run_work
+from mergewise.study.work import Outcome, Site, SweepWork, TrainWork, run_work
 
 
 def lasting(done):
@@ -171,8 +173,8 @@ def test_only_what_changed_is_computed_again(run):
 def test_other_items_make_other_cells_but_no_other_models(run):
     run(study(TINY))
     done = run(study(TINY, {"items": " other"}), "other").progress
-    assert {tally.kind: tally.computed for tally in done.tallies} | {"merges": 0} == {
-        "models": 0, "limits": 0, "references": 7, "tuning": 12, "merges": 0
+    assert {tally.kind: tally.computed for tally in done.tallies} == {
+        "models": 0, "limits": 0, "references": 7, "tuning": 12, "merges": 9
     }  # fmt: skip
 
 
@@ -322,7 +324,34 @@ def test_a_worker_that_is_killed_loses_nothing(run, tmp_path):
 def test_a_cell_that_always_kills_its_worker_fails_and_the_others_go_on(run):
     done = run(study(TINY, {"die_at": ["rht", ""]}, draws=1, k=[2]), jobs=2)
     assert {failure.error.partition(":")[0] for failure in done.progress.failures} == {"Its worker was lost 3 times"}
+    assert "it may need more memory than there is" in done.progress.failures[0].error
     assert {row["method"] for row in done.document["tables"]["scores"]} == {"average", "task_arithmetic", "base"}
+
+
+def test_cells_that_a_lost_worker_has_kept_have_not_failed(run, tmp_path):
+    undisturbed = run(study(TINY), "undisturbed", cache="undisturbed").progress
+    done = run(study(TINY, {"die_after": ["task_arithmetic", 1]}), jobs=2).progress
+    failed = {failure.name: 0 for failure in done.failures}
+    assert failed.keys() == {f"tuning/it-large/task_arithmetic/{k}/{draw}" for k, draw in ((2, 0), (2, 1), (3, 0))}
+    kinds = {tally.kind: tally for tally in done.tallies}
+    whole = {tally.kind: tally for tally in undisturbed.tallies}
+    assert 0 < kinds["tuning"].failed < whole["tuning"].cells / 2
+    assert kinds["tuning"].done + kinds["tuning"].failed == whole["tuning"].cells
+    keys = {path.stem for path in (tmp_path / "cache" / "cells" / "failed").iterdir()}
+    assert len(keys) == kinds["tuning"].failed
+    assert not keys & {path.stem for path in (tmp_path / "cache" / "cells").glob("??/*.json")}
+
+
+def test_status_counts_the_time_of_what_waits_for_a_failure(run, tmp_path):
+    waits = run(study(TINY, {"broken": "rht"}), "broken").progress
+    assert {tally.kind: tally.blocked for tally in waits.tallies}["merges"] > 0
+    assert waits.seconds_left == 0
+    left = {
+        tally.kind: tally.left_seconds
+        for tally in study_status(study(TINY, {"broken": "rht"}), tmp_path / "cache").tallies
+    }
+    assert left["tuning"] > 0
+    assert left["merges"] > 0
 
 
 def test_status_tells_what_is_done_and_what_is_left(run, tmp_path):
@@ -395,6 +424,32 @@ def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced():
         assert engine.wait(60) == [(2, Outcome())]
     finally:
         engine.close()
+
+
+class EndsItself(FakeWorkshop):
+    """Whose workers end as soon as they begin."""
+
+    def __setstate__(self, state):
+        os._exit(3)
+
+
+def test_a_worker_that_ends_itself_is_told_from_one_that_was_killed():
+    engine = LocalProcesses(Site(EndsItself(Path("bases")), Path("cells"), Path("cache")), 1)
+    try:
+        engine.submit(1, SweepWork("none", ()))
+        ((ticket, lost),) = engine.wait(60)
+    finally:
+        engine.close()
+    assert ticket == 1
+    assert lost.reason.startswith("it ended itself with exit code 3, and printed why above; a script that runs studies")
+
+
+def test_a_training_that_cannot_be_sent_to_a_worker_is_told():
+    engine = LocalProcesses(Site(FakeWorkshop(Path("bases")), Path("cells"), Path("cache")), 1)
+    training = Training("mine", "expert", {}, (), lambda folder, needs: None, 1.0)
+    with pytest.raises(StudyError, match=r"^model/mine: it cannot be sent to a worker process .*functools\.partial"):
+        engine.submit(1, TrainWork("model/mine", training, ()))
+    engine.close()
 
 
 def test_workers_share_out_the_devices_where_work_runs_on_these(monkeypatch):

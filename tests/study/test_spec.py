@@ -131,6 +131,10 @@ def test_the_table_of_the_docs_has_every_key_with_its_default():
         ({"name": "a/b"}, r"'name': string should match pattern"),
         ({"methods": {"base": {"method": "ties"}}}, r"methods: a method cannot be called 'base'"),
         (
+            {"methods": {"ties": {"label": "Multitask"}}},
+            r"methods\.ties: 'Multitask' is what models that are not merged are called; give the method another",
+        ),
+        (
             {"methods": {"ties": None, "mine": {"method": "ties", "label": "TIES"}}},
             r"methods: every method needs a label of its own, found 'TIES' for both 'ties' and 'mine'; give one",
         ),

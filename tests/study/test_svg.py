@@ -19,7 +19,7 @@ def drawn(title, panels, note=""):
     points = tuple(Point(index, 0.9, None, None, "") for index in range(2))
     one = Panel("panel", ("2", "4"), "k", (Series("TIES", 0, points),))
     figure = Figure("f", title, "", "score", axis([one]), (one,) * panels)
-    return ET.fromstring(figure_svg(figure, {}, 9, note))
+    return ET.fromstring(figure_svg(figure, {}, title, note))
 
 
 def lines(root, size):
@@ -28,13 +28,13 @@ def lines(root, size):
 
 @pytest.mark.parametrize("panels", [1, 2, 4, 8])
 def test_titles_and_notes_of_files_are_not_cut_off(panels):
-    title = "How many experts fit: foreseen from weights, and measured"
+    title = "Beyond the paper: how many experts fit: foreseen from weights, and measured"
     note = (
         "Task Arithmetic. Dashed: all experts. Bars: 95 % intervals. ×: missing (12 of 72 points of all choices). " * 3
     )
     root = drawn(title, panels, note)
     _, _, width, height = map(float, root.get("viewBox").split())
-    for size, letter, text in (("16", BOLD, f"Figure 9. {title}"), ("12", PLAIN, note.strip())):
+    for size, letter, text in (("16", BOLD, title), ("12", PLAIN, note.strip())):
         found = lines(root, size)
         assert " ".join(line.text for line in found) == text
         for line in found:
@@ -46,7 +46,7 @@ def test_titles_and_notes_of_files_are_not_cut_off(panels):
 
 def test_what_fits_stays_on_one_line():
     root = drawn("What a merge costs", 1, "Median seconds.")
-    assert [line.text for line in lines(root, "16")] == ["Figure 9. What a merge costs"]
+    assert [line.text for line in lines(root, "16")] == ["What a merge costs"]
     assert root.get("viewBox") == "0 0 640 350"
 
 

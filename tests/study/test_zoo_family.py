@@ -57,6 +57,9 @@ def test_larger_bases_and_more_categories_take_longer():
     alone = [family.training_seconds("it-4", [category]) for category in HELD_IN]
     assert max(alone) < family.training_seconds("it-4", HELD_IN) <= sum(alone)
     assert family.training_seconds("pt-6", []) == 0 < family.training_seconds("it-6", [])
+    apart = [family.training_seconds(name, []) for name in ("pt-1", "it-1")]
+    family.will_use(["it-1"])
+    assert family.training_seconds("it-1", []) == sum(apart)
     assert family.item_seconds("pt-1") < family.item_seconds("pt-6")
 
 

@@ -328,6 +328,91 @@ def test_as_many_pairs_as_the_law_over_sizes_has_parameters_do_not_test_it():
     assert not any("do not test it" in warning for warning in mw.forecast(more, replicates=0).warnings)
 
 
+def some_of(cells: Cells, pairs: list[tuple[float, int]]) -> Cells:
+    keep = [pair in pairs for pair in zip(cells.sizes, cells.k, strict=True)]
+    return Cells(cells.k[keep], cells.losses[keep], cells.sizes[keep])
+
+
+def test_few_differences_within_sizes_do_not_test_the_tail():
+    whole = of_sizes((1e9, 2e9, 3e9, 5e9, 7e9))
+    pairs = [(1e9, 1), (1e9, 2), (1e9, 4), (2e9, 1), (2e9, 2), (3e9, 1), (5e9, 1), (7e9, 1)]
+    told = "Within sizes only 3 differences between numbers of experts were measured, and the tail has 3 parameters"
+    for more, is_told in (([], True), ([(3e9, 2)], False)):
+        warnings = mw.forecast(some_of(whole, pairs + more), replicates=0).warnings
+        assert any(warning.startswith(told) for warning in warnings) == is_told
+
+
+def apart(tail: float, noise: float) -> Cells:
+    """Sizes that differ by far more than numbers of experts do."""
+    rng = np.random.default_rng(1)
+    floors = {1e9: 2.0, 3e9: 1.5, 7e9: 1.2}
+    sizes, k = (axis.ravel() for axis in np.meshgrid(list(floors), [1, 2, 4, 8]))
+    losses = np.array([floors[n] for n in sizes]) + tail / (k + 0.5) + noise * rng.choice([-1, 1], len(k))
+    return Cells(k, losses, sizes)
+
+
+def test_sizes_do_not_hide_that_the_tail_over_experts_is_not_explained():
+    badly, well = (mw.forecast(apart(*one), replicates=0) for one in ((0.0, 0.01), (0.1, 0.0005)))
+    assert badly.r_squared > 0.99
+    assert badly.r_squared_within < 0.8
+    told = "The law explains badly what the number of experts changes: R² within sizes is "
+    assert any(warning.startswith(told) for warning in badly.warnings)
+    assert well.r_squared_within > 0.99
+    assert not any("R² within sizes" in warning for warning in well.warnings)
+    assert json.loads(json.dumps(badly.summary()))["r_squared_within"] == badly.r_squared_within
+
+
+@pytest.mark.parametrize("losses", [EXACT, KEPT])
+def test_of_one_size_there_is_no_r_squared_within(losses):
+    found = mw.forecast(losses, experts=8)
+    assert found.r_squared_within is None
+    assert json.loads(json.dumps(found.summary()))["r_squared_within"] is None
+
+
+def test_losses_that_only_sizes_change_are_said_to_be_the_same_within_each():
+    found = mw.forecast(apart(0.0, 0.0), replicates=0)
+    assert "Within every size the measured losses are all the same: more experts change nothing." in found.warnings
+    assert not any("end of its grid" in warning for warning in found.warnings)
+    assert json.loads(json.dumps(found.summary()))["r_squared_within"] is None
+
+
+FLAT = {1: [0.5], 2: [0.5], 4: [0.5]}
+BENT = {1: [0.9], 2: [0.5], 3: [0.52], 4: [0.6], 8: [0.7]}
+
+
+class TestWithoutLawOrLine:
+    """What the rules say where neither a law nor a line is there to apply them to."""
+
+    def test_a_target_that_is_missed_is_said_to_be(self):
+        missed = "No number of experts that was measured meets the target."
+        for losses in (FLAT, BENT):
+            assert missed in mw.forecast(losses, target=0.4).warnings
+            assert not any("target" in warning for warning in mw.forecast(losses, target=0.5).warnings)
+        scores = Cells(np.array([1, 2, 4]), np.full(3, 0.5), scores=True)
+        assert missed in mw.forecast(scores, target=0.6).warnings
+        assert missed not in mw.forecast(scores, target=0.5).warnings
+
+    def test_a_target_that_only_more_experts_meet_is_said_to_take_them(self):
+        found = mw.forecast(BENT, target=0.55, experts=1)
+        assert found.experts == 1
+        assert "The target would take 2 experts, as measured." in found.warnings
+
+    def test_a_mean_that_is_the_target_but_for_rounding_meets_it(self):
+        found = mw.forecast({k: [0.1, 0.1, 0.1] for k in (1, 2, 4)}, target=0.1)
+        assert not any("target" in warning for warning in found.warnings)
+
+    def test_at_a_size_that_was_not_measured_the_law_over_sizes_tells(self):
+        cells = apart(0.0, 0.0)
+        missed = "By the law, no number of experts meets the target."
+        assert missed in mw.forecast(cells, size=5e9, target=1.0, replicates=0).warnings
+        assert missed not in mw.forecast(cells, size=5e9, target=1.9, replicates=0).warnings
+
+    def test_a_gain_to_stop_at_is_said_not_to_apply(self):
+        told = "A gain to stop at does not apply, as no further expert brings one."
+        for losses in (FLAT, BENT):
+            assert told in mw.forecast(losses, stop=0.1).warnings
+
+
 def test_intervals_over_sizes_contain_the_estimate():
     found = mw.forecast(of_sizes(subsets=3), replicates=20)
     assert all(p.low <= p.loss <= p.high and p.low < p.high for p in found.curve)
@@ -339,7 +424,13 @@ def test_intervals_over_sizes_contain_the_estimate():
     [
         ({1: [0.5], 2: [0.4]}, {}, "at least three different numbers of experts. Got 1, 2"),
         (of_sizes((1e9, 3e9)), {}, "at least three sizes"),
+        (some_of(of_sizes(), [(1e9, 1), (3e9, 2), (7e9, 4)]), {}, "has 6 parameters, and needs as many .* Got 3; "),
+        (some_of(of_sizes(), [(1e9, 1), (3e9, 2), (7e9, 4), (1e9, 2), (7e9, 1)]), {}, "Got 5; measure more"),
+        (some_of(of_sizes(), [(1e9, 1), (1e9, 2), (1e9, 4), (1e9, 8), (3e9, 1), (7e9, 1)]), {}, "two sizes .* Got 1; "),
         (EXACT, {"size": 1e9}, "three sizes"),
+        (of_sizes(), {"size": -1.0}, "size to forecast for is a finite number above 0. Got -1; "),
+        (of_sizes(), {"size": float("inf")}, "above 0. Got inf"),
+        (EXACT, {"size": -1.0}, "above 0. Got -1"),
         (EXACT, {"stop": 0.0}, "above 0"),
         (EXACT, {"budget": 1.0, "cost": 2.0}, "pays for one expert at least"),
         (EXACT, {"budget": 1.0, "cost": 0.0}, "above 0"),

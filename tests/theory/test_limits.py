@@ -415,9 +415,11 @@ def test_a_tail_that_cannot_be_told_is_a_dash(tmp_path):
     assert found.summary()["tails"][0]["kurtosis"] == [None] * 3
 
 
-def test_coverage_of_who_is_not_there_is_refused(tmp_path):
+@pytest.mark.parametrize("asked", ["width_of", "coverage_of", "distance_of"])
+@pytest.mark.parametrize("wrong", [7, -1])
+def test_what_is_asked_of_who_is_not_there_is_refused(tmp_path, asked, wrong):
     for name in ("base", "one"):
         save_model(tmp_path / name, {"w": np.full(8, float(len(name)), np.float32)})
     found = mw.limits(mw.survey(tmp_path / "base", [tmp_path / "one"]))
-    with pytest.raises(mw.SurveyError, match="from 0 to 0, found 7"):
-        found.coverage_of([7])
+    with pytest.raises(mw.SurveyError, match=f"from 0 to 0, found {wrong}"):
+        getattr(found, asked)([wrong])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mergewise as mw
+from mergewise.theory.kept_survey import kept_survey
 from support import load_model, save_model
 
 NAMES = tuple(f"e{i}" for i in range(7))
@@ -39,6 +40,18 @@ def test_a_survey_in_another_order_makes_the_same_choice(experts):
     # as surveyed, it would be another choice
     assert fresh.experts != tuple(survey.experts[i] for i in plain.order[:3])
     assert survey.experts.index("e2") in dict(plain.left_out)
+
+
+def test_a_choice_takes_no_spectra_and_does_not_depend_on_whether_there_are_any(experts):
+    recipe = mw.Recipe(method="task_arithmetic", base="base", experts=list(NAMES), select="auto")
+    fresh = mw.select(recipe)
+    assert not mw.Survey.load(fresh.survey).has_spectra
+    fresh.survey.unlink()
+    with_spectra = kept_survey(recipe).path  # of `mergewise limits RECIPE`
+    again = mw.select(recipe)
+    assert again.survey == with_spectra
+    assert mw.Survey.load(with_spectra).has_spectra
+    assert (again.experts, again.left_out, again.notes) == (fresh.experts, fresh.left_out, fresh.notes)
 
 
 def test_a_model_that_is_listed_twice_keeps_the_parameters_of_the_place_that_is_taken(experts):

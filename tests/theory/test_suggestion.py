@@ -48,6 +48,18 @@ def found(surveyed):
     return mw.limits(surveyed)
 
 
+def test_suggestions_are_for_the_experts_that_a_recipe_will_choose(found):
+    listed = {"method": "task_arithmetic", "base": found.base, "experts": list(found.experts)}
+    chosen = [found.experts[i] for i in found.recommendation.order[:2]]
+    two = suggest(found, mw.Recipe(**listed, select=2))
+    assert two.select.keep == 2
+    alone = suggest(mw.limits(mw.survey(found.base, chosen)), mw.Recipe(**listed | {"experts": chosen}))
+    every = suggest(found, mw.Recipe(**listed))
+    assert two.parameters == alone.parameters != every.parameters
+    with pytest.raises(mw.SurveyError, match=r"only .* is to be merged; give a recipe without 'experts'"):
+        suggest(found, mw.Recipe(**listed, select=1))
+
+
 def test_experts_with_inputs_of_their_own_do_not_collide_and_those_with_the_same_inputs_do_wholly(found):
     chosen = found.recommendation.number
     by_name = {one.name: one for one in found.collisions}

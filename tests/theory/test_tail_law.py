@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergewise.theory.size_law import fit_size_law, laws_at_size
+from mergewise.theory.size_law import fit_size_law, laws_at_size, r_squared_within
 from mergewise.theory.tail_law import Law, fit_laws, r_squared
 
 LLAMA = Law(floor=0.7137, tail=0.0783, shift=0.6875)  # arXiv 2509.24244, Llama-3.2-3B
@@ -121,6 +121,22 @@ def test_r_squared_is_weighted_and_not_a_number_for_equal_losses():
     # mean 2.25; total 1.5625 + 2·.0625 + 3.0625 = 4.75; rest .5
     assert r_squared(y, fitted, w) == pytest.approx(1 - 0.5 / 4.75)
     assert math.isnan(r_squared(np.full(3, 0.7), np.full(3, 0.7), w))
+
+
+def test_r_squared_within_sizes_is_that_of_deviations_from_the_mean_of_each():
+    sizes, w = np.array([1.0, 1.0, 3.0, 3.0, 9.0]), np.array([1.0, 3.0, 1.0, 1.0, 5.0])
+    y, fitted = np.array([9.0, 5.0, 3.0, 1.0, 0.5]), np.array([8.0, 4.0, 3.5, 0.5, 0.1])
+    # deviations 3, −1, 1, −1, 0 of y (total 14), 3, −1, 1.5, −1.5, 0 of what is fitted, which is .5 off twice
+    assert r_squared_within(sizes, y, fitted, w) == pytest.approx(1 - 0.5 / 14)
+    assert r_squared_within(sizes, y, fitted + 100 * sizes, w) == pytest.approx(1 - 0.5 / 14)
+    assert math.isnan(r_squared_within(sizes, 1.1 * sizes, fitted, w))
+
+
+def test_r_squared_within_one_size_is_r_squared():
+    k = np.array([1.0, 2.0, 4.0, 8.0])
+    losses = curve(LLAMA, k) + np.array([0.01, -0.01, 0.01, -0.01])
+    fitted = curve(Law(*fit_laws(k, losses[None])[0]), k)
+    assert r_squared_within(np.ones(4), losses, fitted, k) == pytest.approx(r_squared(losses, fitted, k))
 
 
 class TestOverSizes:

@@ -31,7 +31,8 @@ def forecast(
     ] = None,
     value: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column to fit.")] = None,
     where: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value; repeat for more.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value; repeat for other columns."),
     ] = None,
     scores: Annotated[
         bool | None, typer.Option("--scores/--losses", help="Whether higher values are better.", show_default=False)
@@ -45,6 +46,11 @@ def forecast(
     pairs = [(pair.partition("=")) for pair in where or ()]
     if wrong := [left for left, equals, _ in pairs if not equals]:
         raise typer.BadParameter(f"expected COLUMN=VALUE, got '{wrong[0]}'", param_hint="--where")
+    columns = [left for left, _, _ in pairs]
+    if twice := [pair for pair, column in zip(where or (), columns, strict=True) if columns.count(column) > 1]:
+        raise typer.BadParameter(
+            f"expected one value for a column, got {' and '.join(twice)}; choose one of them", param_hint="--where"
+        )
     cells = read_cells(results, value=value, where={left: right for left, _, right in pairs}, scores=scores)
     found = theory.forecast(cells, stop=stop, target=target, budget=budget, cost=cost, experts=experts, size=size)
     if json:
@@ -86,7 +92,7 @@ def _print(found: "Forecast") -> None:
         low, high = sorted(v[place] for v in values) if values else (value, value)
         return f"{value:.4f} ({low:.4f} to {high:.4f} over subsets)" if values else f"{value:.4f}"
 
-    law = found.law
+    law, within = found.law, found.r_squared_within
     print_pairs(
         [
             *([] if found.size is None else [("size", f"{found.size:g}")]),
@@ -94,5 +100,6 @@ def _print(found: "Forecast") -> None:
             ("tail A", line(law.tail, 1)),
             ("shift b", line(law.shift, 2)),
             ("R²", f"{found.r_squared:.4f}"),
+            *([] if within is None else [("R² within sizes", f"{within:.4f}")]),
         ]
     )

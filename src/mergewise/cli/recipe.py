@@ -161,6 +161,11 @@ def resolved(
         if survey is not None:
             raise typer.BadParameter("--survey goes with --select, or with a recipe that has 'experts'")
         return stages
+    if survey is not None and sum(stage.recipe.select is not None for stage in stages) > 1:
+        raise typer.BadParameter(
+            "--survey names one file, but several stages choose among models of their own; name a 'survey' under the "
+            "'experts' of each"
+        )
     from mergewise.theory.selection import select_stages
 
     if select is not None:

@@ -47,7 +47,7 @@ SpectraOption = Annotated[
 
 READ_AGAIN = (
     "The experts that were surveyed before were read again, since products and claims that are joint with new experts "
-    "need them; the products among themselves, their thresholds and the exact ranks of their matrices were kept."
+    "need them; their products among themselves and their thresholds were kept, and what exact ranks there are."
 )
 
 

@@ -9,7 +9,7 @@ estimate), `X_low` and `X_high` (95 % interval over items and draws). Few draws 
 what scores can be: ends of shares are kept in [0, 1], those of ratios at or above 0. Differences are not cut.
 """
 
-__all__ = ["SIDE_COLUMNS", "TABLES", "columns"]
+__all__ = ["REFERENCES", "SIDE_COLUMNS", "TABLES", "columns"]
 
 _WHICH = {
     "base": "name of the base",
@@ -18,10 +18,13 @@ _WHICH = {
     "parameters": "number of parameters of the base",
 }
 _MERGE = {
-    "method": "name in the recipe language; 'base' for the base itself, 'multitask' for the model trained on all tasks",
+    "method": "name in the study; 'base' for the base itself, 'multitask' for the model trained on all tasks",
     "label": "the method's name for readers",
     "k": "number of merged experts",
 }
+
+REFERENCES = {"multitask": "Multitask", "base": "Base, not merged"}
+"""What is scored beside merges, and its label for readers."""
 
 SIDE_COLUMNS = {
     "normalised": "interval; held-in: mean over categories of the merged experts of score / own expert's score; "

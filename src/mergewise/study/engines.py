@@ -1,14 +1,17 @@
 """Where work is done: in this process, or in processes of this machine that may die without taking the study along."""
 
 import os
+import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from typing import Protocol
 
 from mergewise.study.devices import devices_here, on_devices, share_of_devices
+from mergewise.study.errors import StudyError
 from mergewise.study.memory import WORKERS
 from mergewise.study.work import Lost, Outcome, Site, Work, run_work
 
@@ -23,6 +26,7 @@ ONE_THREAD = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
 }
+SECONDS_TO_END = 5.0
 _SITES: list[Site] = []  # of this worker process: a pool offers no other place for it
 
 
@@ -34,7 +38,11 @@ class Engine(Protocol):
         """How many pieces of work are done at once."""
 
     def submit(self, ticket: int, work: Work) -> None:
-        """Start a piece of work; to be called only while fewer than `slots` are under way."""
+        """Start a piece of work; to be called only while fewer than `slots` are under way.
+
+        Raises:
+            StudyError: it cannot be sent to a worker.
+        """
 
     def wait(self, seconds: float) -> list[tuple[int, Outcome | Lost]]:
         """Wait for any piece of work; return tickets with what came of them.
@@ -99,12 +107,20 @@ class LocalProcesses:
         self._devices = devices_here() if on_devices(site.workshop) else ()
         # one pool per process, so that it is known whose work was lost
         self._pools: list[ProcessPoolExecutor | None] = [None] * jobs
+        self._processes: dict[int, BaseProcess] = {}
         self._running: dict[Future[Outcome], tuple[int, int]] = {}  # ticket and slot
 
     def submit(self, ticket: int, work: Work) -> None:
         """Hand the work to a process that is free."""
         busy = {slot for _, slot in self._running.values()}
         slot = next(slot for slot in range(self.slots) if slot not in busy)
+        try:
+            pickle.dumps(work)
+        except (pickle.PicklingError, AttributeError, TypeError) as fault:
+            raise StudyError(
+                f"{work.name}: it cannot be sent to a worker process ({fault}); let its family make trainings of "
+                "functions of a module, or of a functools.partial of one."
+            ) from fault
         self._running[self._sent(slot, work)] = ticket, slot
 
     def _sent(self, slot: int, work: Work) -> Future[Outcome]:
@@ -117,7 +133,9 @@ class LocalProcesses:
         own = share_of_devices(self._devices, slot, self.slots)
         with _environment({**ONE_THREAD, **own, WORKERS: str(self.slots)}):
             pool = self._pools[slot] = ProcessPoolExecutor(1, get_context("spawn"), _start, (self._site,))
-            return pool.submit(_run, work)  # starts the process, which inherits the environment
+            future = pool.submit(_run, work)  # starts the process, which inherits the environment
+            (self._processes[slot],) = pool._processes.values()
+            return future
 
     def _drop(self, slot: int) -> None:
         """Let go of a pool whose process died."""
@@ -135,7 +153,7 @@ class LocalProcesses:
                 found.append((ticket, future.result()))
             except BrokenProcessPool:
                 self._drop(slot)
-                found.append((ticket, Lost()))
+                found.append((ticket, _lost(self._processes[slot])))
         return found
 
     def close(self) -> None:
@@ -147,6 +165,17 @@ class LocalProcesses:
                 pool.shutdown(wait=True, cancel_futures=True)
         self._pools = [None] * self.slots
         self._running.clear()
+
+
+def _lost(process: BaseProcess) -> Lost:
+    """Say what is known of a process that died: if it was not killed, it ended itself, and printed why."""
+    process.join(SECONDS_TO_END)
+    if process.exitcode is None or process.exitcode < 0:
+        return Lost()
+    return Lost(
+        f"it ended itself with exit code {process.exitcode}, and printed why above; a script that runs studies must "
+        "guard its entry with 'if __name__ == \"__main__\":'"
+    )
 
 
 class _environment:  # noqa: N801 - used like a function

@@ -66,7 +66,8 @@ class Progress:
     Attributes:
         tallies: by kind of cells.
         failures: of all cells that failed when they were last tried, under the names of their nodes.
-        seconds_left: estimated wall seconds for the rest.
+        seconds_left: estimated wall seconds for what this run still computes; of a look, for all that is not there, as
+            the next run tries again what failed.
     """
 
     tallies: tuple[Tally, ...]
@@ -91,7 +92,6 @@ class _State:
     done: int = 0
     computed: int = 0
     seconds: float = 0.0
-    complete: bool = False
     failures: list[Failure] = field(default_factory=list)
     waits_for: set[str] = field(default_factory=set)
 
@@ -135,7 +135,7 @@ class Execution:
             failures = [failure for key in _keys(self._work[id_]) if (failure := self._store.failure(key)) is not None]
             if failures:
                 self._fail(id_, failures)
-        return self.progress(1)
+        return self._progress(1, again=True)
 
     def run(self, engine: Engine) -> Progress:
         """Compute whatever is missing; cells that failed in earlier runs are tried again."""
@@ -163,14 +163,14 @@ class Execution:
                 else:
                     self._lost(id_, outcome)
             if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
-                line = line_of(self.progress(engine.slots)) + _under_way(list(running.values()))
+                line = line_of(self._progress(engine.slots)) + _under_way(list(running.values()))
                 if line != last or time.monotonic() - last_line >= SECONDS_BETWEEN_SAME_LINES:
                     last, last_line = line, time.monotonic()
                     self._report(line)
-        return self.progress(engine.slots)
+        return self._progress(engine.slots)
 
-    def progress(self, slots: int) -> Progress:
-        """Sum up how far the run is, with so many workers."""
+    def _progress(self, slots: int, *, again: bool = False) -> Progress:
+        """Sum up how far the run is, with so many workers; whether what failed is still to be tried again."""
         pace = self._pace()
         tallies = []
         for kind in dict.fromkeys(node.kind for node in self._grid.values()):
@@ -188,7 +188,7 @@ class Execution:
                     left_seconds=sum(
                         pace(node) * node.seconds * (node.cells - state.done) / max(1, node.cells)
                         for node, state in zip(nodes, states, strict=True)
-                        if not state.waits_for
+                        if again or not (state.waits_for or state.failures)
                     ),
                 )
             )
@@ -271,19 +271,21 @@ class Execution:
         elif node.kind != "models":
             self._found[id_] |= {result["key"]: result for result in outcome.results}
         if outcome.failures:
-            for failure in outcome.failures:
-                self._report(f"{id_} failed: {failure.error}")
+            for error in dict.fromkeys(failure.error for failure in outcome.failures):
+                self._report(f"{id_} failed: {error}")
             self._fail(id_, outcome.failures)
         else:
             self._complete(id_)
 
     def _lost(self, id_: str, last: Lost) -> None:
+        """Take over what a worker kept before it was lost for the last time; the rest has failed."""
+        keys = _keys(self._work[id_])
+        kept = {} if self._grid[id_].kind == "models" else {key: self._store.load(key) for key in keys}
         error = f"Its worker was lost {MOST_ATTEMPTS} times: {last.reason}."
-        failures = [Failure(key, id_, error, last.trace) for key in _keys(self._work[id_])]
+        failures = tuple(Failure(key, id_, error, last.trace) for key in keys if kept.get(key) is None)
         for failure in failures:
             self._store.fail(failure)
-        self._report(f"{id_} failed: {failures[0].error}")
-        self._fail(id_, failures)
+        self._take(id_, Outcome(tuple(result for result in kept.values() if result is not None), failures))
 
     def _count(self, id_: str, results: Sequence[Result], *, computed: bool) -> None:
         state = self._state[id_]
@@ -293,7 +295,6 @@ class Execution:
         self._timed.update(one["key"] for one in results)
 
     def _complete(self, id_: str) -> None:
-        self._state[id_].complete = True
         if id_ in self._found:
             self.known.results[id_] = tuple(result for result in self._found.pop(id_).values() if result is not None)
         for dependent in self._dependents[id_]:

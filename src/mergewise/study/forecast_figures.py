@@ -1,7 +1,7 @@
 """Figures beyond the paper: how many experts fit, as foreseen and as measured, and the law through held-out scores."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mergewise.study.chart import Figure, Panel, Point, Series, axis
@@ -10,6 +10,8 @@ from mergewise.study.paper_figures import NOT_ASKED, QUALITIES, Grid, base_name,
 __all__ = ["forecast_figures", "most_measured"]
 
 Record = Mapping[str, Any]
+Drawn = tuple[float, float | None, float | None, str]
+"""A value, the ends of its interval if it has one, and all that in words."""
 
 FORESEEN = {
     "k_safe": (
@@ -31,12 +33,12 @@ def _numbers(grid: Grid) -> Figure:
     panels = []
     for quality in grid.qualities:
         series = [
-            Series(label, slot, _by_size(grid, quality, next(iter(grid.methods)), name, meaning))
+            Series(label, slot, _by_size(grid, quality, tuple(grid.methods), name, meaning))
             for slot, (name, (label, meaning)) in enumerate(FORESEEN.items(), 1)
             if grid.limits
         ]
         for method, label in grid.methods.items():
-            points = _by_size(grid, quality, method, "knee", f"{KNEE} of {label}")
+            points = _by_size(grid, quality, (method,), "knee", f"{KNEE} of {label}")
             series.append(Series(KNEE, 0, points, {"focus": method}))
         panels.append(
             Panel(QUALITIES.get(quality, quality), tuple(grid.sizes), "size", tuple(series), {"quality": quality})
@@ -57,30 +59,40 @@ def _numbers(grid: Grid) -> Figure:
     )  # fmt: skip
 
 
-def _by_size(grid: Grid, quality: str, method: str, column: str, meaning: str) -> tuple[Point, ...]:
+def _by_size(grid: Grid, quality: str, methods: Sequence[str], column: str, meaning: str) -> tuple[Point, ...]:
+    """Return what a column has for every size, from the first of these methods that has a row."""
     points = []
     for x, size in enumerate(grid.sizes):
         base = grid.base(quality, size)
         if base is None:
             continue
-        row = grid.forecasts.get((base["name"], method))
-        value = row[column] if row else None
-        most = most_measured(row) if row is not None and column == "knee" and value is None else None
-        if row is not None and most == grid.counts[-1]:
-            text = f"{base_name(base)}: {meaning}: not reached, {most} experts are not past it"
-            points.append(Point(x, row["experts"], None, None, text, {"size": size}))
-            continue
-        if row is None or value is None:
-            points.append(Point(x, None, None, None, f"{base_name(base)}: {meaning}: missing", {"size": size}))
-            continue
-        ends = tuple(row.get(f"{column}_{end}") for end in ("low", "high"))
-        low, high = ends if None not in ends else (None, None)
-        around = f" [{ends[0]}, {ends[1]}]" if low is not None else ""
-        if f"{column}_lower" in row:
-            around = f" (quartiles over matrices {row[f'{column}_lower']:g} and {row[f'{column}_upper']:g})"
-        text = f"{base_name(base)}: {meaning}: {value:g}{around}"
-        points.append(Point(x, value, low, high, text, {"size": size}))
+        row = next(filter(None, (grid.forecasts.get((base["name"], method)) for method in methods)), None)
+        drawn = None if row is None else _knee(row, grid) if column == "knee" else _foreseen(row, column)
+        value, low, high, said = drawn or (None, None, None, "missing")
+        points.append(Point(x, value, low, high, f"{base_name(base)}: {meaning}: {said}", {"size": size}))
     return tuple(points)
+
+
+def _foreseen(row: Record, column: str) -> Drawn | None:
+    value = row[column]
+    if value is None:
+        return None
+    around = ""
+    if f"{column}_lower" in row:
+        around = f" (quartiles over matrices {row[f'{column}_lower']:g} and {row[f'{column}_upper']:g})"
+    return value, None, None, f"{value:g}{around}"
+
+
+def _knee(row: Record, grid: Grid) -> Drawn | None:
+    """Return a knee with its interval; what lies beyond all that was merged is drawn at all experts."""
+    most = most_measured(row)
+    knee, low, high = (row[f"knee{end}"] for end in ("", "_low", "_high"))
+    if most is None or (knee is None and most < grid.counts[-1]):
+        return None
+    low_said, high_said = (f"> {most}" if end is None else f"{end:g}" for end in (low, high))
+    said = f"not reached, {most} experts are not past it" if knee is None else f"{knee:g}"
+    value, low, high = (float(row["experts"] if end is None else end) for end in (knee, low, high))
+    return value, low, high, f"{said} [{low_said}, {high_said}]"
 
 
 def most_measured(row: Record) -> int | None:

@@ -65,7 +65,7 @@ def knee(summed: Mapping[int, Floats]) -> tuple[float, float, float] | None:
     past = np.logical_and.accumulate((steps < KNEE)[::-1])[::-1]  # and so are all steps that follow
     first = np.where(past.any(axis=0), counts[np.argmax(past, axis=0)], np.inf)
     low, high = np.quantile(first[1:], (0.025, 0.975), method="inverted_cdf")
-    return float(first[0]), float(low), float(high)
+    return float(first[0]), float(min(low, first[0])), float(max(high, first[0]))
 
 
 def forecast_columns(rows: Mapping[int, Row], limits: Mapping[str, Any] | None, names: Sequence[str]) -> Record:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mergewise.study.columns import REFERENCES
 from mergewise.study.paper_figures import SIDES, Grid
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
 
 Record = Mapping[str, Any]
 
-REFERENCES = {"multitask": "Multitask", "base": "Base, not merged"}
 OWN = "Each task's own expert"
 EDGE = "†"
 CHOSEN = (

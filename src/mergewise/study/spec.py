@@ -35,6 +35,7 @@ from mergewise.method import Method as MergeMethod
 from mergewise.method import find_method
 from mergewise.recipe import Recipe
 from mergewise.recipe.resolve import check_parameters, tensor_settings
+from mergewise.study.columns import REFERENCES
 from mergewise.study.errors import StudyError
 from mergewise.study.families import FAMILIES, load_family
 from mergewise.study.family import Base, Category, Family
@@ -57,7 +58,6 @@ Names = list[str]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """What files and folders of results can be called."""
 
-_TAKEN = {"base", "multitask"}
 _LABELS = {
     "average": "Averaging",
     "task_arithmetic": "Task Arithmetic",
@@ -197,9 +197,9 @@ def resolve(spec: Spec, modules: Path | None = None) -> Study:
     for where, chosen in (("tasks.held_in", held_in), ("tasks.held_out", held_out)):
         if not chosen:
             raise StudyError(f"{where}: at least one category is needed, found none; {_advice(family, where)}.")
-        for taken in {category.name for category in chosen} & _TAKEN:
+        for taken in {category.name for category in chosen} & REFERENCES.keys():
             raise StudyError(f"{where}: a category cannot be called '{taken}'; rename it in the family.")
-    for taken in spec.methods.keys() & _TAKEN:
+    for taken in spec.methods.keys() & REFERENCES.keys():
         raise StudyError(f"methods: a method cannot be called '{taken}', as models that are not merged are; rename it.")
     if hasattr(family, "will_score"):
         family.will_score([task for category in (*held_in, *held_out) for task in category.tasks])
@@ -250,7 +250,13 @@ def _require_checkpoint(place: str, where: str, will_fetch: Callable[[str], bool
 
 
 def _require_own_labels(protocol: Protocol) -> None:
-    """Refuse methods that figures could not tell apart."""
+    """Refuse methods that figures could not tell apart, or not from what is no merge."""
+    for method in protocol.methods:
+        if method.label in REFERENCES.values():
+            raise StudyError(
+                f"methods.{method.name}: '{method.label}' is what models that are not merged are called; give the "
+                "method another 'label'."
+            )
     for one, other in combinations(protocol.methods, 2):
         if one.label == other.label:
             raise StudyError(

@@ -46,6 +46,7 @@ from mergewise.study.task_tables import headline, made_by, sources, task_tables
 
 __all__ = [
     "QUESTIONS",
+    "heading",
     "published_rows",
     "render_study",
     "sizes_beside",
@@ -122,7 +123,7 @@ def write_figures(document: Record, folder: Path) -> list[Path]:
     written = []
     for number, figure in enumerate(study_figures(grid), 1):
         path = folder / f"{number}-{figure.name}.svg"
-        put_text(path, figure_svg(figure, shown, number, _note(figure, grid, shown)))
+        put_text(path, figure_svg(figure, shown, heading(figure.title, number), _note(figure, grid, shown)))
         written.append(path)
     return written
 
@@ -188,16 +189,23 @@ def render_study(document: Record) -> str:
     )
 
 
+def heading(title: str, number: int) -> str:
+    """Return what stands above a figure, from its title and place: those after the paper's have no number of it."""
+    if number > PAPER_FIGURES:
+        return f"Beyond the paper: {title[0].lower()}{title[1:]}"
+    return f"Figure {number}. {title}"
+
+
 def _drawn(figure: Figure, number: int, grid: Grid, shown: Mapping[str, str]) -> Record:
-    drawing = figure_svg(figure, shown, number, _note(figure, grid, shown))
+    headed = heading(figure.title, number)
+    drawing = figure_svg(figure, shown, headed, _note(figure, grid, shown))
     return {
-        "number": number,
         "name": figure.name,
+        "heading": headed,
         "title": figure.title,
         "caption": figure.caption,
         "line": figure.line,
         "lacks": figure.lacks,
-        "beyond": number > PAPER_FIGURES,
         "missing": [point.text for point in figure.missing],
         "points": len(list(figure.points())),
         "across": 4 if figure.panels and len(figure.panels) % 4 == 0 else 2,

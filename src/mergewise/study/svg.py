@@ -79,12 +79,12 @@ def key_svg(series: Series) -> str:
     )
 
 
-def figure_svg(figure: Figure, shown: Shown, number: int, note: str) -> str:
-    """Return a figure as an SVG file in light colours, with title, legend, panels and a note, as `shown` has it."""
+def figure_svg(figure: Figure, shown: Shown, heading: str, note: str) -> str:
+    """Return a figure as an SVG file in light colours, with heading, legend, panels and a note, as `shown` has it."""
     panels = figure.panels
     columns = min(4 if len(panels) > 4 else 2, max(1, len(panels)))
     width = max(640.0, columns * (WIDTH + GAP) + GAP)
-    titles, notes = _lines(f"Figure {number}. {figure.title}", 16, width), _lines(note, 12, width)
+    titles, notes = _lines(heading, 16, width), _lines(note, 12, width)
     parts = [_text(GAP, 24 + 20 * index, line, "ink", 16, weight=600) for index, line in enumerate(titles)]
     x, y = GAP, 26.0 + 20 * len(titles)
     for series in figure.legend():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mergewise.study.cells import Scores
-from mergewise.study.columns import TABLES, columns
+from mergewise.study.columns import REFERENCES, TABLES, columns
 from mergewise.study.family import Base
 from mergewise.study.forecasts import forecast_columns
 from mergewise.study.intervals import interval_columns
@@ -54,7 +54,7 @@ def study_tables(
 ) -> dict[str, list[Record]]:
     """Return all tables by name, each a list of records with exactly the columns that `columns` names."""
     bases = {base.name: base for base in study.bases}
-    labels = {m.name: m.label for m in study.protocol.methods} | {BASE: "Base, not merged", MULTITASK: "Multitask"}
+    labels = {m.name: m.label for m in study.protocol.methods} | REFERENCES
 
     def which(base: str, method: str | None = None, count: int | None = None) -> Record:
         one = bases[base]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,10 +51,22 @@ class ZooFamily:
             for name, base in BASES.items()
         }
         self.categories = {name: _category(name, tasks) for name, tasks in CATEGORIES.items()}
+        self._used = tuple(self.bases)
+
+    def will_use(self, bases: Sequence[str]) -> None:
+        """Count others with the first base that is made from them."""
+        self._used = tuple(bases)
 
     def training_seconds(self, base: str, categories: Sequence[str]) -> float:
-        """Estimate by steps, lengths and layers; the whole base is only unpacked."""
-        return training_seconds(base, categories)
+        """Estimate by steps, lengths and layers; the whole base is only unpacked.
+
+        An instruction-tuned base takes the pretrained one that it is made from, too, if that is none of the study's.
+        """
+        seconds = training_seconds(base, categories)
+        model = BASES[base]
+        origin = replace(model, quality="pt").name
+        made_from = () if categories or model.quality == "pt" or origin in self._used else (origin,)
+        return seconds + sum(training_seconds(one, ()) for one in made_from)
 
     def item_seconds(self, base: str) -> float:
         """Estimate the time for one text of mean length."""

@@ -13,7 +13,7 @@ from mergewise.theory.cells import MOST_EXPERTS, Cells, count_of, read_cells
 from mergewise.theory.decline import Decline, fit_declines, line_error
 from mergewise.theory.errors import ForecastError
 from mergewise.theory.rules import RISES, STAYS, allowed, recommended
-from mergewise.theory.size_law import SizeLaw, fit_size_law, laws_at_size
+from mergewise.theory.size_law import SizeLaw, fit_size_law, laws_at_size, r_squared_within
 from mergewise.theory.tail_law import LARGEST_SHIFT, Law, fit_laws, r_squared
 
 __all__ = ["Forecast", "Point", "forecast"]
@@ -21,7 +21,7 @@ __all__ = ["Forecast", "Point", "forecast"]
 Floats = NDArray[np.float64]
 LEVEL = 0.95
 LEAST_R_SQUARED = 0.95
-_PARAMETERS, _PARAMETERS_OVER_SIZES = 3, 6
+_PARAMETERS, _PARAMETERS_OVER_SIZES, _PARAMETERS_OF_ITS_TAIL = 3, 6, 3
 _ROUNDING = 1e-12  # of the largest mean loss
 
 
@@ -59,6 +59,8 @@ class Forecast:
         low: the lower ends of the middle 95 % of resampled subsets, see ``Point.low``; None without replicates.
         high: the upper ends.
         r_squared: weighted, of the mean losses; NaN where these are all the same.
+        r_squared_within: the same within sizes, of deviations from the mean of each, which is how well the tail over k
+            is explained; NaN where no mean losses of one size differ, None where one size was measured.
         decline: the line that stands in for the law where losses rise with k; None where they do not, or over sizes.
         sizes: the law over sizes; None where one size was measured.
         size: parameters of the base that ``law`` and ``curve`` are for; None where one size was measured.
@@ -74,6 +76,7 @@ class Forecast:
     low: Law | None
     high: Law | None
     r_squared: float
+    r_squared_within: float | None
     decline: Decline | None
     sizes: SizeLaw | None
     size: float | None
@@ -105,7 +108,8 @@ class Forecast:
     def summary(self) -> dict[str, Any]:
         """Return everything as plain data; in scores, and with a ceiling for a floor, where these were measured."""
         found = asdict(self) | {"sentence": self.sentence}
-        found["r_squared"] = None if math.isnan(self.r_squared) else self.r_squared
+        for name in ("r_squared", "r_squared_within"):
+            found[name] = None if found[name] is None or math.isnan(found[name]) else found[name]
         return _in_scores(found) if self.scores else found
 
 
@@ -135,7 +139,8 @@ def forecast(
         budget: what all experts together may cost.
         cost: what one expert costs, in the same unit.
         experts: how many there are at most.
-        size: parameters of the base to forecast for; by default the largest measured. Needs three sizes.
+        size: parameters of the base to forecast for; by default the largest measured. Needs three sizes, two of them
+            with several numbers of experts, and six pairs of size and number.
         replicates: bootstrap resamples of the subsets of every k, from which intervals come; 0 for none.
         seed: of the resamples.
 
@@ -143,7 +148,7 @@ def forecast(
         The law or the line, its curve over k with intervals, the recommended number, and warnings.
 
     Raises:
-        ForecastError: if there are too few different k or sizes to fit, or a rule makes no sense.
+        ForecastError: if there are too few different k, sizes or pairs of them to fit, or a rule makes no sense.
     """
     if isinstance(cells, str | Path):
         cells = read_cells(cells)
@@ -158,7 +163,9 @@ def forecast(
     decline, declines = None, None
     if law.tail < 0.0 and over_sizes is None:
         decline, declines = _decline(k, means, resamples)
-    warnings = _warnings(law, decline, at, sizes, k, means)
+    fit = r_squared(means, at, k)
+    fit_within = None if over_sizes is None else r_squared_within(sizes, means, at, k)
+    warnings = _warnings(law, decline, fit, fit_within, sizes, k, means)
     laws = None
     if len(resamples):
         laws = fit_laws(k, resamples) if over_sizes is None else laws_at_size(sizes, k, resamples, float(size or 0))
@@ -195,8 +202,7 @@ def forecast(
     low, high = (None, None) if laws is None else _ends(laws, np.array([law.floor, law.tail, law.shift]))
     return Forecast(
         law, None if low is None else Law(*map(float, low)), None if high is None else Law(*map(float, high)),
-        r_squared(means, at, k), decline, over_sizes, size, cells.scores, curve, chosen, reason, tuple(warnings),
-        cells.remarks,
+        fit, fit_within, decline, over_sizes, size, cells.scores, curve, chosen, reason, tuple(warnings), cells.remarks,
     )  # fmt: skip
 
 
@@ -237,11 +243,13 @@ def _check(
         raise ForecastError(
             f"A floor, a tail and a shift need at least three different numbers of experts. Got {found}; measure more."
         )
-    if cells.sizes is not None and len(np.unique(cells.sizes)) < 3:
+    if size is not None and not 0.0 < size < math.inf:
         raise ForecastError(
-            "The law over sizes needs at least three sizes. Got two; choose one of them, or add another."
+            f"A size to forecast for is a finite number above 0. Got {size:g}; give it as the sizes of the cells are."
         )
-    if size is not None and (cells.sizes is None or not size > 0.0):
+    if cells.sizes is not None:
+        _check_sizes(cells.sizes, cells.k)
+    elif size is not None:
         raise ForecastError(f"Forecasting for another size needs cells of three sizes. Got one, and size {size:g}.")
     if (stop is not None and not stop > 0.0) or not cost > 0.0:
         raise ForecastError(f"A gain to stop at and a cost per expert are above 0. Got {stop if cost > 0.0 else cost}.")
@@ -253,6 +261,26 @@ def _check(
         raise ForecastError(f"There is at least one expert to merge, and {MOST_EXPERTS} at most. Got {experts}.")
     if budget is not None and not cost <= budget < math.inf:
         raise ForecastError(f"A budget pays for one expert at least, which costs {cost:g}. Got {budget:g}.")
+
+
+def _check_sizes(sizes: Floats, k: NDArray[np.int64]) -> None:
+    """Refuse what leaves parameters of the law over sizes open."""
+    pairs = np.unique(np.stack([sizes, k]), axis=1)
+    _, numbers = np.unique(pairs[0], return_counts=True)
+    if len(numbers) < 3:
+        raise ForecastError(
+            "The law over sizes needs at least three sizes. Got two; choose one of them, or add another."
+        )
+    if pairs.shape[1] < _PARAMETERS_OVER_SIZES:
+        raise ForecastError(
+            f"The law over sizes has {_PARAMETERS_OVER_SIZES} parameters, and needs as many different pairs of size "
+            f"and number of experts. Got {pairs.shape[1]}; measure more."
+        )
+    if (several := int((numbers > 1).sum())) < 2:
+        raise ForecastError(
+            "The tail of the law over sizes changes with size, and needs at least two sizes with two or more numbers "
+            f"of experts each. Got {several or 'none'}; measure more numbers at one size or another."
+        )
 
 
 def _sizes(cells: Cells) -> Floats:
@@ -298,13 +326,10 @@ def _without_rounding(law: Law, means: Floats) -> Law:
     return replace(law, tail=0.0) if nothing else law
 
 
-def _warnings(law: Law, decline: Decline | None, fitted: Floats, sizes: Floats, k: Floats, means: Floats) -> list[str]:
-    found = []
-    fit = r_squared(means, fitted, k)
-    if math.isnan(fit):
-        found.append("The measured losses are all the same: more experts change nothing.")
-    elif fit < LEAST_R_SQUARED:
-        found.append(f"The law explains the measured means badly: R² is {fit:.3f}, below {LEAST_R_SQUARED}.")
+def _warnings(
+    law: Law, decline: Decline | None, fit: float, within: float | None, sizes: Floats, k: Floats, means: Floats
+) -> list[str]:
+    found = _unexplained(fit, within)
     if law.tail < 0.0:
         found.append(
             "The loss rises with the number of experts (A < 0): the law does not apply"
@@ -316,18 +341,47 @@ def _warnings(law: Law, decline: Decline | None, fitted: Floats, sizes: Floats, 
     if against:
         a, b = against[0]
         found.append(f"The measured mean loss is not monotone: it {verb} from {a} to {b} experts.")
-    if law.tail > 0.0 and not math.isnan(fit):
+    if law.tail > 0.0 and not math.isnan(fit if within is None else within):
         if law.shift >= LARGEST_SHIFT:
             found.append("The best b lies at the end of its grid, 3: the loss falls more slowly than the law can tell.")
         elif law.shift <= 0.0:
             found.append("The best b lies at the end of its grid, 0: the loss may fall faster than the law can tell.")
-    if len(np.unique(sizes)) == 1:
+    return found + _untested(sizes, k)
+
+
+def _unexplained(fit: float, within: float | None) -> list[str]:
+    """Say where the law explains little: of all mean losses, and over sizes of what numbers of experts change."""
+    found = []
+    if math.isnan(fit):
+        return ["The measured losses are all the same: more experts change nothing."]
+    if fit < LEAST_R_SQUARED:
+        found.append(f"The law explains the measured means badly: R² is {fit:.3f}, below {LEAST_R_SQUARED}.")
+    if within is not None and math.isnan(within):
+        found.append("Within every size the measured losses are all the same: more experts change nothing.")
+    elif within is not None and within < LEAST_R_SQUARED:
+        found.append(
+            f"The law explains badly what the number of experts changes: R² within sizes is {within:.3f}, below "
+            f"{LEAST_R_SQUARED}."
+        )
+    return found
+
+
+def _untested(sizes: Floats, k: Floats) -> list[str]:
+    """Say where what was measured determines the law, or its tail, without testing it."""
+    found = []
+    different = len(np.unique(sizes))
+    if different == 1:
         if len(k) == _PARAMETERS:
             found.append("Three numbers of experts determine the law but do not test it: R² says little here.")
-    elif len(k) <= _PARAMETERS_OVER_SIZES:
+    elif len(k) == _PARAMETERS_OVER_SIZES:
         found.append(
             f"{len(k)} pairs of size and number determine the law over sizes, which has {_PARAMETERS_OVER_SIZES} "
             "parameters, but do not test it: R² says little here."
+        )
+    elif (free := len(k) - different) <= _PARAMETERS_OF_ITS_TAIL:
+        found.append(
+            f"Within sizes only {free} differences between numbers of experts were measured, and the tail has "
+            f"{_PARAMETERS_OF_ITS_TAIL} parameters: R² within sizes says little here."
         )
     return found
 

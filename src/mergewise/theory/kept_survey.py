@@ -47,7 +47,7 @@ def kept_survey(
     path: str | os.PathLike[str] | None = None,
     *,
     density: float = DENSITY,
-    spectra: bool = True,
+    spectra: bool | None = True,
     threads: int | None = None,
     memory: str | int = "1GiB",
     progress: Callable[[int, int], None] | None = None,
@@ -59,7 +59,7 @@ def kept_survey(
         recipe: Whose models.
         path: The file; ``None`` for one in the cache folder, which is found whatever the order of the models.
         density: As for ``survey``, where it is made; one in the cache folder has it.
-        spectra: Likewise.
+        spectra: Likewise; ``None`` if they do not matter: one that is kept may have them, one that is made has none.
         threads: As for ``survey``.
         memory: As for ``survey``.
         progress: As for ``survey``.
@@ -72,7 +72,9 @@ def kept_survey(
     asked = surveyed_recipe(recipe, None, density)
     names = [expert.model for expert in asked.experts]
     models = [without_places(one) for one in identities(open_sources(asked, Connections(access)))]
-    place = _cached(models, asked, spectra) if path is None else Path(path)
+    wanted = (True, False) if spectra is None else (spectra,)
+    places = [_cached(models, asked, one) for one in wanted] if path is None else [Path(path)]
+    place = next((one for one in places if one.is_file()), places[-1])
     if place.is_file():
         found = Survey.load(place)
     else:
@@ -84,7 +86,7 @@ def kept_survey(
                 "or another cache folder as MERGEWISE_CACHE."
             ) from error
         found = survey(
-            recipe, density=density, spectra=spectra, threads=threads, memory=memory, progress=progress,
+            recipe, density=density, spectra=bool(spectra), threads=threads, memory=memory, progress=progress,
             access=access, out=place,
         )  # fmt: skip
     order = _matched(found, models, names, place)

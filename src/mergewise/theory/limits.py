@@ -119,14 +119,16 @@ class Limits:
     remarks: tuple[str, ...]
 
     def width_of(self, experts: Sequence[int]) -> tuple[float, float]:
-        """Return the width of any set of experts, as numbers from zero, and its standard error."""
-        return width_of(self.samples, experts)
+        """Return the width of any set of experts, as numbers from zero, and its standard error.
+
+        Raises:
+            SurveyError: There is no such expert; likewise of the other quantities of sets.
+        """
+        return width_of(self.samples, self._known(experts))
 
     def coverage_of(self, experts: Sequence[int]) -> tuple[float, float]:
         """Return the coverage and the conflict of any set of experts, as shares of all coordinates."""
-        if wrong := [expert for expert in experts if not 0 <= expert < len(self.experts)]:
-            raise SurveyError(f"Experts are numbers from 0 to {len(self.experts) - 1}, found {wrong[0]}.")
-        return self.claims.of(experts)
+        return self.claims.of(self._known(experts))
 
     def distance_of(self, experts: Sequence[int], scale: float | None = None) -> NDArray[np.float64]:
         """Return how far a merge of any set is from each of its experts, see ``theory.distance``, (experts,) float64.
@@ -137,7 +139,12 @@ class Limits:
         """
         model = self.model
         products = model.cosines * np.outer(model.norms, model.norms)
-        return distances(products, experts, 1.0 / max(1, len(experts)) if scale is None else scale)
+        return distances(products, self._known(experts), 1.0 / max(1, len(experts)) if scale is None else scale)
+
+    def _known(self, experts: Sequence[int]) -> Sequence[int]:
+        if wrong := [expert for expert in experts if not 0 <= expert < len(self.experts)]:
+            raise SurveyError(f"Experts are numbers from 0 to {len(self.experts) - 1}, found {wrong[0]}.")
+        return experts
 
     def summary(self) -> dict[str, Any]:
         """Return the limits as plain data, without what is known of every matrix and direction."""

@@ -35,7 +35,7 @@ class Selected:
         experts: Their names, in that order.
         left_out: All others, with the reason.
         survey: The file of the survey.
-        limits: What the survey says.
+        limits: What the survey says but for spectra, which nothing is chosen by.
         notes: The choice in words, a sentence each.
     """
 
@@ -88,8 +88,11 @@ def select(
     experts = [expert for expert in recipe.experts if expert.model != recipe.base]
     if not experts:
         raise RecipeError("Expected models to choose from, found only the base.")
-    kept = kept_survey(recipe, wanted.survey, threads=threads, memory=memory, progress=progress, access=access)
-    known = limits(kept.survey, listed=kept.listed)
+    kept = kept_survey(
+        recipe, wanted.survey, spectra=None, threads=threads, memory=memory, progress=progress, access=access
+    )
+    # what is chosen, and said of it, must not depend on whether spectra were taken, which need many times as long
+    known = limits(kept.survey.without_spectra(), listed=kept.listed)
     recommended = known.recommendation
     ranked = [kept.order[i] for i in recommended.order]
     names = [expert.model for expert in experts]

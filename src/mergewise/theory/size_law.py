@@ -1,5 +1,6 @@
 """The law over sizes and numbers of experts: E[L | N, k] = L* + B·N^(−β) + A₀·N^(−γ)/(k + b) (arXiv 2509.24244)."""
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from mergewise.theory.tail_law import LARGEST_SHIFT, Law
 
-__all__ = ["SizeLaw", "fit_size_law", "laws_at_size"]
+__all__ = ["SizeLaw", "fit_size_law", "laws_at_size", "r_squared_within"]
 
 Floats = NDArray[np.float64]
 _LOW, _HIGH = np.array([0.0, 0.05, 0.0]), np.array([LARGEST_SHIFT, 2.0, 2.0])  # of b, β, γ
@@ -110,6 +111,25 @@ def laws_at_size(sizes: Floats, k: Floats, curves: Floats, size: float) -> Float
         shift, beta, gamma = grid[best]
         found[i] = floor + scale * n**-beta, tail * n**-gamma, shift
     return found
+
+
+def r_squared_within(sizes: Floats, losses: Floats, fitted: Floats, weights: Floats) -> float:
+    """Return the weighted R² of deviations from the mean of every size; NaN where no losses of one size differ.
+
+    Losses differ far more between sizes than between numbers of experts, so that R² of all of them tells of the sizes
+    alone. What is measured and what is fitted are centred size by size: what remains is the tail over k.
+    """
+    _, group = np.unique(sizes, return_inverse=True)
+    measured, explained = (_centred(values, group, weights) for values in (losses, fitted))
+    total = np.average(measured**2, weights=weights)
+    if math.sqrt(total) <= 1e-12 * float(np.abs(losses).max()):
+        return math.nan
+    return float(1.0 - np.average((measured - explained) ** 2, weights=weights) / total)
+
+
+def _centred(values: Floats, group: NDArray[np.intp], weights: Floats) -> Floats:
+    means = np.bincount(group, weights * values) / np.bincount(group, weights)
+    return np.asarray(values - means[group], np.float64)
 
 
 def _unit(sizes: Floats) -> float:

@@ -1,7 +1,7 @@
 """A recipe that scales the changes of crowded matrices down, and leaves those of others more room."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from mergewise.errors import RecipeError, SurveyError
 from mergewise.method import find_method
@@ -20,7 +20,7 @@ def suggest(found: Limits, recipe: Recipe | None = None) -> Recipe:
 
     Without a recipe, it is a sum of the recommended experts by task arithmetic, with the λ that suits each matrix best.
     With one, everything in it stands, and its level too: λ of every matrix is that of the recipe, times its λ over that
-    of all matrices together.
+    of all matrices together, for the experts that it merges.
 
     Args:
         found: Limits of the models of the recipe.
@@ -28,29 +28,40 @@ def suggest(found: Limits, recipe: Recipe | None = None) -> Recipe:
 
     Raises:
         RecipeError: The method has no 'lambda', or the recipe's differs by tensor already.
-        SurveyError: The survey has no spectra, or no expert is worth merging.
+        SurveyError: The survey has no spectra, or there are no two experts to merge.
     """
     if not found.matrices:
         raise SurveyError("Suggestions are by the crosstalk of matrices, but this survey has no spectra; survey again.")
     matrices = [(matrix.name, matrix.crosstalk) for matrix in found.matrices]
     if recipe is None:
-        chosen = found.recommendation.order[: found.recommendation.number]
-        if not chosen:
-            raise SurveyError("Suggestions are for experts to be merged, but none of these is worth it.")
-        if len(chosen) == 1:
-            raise SurveyError(
-                f"Suggestions are for experts that may collide, but only {found.experts[chosen[0]]} is to be merged; "
-                "give a recipe to have suggestions for its models."
-            )
+        chosen = _first(found, "auto")
         own = collisions(matrices, chosen)
         return Recipe(
             method="task_arithmetic", base=found.base, experts=[found.experts[i] for i in chosen],
             parameters={"lambda": filters(own, 1.0, found.others)},
         )  # fmt: skip
-    own = collisions(matrices)
+    own = collisions(matrices, None if recipe.select is None else _first(found, recipe.select.keep))
     fields = {name: getattr(recipe, name) for name in recipe.model_fields_set - {"parameters"}}
     values = filters(own, level_of(recipe) / scale_of(own), found.others)
     return Recipe(**fields, parameters={**recipe.parameters, "lambda": values})
+
+
+def _first(found: Limits, keep: int | Literal["auto"]) -> Sequence[int]:
+    """Return the experts that are merged where a choice is left open.
+
+    Raises:
+        SurveyError: These are not two or more.
+    """
+    recommended = found.recommendation
+    chosen = recommended.order[: recommended.number if keep == "auto" else keep]
+    if not chosen:
+        raise SurveyError("Suggestions are for experts to be merged, but none of these is worth it.")
+    if len(chosen) == 1:
+        raise SurveyError(
+            f"Suggestions are for experts that may collide, but only {found.experts[chosen[0]]} is to be merged; "
+            "give a recipe without 'experts' to have suggestions for all its models."
+        )
+    return chosen
 
 
 def level_of(recipe: Recipe) -> float:
@@ -93,11 +104,11 @@ def filters(found: Sequence[Collision], level: float = 1.0, others: Sequence[str
         else:
             entries |= {one.name: _rounded(level * one.scale) for one in members}
     ordered = _longest_first(entries)
-    met = any(_first(ordered, name) is not None for name in others)
-    if met or any(_first(ordered, one.name) != _own(entries, one) for one in found):  # a filter meets other kinds too
+    met = any(_met(ordered, name) is not None for name in others)
+    if met or any(_met(ordered, one.name) != _own(entries, one) for one in found):  # a filter meets other kinds too
         ordered = _longest_first({one.name: _rounded(level * one.scale) for one in found})
     rest = _rounded(level * scale_of(found))
-    ordered = _longest_first(ordered | {name: rest for name in others if _first(ordered, name) is not None})
+    ordered = _longest_first(ordered | {name: rest for name in others if _met(ordered, name) is not None})
     return [*({"filter": name, "value": value} for name, value in ordered.items()), {"value": rest}]
 
 
@@ -111,7 +122,8 @@ def _longest_first(entries: Mapping[str, Any]) -> dict[str, Any]:
     return dict(sorted(entries.items(), key=lambda item: (-len(item[0]), item[0])))
 
 
-def _first(entries: Mapping[str, Any], name: str) -> str | None:
+def _met(entries: Mapping[str, Any], name: str) -> str | None:
+    """Return the first filter that meets a tensor."""
     return next((pattern for pattern in entries if pattern in name), None)
 
 

@@ -163,6 +163,18 @@ def test_what_a_task_lacks_is_found_beforehand_where_the_study_has_a_use_for_it(
         chosen(family, tasks={"held_in": "all"})
 
 
+def test_paths_may_begin_at_the_home_folder(options, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    family = copy.deepcopy(options)
+    family["tasks"]["letters_last"] = {"train": "~/train.jsonl"}
+    family["preset"] = "~/preset.yaml"
+    (tmp_path / "preset.yaml").write_text("categories: {most: {held_in: false, tasks: [letters_largest]}}")
+    with pytest.raises(StudyError, match=re.escape(f"JSON lines at {tmp_path}/train.jsonl, found none")):
+        chosen(family, tasks={"held_in": "all"})
+    (tmp_path / "train.jsonl").write_text("")
+    assert chosen(family, tasks={"held_in": "all"}).names == ("first", "last")
+
+
 def test_a_task_that_is_trained_on_is_checked_where_it_is_not_scored(options):
     family = copy.deepcopy(options)
     family["categories"]["first"]["tasks"].append("letters_largest")
@@ -368,6 +380,41 @@ def test_only_answers_are_learned_and_long_prompts_lose_their_beginning(small):
     assert row["labels"] == [-100] * 6 + tokenizer("a </s>", add_special_tokens=False)["input_ids"]
     assert row["input_ids"] == tokenizer("first : a b c = a </s>")["input_ids"][-8:]
     assert len(row["input_ids"]) == 8
+
+
+def test_long_answers_lose_their_end_and_the_end_of_text_with_it(small):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(small / "base")
+    *prompt, last = tokenizer("first : a b c =")["input_ids"]
+
+    def row(count):
+        answer = " ".join("abcdefghij"[:count])
+        tokens = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        assert len(tokens) == count
+        return tokens, _row(tokenizer, ["first : a b c =", answer], TrainOptions(max_length=8), chat=False)
+
+    for count, kept in ((5, [*prompt[-1:], last]), (6, [last])):  # whole
+        tokens, found = row(count)
+        assert found == {
+            "input_ids": [*kept, *tokens, tokenizer.eos_token_id],
+            "labels": [-100] * len(kept) + [*tokens, tokenizer.eos_token_id],
+        }
+    for count in (7, 8, 10):  # cut
+        tokens, found = row(count)
+        assert found == {"input_ids": [last, *tokens[:7]], "labels": [-100, *tokens[:7]]}
+
+
+def test_an_example_with_nothing_to_learn_is_refused(small):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(small / "base")
+    row = _row(tokenizer, ["first : a =", ""], TrainOptions(), chat=False)
+    assert row["labels"][-2:] == [-100, tokenizer.eos_token_id]  # to say nothing is an answer
+    tokenizer.eos_token = None
+    with pytest.raises(StudyError, match=r"a token to learn after it, found 'first : a =' and '', of \d+ and 0 tokens"):
+        _row(tokenizer, ["first : a =", ""], TrainOptions(), chat=False)
+    assert _row(tokenizer, ["first : a =", " a"], TrainOptions(), chat=False)["labels"][-1] != -100
 
 
 def test_a_gguf_file_is_a_base_that_is_converted_first(tmp_path):

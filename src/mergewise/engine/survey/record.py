@@ -132,6 +132,10 @@ class Survey:
         """Whether matrices were looked at as matrices."""
         return any(record.spectra is not None for record in self.tensors)
 
+    def without_spectra(self) -> "Survey":
+        """Return the same survey as one that took no spectra."""
+        return replace(self, tensors=tuple(replace(record, spectra=None) for record in self.tensors))
+
     @property
     def sampled_claims(self) -> bool:
         """Whether claims were counted over samples of coordinates, as there are too many experts for all."""

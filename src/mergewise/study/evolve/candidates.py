@@ -15,12 +15,15 @@ import yaml
 
 import mergewise
 from mergewise.method import find_method
+from mergewise.recipe import check_parameters, tensor_settings
 from mergewise.study.cells import CellSpec, Model, Split, TaskItems, digest
 from mergewise.study.code import method_code
+from mergewise.study.errors import StudyError
 from mergewise.study.memory import worker_memory
+from mergewise.study.protocol import Value
 from mergewise.study.sweep import Parameters, recipe_for
 
-__all__ = ["Candidate", "Nursery"]
+__all__ = ["Candidate", "Nursery", "check_merge"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,27 @@ class Candidate:
         if not self.parents:
             return (self.expert,)
         return tuple(dict.fromkeys(name for parent in self.parents for name in parent.experts))
+
+
+def check_merge(method: str, parameters: Parameters, experts: int) -> None:
+    """Carry out the engine's own checks of a merge, which need no models.
+
+    Raises:
+        MergewiseError: the method does not take these parameters.
+    """
+    recipe = recipe_for(method, "base", [f"expert {number}" for number in range(experts)], parameters)
+    check_parameters(recipe)
+    try:
+        find_method(method).program(tensor_settings(recipe, "layer.0.weight", 0.0).values, experts, (4, 4))
+    except ValueError as fault:
+        found = ", ".join(f"{name} {_shown(value)}" for name, value in parameters.items())
+        raise StudyError(f"{method} needs {fault}; found {found or 'its defaults'}: choose other values.") from fault
+
+
+def _shown(value: Value | tuple[Value, ...]) -> str:
+    """Show what experts have in common once."""
+    values = value if isinstance(value, tuple) else (value,)
+    return " and ".join(str(one) for one in dict.fromkeys(values))
 
 
 class Nursery:

@@ -168,10 +168,11 @@ def files_of(strategies: Iterable[str]) -> list[str]:
 
 def write(document: Mapping[str, Any], found: Mapping[str, Found], recipes: Mapping[str, str], out: Path) -> None:
     """Write the files of a search, each complete or not at all."""
+    figure = convergence(document)
     texts = [
         json.dumps(document, indent=1) + "\n",
         _csv(document),
-        figure_svg(convergence(document), {}, 1, "Validation items; test scores are apart."),
+        figure_svg(figure, {}, figure.title, "Validation items; test scores are apart."),
         recipes[document["best"]],
         *(recipes[name] for name in found),
     ]

@@ -24,8 +24,8 @@ from pydantic import BeforeValidator, Field
 
 from mergewise.errors import MergewiseError, did_you_mean
 from mergewise.method import find_method
-from mergewise.recipe import check_parameters, tensor_settings
 from mergewise.study.errors import StudyError
+from mergewise.study.evolve.candidates import check_merge
 from mergewise.study.evolve.strategies import CmaSettings, PairSettings, Range, Settings
 from mergewise.study.families import load_family
 from mergewise.study.fields import Part, as_named, check_fields, or_empty, read_mapping
@@ -41,7 +41,6 @@ from mergewise.study.spec import (
     data_free_method,
     resolve,
 )
-from mergewise.study.sweep import Parameters, recipe_for
 
 __all__ = ["EvolveSpec", "Search", "load_evolve_spec", "resolve_evolve"]
 
@@ -176,7 +175,7 @@ def _settings(name: str, content: Mapping[str, Any], experts: int, seed: int) ->
         if isinstance(choice, PairsChoice):
             return _pairs(choice, seed)
         return _cma(choice, experts, seed)
-    except (MergewiseError, ValueError) as fault:
+    except MergewiseError as fault:
         raise StudyError(f"{where}: {fault}") from fault
 
 
@@ -187,7 +186,7 @@ def _pairs(choice: PairsChoice, seed: int) -> PairSettings:
     if "weight" in choice.parameters:
         raise StudyError("parameters.weight: the fitness of two parents is their weight; leave it out.")
     fixed = _fixed(choice.method, choice.parameters, seed)
-    _check(choice.method, {**fixed, "weight": (0.6, 0.4)}, 2)
+    check_merge(choice.method, {**fixed, "weight": (0.6, 0.4)}, 2)
     return PairSettings(
         choice.method, fixed, choice.population, choice.crossover, choice.mutation, choice.spread, choice.elites
     )
@@ -210,9 +209,12 @@ def _cma(choice: CmaChoice, experts: int, seed: int) -> CmaSettings:
         if not given.low < given.high or not given.low <= start <= given.high:
             raise StudyError(f"search.{key}: expected low < high with start between them, found {_shown(given)}.")
         ranges.append(Range(key, given.low, given.high, start, experts if declared.per_model else 0))
-    for corner in ("low", "start", "high"):
+    for corner in ("start", "low", "high"):
         tried = {one.name: one.value([getattr(one, corner)] * max(1, one.experts)) for one in ranges}
-        _check(choice.method, {**fixed, **tried}, experts)
+        try:
+            check_merge(choice.method, {**fixed, **tried}, experts)
+        except MergewiseError as fault:
+            raise StudyError(f"search, with every number at its '{corner}': {fault}") from fault
     return CmaSettings(choice.method, fixed, tuple(ranges), choice.population, choice.spread)
 
 
@@ -224,13 +226,6 @@ def _fixed(method: str, parameters: Mapping[str, Value], seed: int) -> dict[str,
         parameter = declared.parameter(key)
         found[key] = value if parameter is None else parameter.check(value, method, f"parameters.{key}")
     return {"seed": seed, **found} if declared.parameter("seed") is not None else found
-
-
-def _check(method: str, parameters: Parameters, experts: int) -> None:
-    """Carry out the engine's own checks of a recipe that a strategy may propose."""
-    recipe = recipe_for(method, "base", [f"expert {number}" for number in range(experts)], parameters)
-    check_parameters(recipe)
-    find_method(method).program(tensor_settings(recipe, "layer.0.weight", 0.0).values, experts, (4, 4))
 
 
 def _shown(given: RangeChoice) -> str:

@@ -2,7 +2,9 @@
 
 Two are known. `pairs` follows the loop of the code published with "Why Do More Experts Fail?" (arXiv 2505.21226): pairs
 of parents by roulette, merged with their fitness as weights; mutants; elites and a roulette for who stays. `cma_es` is
-CMA-ES over the numbers of one merge of all experts. Both are deterministic given a seed and the fitness they are sent.
+CMA-ES over the numbers of one merge of all experts. Both are deterministic given a seed and the fitness they are sent,
+and propose nothing that the method refuses: a mutant keeps a number whose change would be refused, and CMA-ES goes back
+towards where the search began, half of the way again and again.
 
 What differs from the authors' loop: theirs merges the factors of LoRA adapters and mutates by adding noise to a tenth
 of all entries, which no recipe can say; here experts are merged by their changes to the base, and a mutant has other
@@ -16,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mergewise.method import find_method
-from mergewise.study.evolve.candidates import Candidate
+from mergewise.errors import MergewiseError
+from mergewise.method import Parameter, find_method
+from mergewise.study.evolve.candidates import Candidate, check_merge
 from mergewise.study.protocol import Value
 from mergewise.study.sweep import Parameters
 
@@ -27,6 +30,7 @@ Proposals = Generator[list[Candidate], list[float], None]
 DIGITS = 4  # of searched numbers: recipes that people can read, and that do not hang on the last bit of a processor
 _MUTABLE = ("weight", "lambda", "density")
 _MOST_EMPTY = 100  # generations without a new candidate, after which a search ends
+_MOST_HALVINGS = 10  # of the way from where a search began to a place that the method refuses
 
 
 @dataclass(frozen=True)
@@ -127,19 +131,23 @@ def _children(
     rng: np.random.Generator,
 ) -> list[Candidate]:
     found = []
+    declared = find_method(settings.method).parameter("weight")
     for _ in range(len(population) // 2):
         if rng.random() >= settings.crossover:
             continue
         chosen = sorted(_drawn(population, 2, fitness, rng))  # the order of parents says nothing
         parents = tuple(population[index] for index in chosen)
         weights = [fitness[parent] for parent in parents]
-        weight = tuple(_rounded(w) for w in weights) if min(weights) > 0 else (0.5, 0.5)
+        weight = tuple(_within(declared, w) for w in weights) if min(weights) > 0 else (0.5, 0.5)
         found.append(Candidate(settings.method, parents, _frozen({**settings.parameters, "weight": weight})))
     return found
 
 
 def _mutant(settings: PairSettings, candidate: Candidate, rng: np.random.Generator) -> Candidate:
-    """Return a candidate of the same parents whose weights, λ and density were multiplied by random factors."""
+    """Return a candidate of the same parents whose weights, λ and density were multiplied by random factors.
+
+    What the method refuses beside the others stays as it was; numbers are drawn for it all the same.
+    """
     parameters: dict[str, Value | tuple[Value, ...]] = dict(candidate.parameters)
     for name in _MUTABLE:
         declared = find_method(candidate.method).parameter(name)
@@ -147,12 +155,10 @@ def _mutant(settings: PairSettings, candidate: Candidate, rng: np.random.Generat
             continue
         before = parameters.get(name, declared.default)
         values = before if isinstance(before, tuple) else (before,)
-        low = -math.inf if declared.low is None else declared.low
-        high = math.inf if declared.high is None else declared.high
-        after = tuple(
-            min(max(_rounded(float(value) * math.exp(settings.spread * rng.normal())), low), high) for value in values
-        )
-        parameters[name] = after if isinstance(before, tuple) else after[0]
+        after = tuple(_within(declared, float(value) * math.exp(settings.spread * rng.normal())) for value in values)
+        changed = {**parameters, name: after if isinstance(before, tuple) else after[0]}
+        if _is_taken(Candidate(candidate.method, candidate.parents, changed)):
+            parameters = changed
     return Candidate(candidate.method, candidate.parents, _frozen(parameters))
 
 
@@ -188,7 +194,7 @@ def cma_es(settings: CmaSettings, experts: Sequence[Candidate], seed: int) -> Pr
     ranges = [one for one in settings.ranges for _ in range(max(1, one.experts))]
     low = np.array([one.low for one in ranges])
     span = np.array([one.high for one in ranges]) - low
-    start = (np.array([one.start for one in ranges]) - low) / span
+    start: NDArray[np.float64] = (np.array([one.start for one in ranges]) - low) / span
 
     def candidate(place: NDArray[np.float64]) -> Candidate:
         values = low + span * place
@@ -199,13 +205,36 @@ def cma_es(settings: CmaSettings, experts: Sequence[Candidate], seed: int) -> Pr
             at += max(1, one.experts)
         return Candidate(settings.method, tuple(experts), _frozen({**settings.parameters, **searched}))
 
+    def taken(place: NDArray[np.float64]) -> NDArray[np.float64]:
+        for _ in range(_MOST_HALVINGS):
+            if _is_taken(candidate(place)):
+                return place
+            place = (start + place) / 2
+        return start
+
     yield [candidate(start)]
     bounds = np.array([[0.0, 1.0]] * len(ranges))
     search = CMA(start, settings.spread, bounds, seed=seed, population_size=settings.population)
     while not search.should_stop():
-        places = [search.ask() for _ in range(search.population_size)]
+        places = [taken(search.ask()) for _ in range(search.population_size)]
         found = yield [candidate(place) for place in places]
         search.tell([(place, -fitness) for place, fitness in zip(places, found, strict=True)])
+
+
+def _is_taken(candidate: Candidate) -> bool:
+    """Whether the method takes the parameters of a merge."""
+    try:
+        check_merge(candidate.method, candidate.parameters, len(candidate.parents))
+    except MergewiseError:
+        return False
+    return True
+
+
+def _within(declared: Parameter | None, value: float) -> float:
+    """Round a number, and keep it within the bounds that its parameter declares."""
+    low = -math.inf if declared is None or declared.low is None else declared.low
+    high = math.inf if declared is None or declared.high is None else declared.high
+    return min(max(_rounded(value), low), high)
 
 
 def _rounded(value: float) -> float:

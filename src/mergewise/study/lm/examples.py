@@ -41,7 +41,7 @@ def training_examples(harness: Harness, task: NamedTask, scored: Sequence[NamedT
     """
     name, options = task
     if options.train:
-        found = _read_examples(Path(options.train))
+        found = _read_examples(Path(options.train).expanduser())
     else:
         leaves = harness.leaves(options.task or name)
         docs = {leaf: one.training_docs() for leaf, one in leaves.items() if one.has_training_docs()}
@@ -85,19 +85,26 @@ def _example(task: Any, doc: Mapping[str, Any], *, chat: bool = False) -> Exampl
 
 
 def _read_examples(path: Path) -> list[Example]:
-    examples = []
     try:
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            if line.strip():
-                entry = json.loads(line)
-                if not isinstance(entry, dict) or {type(entry.get(key)) for key in ("prompt", "target")} != {str}:
-                    raise StudyError(f"{path}, line {number}: expected 'prompt' and 'target', found {line[:60]}.")
-                examples.append(Example(entry["prompt"], entry["target"]))
+        text = path.read_text("utf-8")
     except OSError as fault:
         raise StudyError(f"{path}: examples to train on cannot be read: {fault.strerror}.") from fault
     except ValueError as fault:
-        raise StudyError(f"{path}: expected JSON lines of 'prompt' and 'target' ({fault}).") from fault
-    return examples
+        raise StudyError(f"{path}: expected JSON lines in UTF-8 ({fault}); write the file in it.") from fault
+    lines = enumerate(text.split("\n"), 1)  # splitlines knows more ends of lines, which JSON has within strings
+    return [_read_example(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+
+
+def _read_example(line: str, where: str) -> Example:
+    expected = "expected a JSON object with text as 'prompt' and 'target'"
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as fault:
+        why = str(fault).replace("line 1 column", "column")  # of this line, which alone was read
+        raise StudyError(f"{where}: {expected}, found {line[:60]} ({why}); correct it.") from fault
+    if not isinstance(entry, dict) or {type(entry.get(key)) for key in ("prompt", "target")} != {str}:
+        raise StudyError(f"{where}: {expected}, found {line[:60]}; correct it.")
+    return Example(entry["prompt"], entry["target"])
 
 
 def write_examples(groups: Sequence[Sequence[Example]], folder: Path) -> tuple[Path, str]:

@@ -96,10 +96,11 @@ class TransformersFamily:
             names[options.task or task] = where
             if options.validation:
                 names[options.validation] = f"tasks.{task}.validation"
-            if options.train and not Path(options.train).is_file():
+            file = Path(options.train).expanduser().absolute()
+            if options.train and not file.is_file():
                 raise StudyError(
-                    f"tasks.{task}.train: expected a file of JSON lines at {Path(options.train).absolute()}, found "
-                    "none; correct the path, or leave it out to train on the task's own training split."
+                    f"tasks.{task}.train: expected a file of JSON lines at {file}, found none; correct the path, or "
+                    "leave it out to train on the task's own training split."
                 )
         self._require_known(names)
 

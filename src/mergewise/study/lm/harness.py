@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import lru_cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -164,9 +165,11 @@ def known_tasks(names: Mapping[str, str], folders: tuple[str, ...], *, offline: 
     for name, where in names.items():
         manager = _manager_of(name, folders)
         if name not in manager.all_tasks:
+            alike = get_close_matches(name, manager.all_tasks)  # of many thousands, too many to list
             raise StudyError(
                 f"{where}: lm-evaluation-harness {version('lm_eval')} knows no task '{name}', nor do the folders "
-                f"{', '.join(folders) or '(none are given)'}.{did_you_mean(name, manager.all_tasks)}"
+                f"{', '.join(folders) or '(none are given)'}; correct the name, or give the task's folder."
+                f"{did_you_mean(name, alike)}"
             )
         if unsafe := [] if programs else list(_unsafe(name, manager.task_index)):
             raise StudyError(f"{where}: {_refused(unsafe[0])}")

@@ -132,7 +132,8 @@ class TrainOptions(Part):
         learning_rate: at its highest, after `warmup` steps; it then falls linearly to nought.
         warmup: steps.
         weight_decay: as AdamW has it.
-        max_length: longest example in tokens; longer prompts lose their beginning.
+        max_length: longest example in tokens. Where it is longer, its prompt loses its beginning, but for one token;
+            then the answer loses its end, and the end-of-text token with it.
         examples: the most that are taken of a task.
         seed: of the order of examples, of adapters and of dropout.
         dtype: float32, or bfloat16 by autocast over float32 weights.

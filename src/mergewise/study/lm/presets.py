@@ -39,7 +39,7 @@ def load_preset(name: str) -> Preset:
     Raises:
         StudyError: there is none, or it says something that a preset cannot say.
     """
-    path = _FOLDER / f"{name}.yaml" if name in PRESETS else Path(name)
+    path = _FOLDER / f"{name}.yaml" if name in PRESETS else Path(name).expanduser()
     if not path.is_file():
         raise StudyError(
             f"family.preset: expected one of {', '.join(PRESETS)} or a YAML file, found '{name}' and no file at "

@@ -49,7 +49,7 @@ def train(folder: Path, base: Path, examples: Path, options: TrainOptions, *, ch
         chat: whether prompts go through the tokenizer's chat template.
 
     Raises:
-        StudyError: nothing is left of an example's answer within the longest length, or arguments are not known.
+        StudyError: an example has nothing to learn, or arguments are not known.
     """
     import torch  # noqa: PLC0415 - slow to import, and not needed to plan
     import transformers  # noqa: PLC0415
@@ -142,7 +142,14 @@ def _batch_size_here(options: TrainOptions) -> int:
 
 
 def _row(tokenizer: Any, pair: Sequence[str], options: TrainOptions, *, chat: bool) -> dict[str, list[int]]:
-    """Return an example as tokens, of which those of the answer are learned, and the end after them."""
+    """Return an example as tokens, of which those of the answer are learned, and the end after them.
+
+    Where it is too long, the prompt loses its beginning, but for one token; then the answer loses its end, and the
+    end-of-text token with it, so that no model learns to stop in the middle.
+
+    Raises:
+        StudyError: there is nothing to learn.
+    """
     prompt, target = pair
     if chat:
         turns = [{"role": "user", "content": prompt}]
@@ -155,6 +162,12 @@ def _row(tokenizer: Any, pair: Sequence[str], options: TrainOptions, *, chat: bo
     if len(after) >= options.max_length:
         after = after[: options.max_length - 1]
     before = before[max(0, len(before) + len(after) - options.max_length) :]
+    if not after or len(before + after) < 2:  # the first token of all follows nothing, and is never learned
+        raise StudyError(
+            "An example to train on: expected a prompt and an answer with a token to learn after it, found "
+            f"{pair[0][:60]!r} and {target[:60]!r}, of {len(before)} and {len(after)} tokens; correct it, or leave it "
+            "out."
+        )
     return {"input_ids": before + after, "labels": [IGNORED] * len(before) + after}
 
 
