@@ -39,6 +39,17 @@ def test_the_catalogue_counts_parameters_and_keeps_categories_in_order(options):
     assert family.training_seconds("small", ["first", "last"]) == 2 * family.training_seconds("small", ["first"])
 
 
+def test_a_base_that_has_to_be_converted_first_is_counted(options, tmp_path, monkeypatch):
+    content = {"name": "s", "family": {"name": "transformers", **options}, "methods": {"average": None}, "k": [2]}
+    models = estimate(resolve(check_fields(Spec, content, "the spec"))).cells["models"]
+    (tmp_path / "small.gguf").write_bytes(bytes(10**6))
+    read = SimpleNamespace(tensors={"w": SimpleNamespace(shape=(8, 8))})
+    monkeypatch.setattr("mergewise.study.lm.bases.open_source", lambda path: read)
+    content = copy.deepcopy(content)
+    content["family"]["bases"]["small"]["path"] = str(tmp_path / "small.gguf")
+    assert estimate(resolve(check_fields(Spec, content, "the spec"))).cells["models"] == models + 1
+
+
 def test_adapters_are_not_estimated_as_whole_models(options):
     def estimated(train):
         family = TransformersFamily(options, train)

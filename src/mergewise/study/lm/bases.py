@@ -15,7 +15,7 @@ from mergewise.study.errors import StudyError
 from mergewise.study.family import Base, Progress, Training
 from mergewise.study.lm.options import BaseOptions
 
-__all__ = ["catalogued", "fetched", "from_gguf", "is_hub_name", "local_path"]
+__all__ = ["catalogued", "conversion_seconds", "fetched", "from_gguf", "is_hub_name", "local_path"]
 
 _FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 _KEPT = ("config.json", "generation_config.json", "model.safetensors.index.json")
@@ -125,8 +125,14 @@ def from_gguf(name: str, path: Path) -> Training:
         inputs={"gguf": _sha256(path, path.stat().st_mtime_ns), "code": _reader_code()},
         needs=(),
         make=partial(_convert, path=path),
-        seconds=path.stat().st_size / 5e6,
+        seconds=conversion_seconds(str(path)),
     )
+
+
+def conversion_seconds(path: str) -> float:
+    """Estimate how long a base takes to become a checkpoint, if it is a GGUF file of this machine; else nothing."""
+    found = local_path(path)
+    return found.stat().st_size / 5e6 if found is not None and found.is_file() else 0.0
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from mergewise.study.devices import accelerator_here
 from mergewise.study.errors import StudyError
 from mergewise.study.family import Category, Progress, Training
 from mergewise.study.fields import check_fields
-from mergewise.study.lm.bases import catalogued, fetched, from_gguf, is_hub_name
+from mergewise.study.lm.bases import catalogued, conversion_seconds, fetched, from_gguf, is_hub_name
 from mergewise.study.lm.examples import NamedTask, training_examples, write_examples
 from mergewise.study.lm.harness import HarnessSettings, known_tasks, open_harness
 from mergewise.study.lm.options import FamilyOptions, TaskOptions, TrainOptions
@@ -113,7 +113,9 @@ class TransformersFamily:
         return 1 if self._train.launch else devices
 
     def training_seconds(self, base: str, categories: Sequence[str]) -> float:
-        """Estimate by parameters and tokens: half the longest length an example."""
+        """Estimate by parameters and tokens: half the longest length an example; a base that is a GGUF file is read."""
+        if not categories:
+            return conversion_seconds(self._options.bases[base].path)
         tokens = self._train.steps * self._train.batch_size * self._train.max_length / 2
         return len(categories) * 6 * self.bases[base].parameters * tokens / _FLOPS
 
