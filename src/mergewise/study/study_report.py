@@ -200,6 +200,7 @@ def _drawn(figure: Figure, number: int, grid: Grid, shown: Mapping[str, str]) ->
     headed = heading(figure.title, number)
     drawing = figure_svg(figure, shown, headed, _note(figure, grid, shown))
     return {
+        "number": number,
         "name": figure.name,
         "heading": headed,
         "title": figure.title,
