@@ -72,9 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
             with self.owner.lock:
-                self.owner.sent += len(content)
+                self.owner.sent += len(content)  # before whoever has it all can ask
+            self.wfile.write(content)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer
 

@@ -158,7 +158,7 @@ class FakeBench:
     Options:
         reversed_on_test: Whether the setting that is best on validation is worst on test.
         die_at: Kill the process at the first merge of a method, once if a file is named: it is made first.
-        die_after: Kill the process at a merge of a method, once it has made so many in its tuning.
+        die_tuning: Kill the process whenever it merges by a method with some λ in its tuning.
         slow: Seconds per merge.
         broken: A method whose merges fail, or `method lambda` for one setting.
         continuous: Whether scores are numbers.
@@ -168,11 +168,9 @@ class FakeBench:
     options: Mapping = field(default_factory=dict)
 
     def merge(self, specs: Sequence[CellSpec]) -> Iterator[Mapping]:
-        made = 0
         for spec in specs:
-            method, most = self.options.get("die_after", ("", 0))
-            made += method == spec.method and spec.split == "validation" and len(spec.experts) > 1
-            if made > most:
+            tuned = [spec.method, spec.parameters.get("lambda")]
+            if self.options.get("die_tuning") == tuned and spec.split == "validation" and len(spec.experts) > 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             method, marker = self.options.get("die_at", ("", ""))
             if method == spec.method and len(spec.experts) > 1 and not (marker and Path(marker).exists()):

@@ -330,7 +330,7 @@ def test_a_cell_that_always_kills_its_worker_fails_and_the_others_go_on(run):
 
 def test_cells_that_a_lost_worker_has_kept_have_not_failed(run, tmp_path):
     undisturbed = run(study(TINY), "undisturbed", cache="undisturbed").progress
-    done = run(study(TINY, {"die_after": ["task_arithmetic", 1]}), jobs=2).progress
+    done = run(study(TINY, {"die_tuning": ["task_arithmetic", 0.4]}), jobs=2).progress
     failed = {failure.name: 0 for failure in done.failures}
     assert failed.keys() == {f"tuning/it-large/task_arithmetic/{k}/{draw}" for k, draw in ((2, 0), (2, 1), (3, 0))}
     kinds = {tally.kind: tally for tally in done.tallies}

@@ -26,7 +26,6 @@ ONE_THREAD = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
 }
-SECONDS_TO_END = 5.0
 _SITES: list[Site] = []  # of this worker process: a pool offers no other place for it
 
 
@@ -141,7 +140,7 @@ class LocalProcesses:
         """Let go of a pool whose process died."""
         pool, self._pools[slot] = self._pools[slot], None
         if pool is not None:
-            pool.shutdown(wait=False)
+            pool.shutdown()  # and wait for its thread, which waits for the process: two that do so miss its exit code
 
     def wait(self, seconds: float) -> list[tuple[int, Outcome | Lost]]:
         """Wait for any process."""
@@ -169,7 +168,6 @@ class LocalProcesses:
 
 def _lost(process: BaseProcess) -> Lost:
     """Say what is known of a process that died: if it was not killed, it ended itself, and printed why."""
-    process.join(SECONDS_TO_END)
     if process.exitcode is None or process.exitcode < 0:
         return Lost()
     return Lost(
