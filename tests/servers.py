@@ -72,9 +72,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            with self.owner.lock:
-                self.owner.sent += len(content)  # before whoever has it all can ask
-            self.wfile.write(content)
+            for start in range(0, len(content), 1 << 16):
+                part = content[start : start + (1 << 16)]
+                with self.owner.lock:
+                    self.owner.sent += len(part)  # before whoever has it all can ask
+                self.wfile.write(part)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer
 
