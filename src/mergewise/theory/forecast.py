@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 from mergewise.theory.cells import MOST_EXPERTS, Cells, count_of, read_cells
 from mergewise.theory.decline import Decline, fit_declines, line_error
 from mergewise.theory.errors import ForecastError
+from mergewise.theory.fit_warnings import PARAMETERS_OVER_SIZES, warnings_of
 from mergewise.theory.rules import RISES, STAYS, allowed, recommended
 from mergewise.theory.size_law import SizeLaw, fit_size_law, laws_at_size, r_squared_within
-from mergewise.theory.tail_law import LARGEST_SHIFT, Law, fit_laws, r_squared
+from mergewise.theory.tail_law import Law, fit_laws, r_squared
 
 __all__ = ["Forecast", "Point", "forecast"]
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
-LEAST_R_SQUARED = 0.95
-_PARAMETERS, _PARAMETERS_OVER_SIZES, _PARAMETERS_OF_ITS_TAIL = 3, 6, 3
 _ROUNDING = 1e-12  # of the largest mean loss
 
 
@@ -165,7 +164,7 @@ def forecast(
         decline, declines = _decline(k, means, resamples)
     fit = r_squared(means, at, k)
     fit_within = None if over_sizes is None else r_squared_within(sizes, means, at, k)
-    warnings = _warnings(law, decline, fit, fit_within, sizes, k, means)
+    warnings = warnings_of(law, decline, fit, fit_within, sizes, k, means)
     laws = None
     if len(resamples):
         laws = fit_laws(k, resamples) if over_sizes is None else laws_at_size(sizes, k, resamples, float(size or 0))
@@ -271,9 +270,9 @@ def _check_sizes(sizes: Floats, k: NDArray[np.int64]) -> None:
         raise ForecastError(
             "The law over sizes needs at least three sizes. Got two; choose one of them, or add another."
         )
-    if pairs.shape[1] < _PARAMETERS_OVER_SIZES:
+    if pairs.shape[1] < PARAMETERS_OVER_SIZES:
         raise ForecastError(
-            f"The law over sizes has {_PARAMETERS_OVER_SIZES} parameters, and needs as many different pairs of size "
+            f"The law over sizes has {PARAMETERS_OVER_SIZES} parameters, and needs as many different pairs of size "
             f"and number of experts. Got {pairs.shape[1]}; measure more."
         )
     if (several := int((numbers > 1).sum())) < 2:
@@ -324,66 +323,6 @@ def _without_rounding(law: Law, means: Floats) -> Law:
     """Return a law without a tail that is nothing but the rounding of losses that do not depend on k."""
     nothing = abs(law.loss(1) - law.floor) <= _ROUNDING * float(np.abs(means).max())
     return replace(law, tail=0.0) if nothing else law
-
-
-def _warnings(
-    law: Law, decline: Decline | None, fit: float, within: float | None, sizes: Floats, k: Floats, means: Floats
-) -> list[str]:
-    found = _unexplained(fit, within)
-    if law.tail < 0.0:
-        found.append(
-            "The loss rises with the number of experts (A < 0): the law does not apply"
-            + (", nor do its rules." if decline is None else ", and a line in ln k stands in for it.")
-        )
-    pairs = zip(sizes, sizes[1:], k, k[1:], np.diff(means), strict=False)
-    sign, verb = (1.0, "rises") if law.tail >= 0.0 else (-1.0, "falls")
-    against = [(int(a), int(b)) for s, t, a, b, step in pairs if s == t and sign * step > 0.0]
-    if against:
-        a, b = against[0]
-        found.append(f"The measured mean loss is not monotone: it {verb} from {a} to {b} experts.")
-    if law.tail > 0.0 and not math.isnan(fit if within is None else within):
-        if law.shift >= LARGEST_SHIFT:
-            found.append("The best b lies at the end of its grid, 3: the loss falls more slowly than the law can tell.")
-        elif law.shift <= 0.0:
-            found.append("The best b lies at the end of its grid, 0: the loss may fall faster than the law can tell.")
-    return found + _untested(sizes, k)
-
-
-def _unexplained(fit: float, within: float | None) -> list[str]:
-    """Say where the law explains little: of all mean losses, and over sizes of what numbers of experts change."""
-    found = []
-    if math.isnan(fit):
-        return ["The measured losses are all the same: more experts change nothing."]
-    if fit < LEAST_R_SQUARED:
-        found.append(f"The law explains the measured means badly: R² is {fit:.3f}, below {LEAST_R_SQUARED}.")
-    if within is not None and math.isnan(within):
-        found.append("Within every size the measured losses are all the same: more experts change nothing.")
-    elif within is not None and within < LEAST_R_SQUARED:
-        found.append(
-            f"The law explains badly what the number of experts changes: R² within sizes is {within:.3f}, below "
-            f"{LEAST_R_SQUARED}."
-        )
-    return found
-
-
-def _untested(sizes: Floats, k: Floats) -> list[str]:
-    """Say where what was measured determines the law, or its tail, without testing it."""
-    found = []
-    different = len(np.unique(sizes))
-    if different == 1:
-        if len(k) == _PARAMETERS:
-            found.append("Three numbers of experts determine the law but do not test it: R² says little here.")
-    elif len(k) == _PARAMETERS_OVER_SIZES:
-        found.append(
-            f"{len(k)} pairs of size and number determine the law over sizes, which has {_PARAMETERS_OVER_SIZES} "
-            "parameters, but do not test it: R² says little here."
-        )
-    elif (free := len(k) - different) <= _PARAMETERS_OF_ITS_TAIL:
-        found.append(
-            f"Within sizes only {free} differences between numbers of experts were measured, and the tail has "
-            f"{_PARAMETERS_OF_ITS_TAIL} parameters: R² within sizes says little here."
-        )
-    return found
 
 
 def _expected(point: Point, over: str = "", *, scores: bool) -> str:
